@@ -1,3 +1,5 @@
+export * from './addr.ts';
+export * from './client.ts';
 export * from './kernel.ts';
 export * from './net-error.ts';
 export * from './store.ts';

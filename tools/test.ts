@@ -1,0 +1,110 @@
+/**
+ * `./portolan test`: everything, on the real kernel. Static checks and unit tests first, then the tests that
+ * make network namespaces; at the end it looks for anything left behind.
+ */
+import { spawnSync } from 'node:child_process';
+import { existsSync, globSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+
+const root = join(import.meta.dirname, '..');
+const bin = join(root, 'node_modules/.bin');
+const { values: flags, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    unit: { type: 'boolean', default: false },
+    'no-check': { type: 'boolean', default: false },
+    reporter: { type: 'string', default: process.stdout.isTTY ? 'spec' : 'dot' },
+    help: { type: 'boolean', short: 'h', default: false },
+  },
+});
+if (flags.help) {
+  console.log(`usage: portolan test [--unit] [--no-check] [--reporter spec|dot|tap] [FILE...]
+
+Runs types, lint, import directions and unit tests, then (as root) the tests on the real kernel.
+
+  portolan test                                    everything; needs root
+  portolan test --unit                             no root, no namespaces
+  portolan test --no-check test/netns/netns.test.ts   one file`);
+  process.exit(0);
+}
+
+const env = {
+  ...process.env,
+  PATH: `${bin}:${process.env['PATH']}:/usr/sbin:/sbin`,
+  NODE_OPTIONS: '--disable-warning=ExperimentalWarning',
+};
+const results: { name: string; ok: boolean; seconds: number }[] = [];
+
+function step(name: string, command: string, args: string[]): boolean {
+  console.log(`\n== ${name}`);
+  const begun = Date.now();
+  const { status, error } = spawnSync(command, args, {
+    cwd: root,
+    env,
+    stdio: ['ignore', 'inherit', 'inherit'],
+  });
+  if (error) console.error(error.message);
+  const ok = status === 0;
+  results.push({ name, ok, seconds: (Date.now() - begun) / 1000 });
+  return ok;
+}
+
+/** What this machine holds that tests make: names of namespaces, links, BPF pins, cgroups. */
+function inventory(): Set<string> {
+  const found = new Set<string>();
+  const list = (folder: string, kind: string) => {
+    if (existsSync(folder)) for (const name of readdirSync(folder)) found.add(`${kind} ${name}`);
+  };
+  list('/run/netns', 'network namespace');
+  list('/sys/class/net', 'link');
+  list('/sys/fs/bpf', 'bpffs entry');
+  for (const folder of ['/sys/fs/cgroup/unified', '/sys/fs/cgroup'])
+    if (existsSync(folder))
+      for (const name of readdirSync(folder)) if (/^(pt|portolan)/.test(name)) found.add(`cgroup ${name}`);
+  return found;
+}
+
+const before = inventory();
+if (!flags['no-check']) {
+  step('types', join(bin, 'tsc'), ['--noEmit']);
+  step('lint', join(bin, 'biome'), ['check', '.']);
+  step('imports', process.execPath, ['tools/check-imports.ts']);
+  step('unit tests', process.execPath, [
+    '--test',
+    '--test-isolation=none',
+    '--test-timeout=120000',
+    `--test-reporter=${flags.reporter}`,
+    'src/**/*.test.ts',
+    'tools/**/*.test.ts',
+  ]);
+}
+if (!flags.unit) {
+  if (process.getuid?.() !== 0) {
+    console.error(
+      'error[TEST_NEEDS_ROOT]: Cannot test on the kernel: not root\n  Run "sudo ./portolan test", or "./portolan test --unit"',
+    );
+    process.exit(2);
+  }
+  const files =
+    positionals.length > 0
+      ? positionals
+      : globSync('test/{netns,conformance}/**/*.test.ts', { cwd: root }).sort();
+  step(`kernel tests (${files.length} files)`, process.execPath, [
+    '--test',
+    '--test-concurrency=1',
+    '--test-timeout=600000',
+    '--test-reporter=spec',
+    ...files,
+  ]);
+  const left = [...inventory()].filter((entry) => !before.has(entry));
+  if (left.length > 0) console.error(`\nleft behind:\n  ${left.join('\n  ')}`);
+  results.push({ name: 'nothing left behind', ok: left.length === 0, seconds: 0 });
+}
+
+console.log('');
+for (const { name, ok, seconds } of results)
+  console.log(`${ok ? 'ok    ' : 'FAILED'} ${name} (${seconds.toFixed(1)} s)`);
+const failed = results.filter(({ ok }) => !ok).length;
+console.log(`\n${results.length - failed} passed, ${failed} failed`);
+process.exit(failed ? 1 : 0);

@@ -1,0 +1,126 @@
+/**
+ * The agent's own door: HTTP with JSON over a unix socket that only root may open (0600). The command line asks
+ * here; nothing on a network can.
+ */
+import { chmodSync, mkdirSync, rmSync } from 'node:fs';
+import { createServer, request, type Server } from 'node:http';
+import { dirname } from 'node:path';
+import { agentError, isNetError } from '../errors/index.ts';
+
+/** Answers one question; its result becomes JSON. Throws NetErrors, which reach the caller whole. */
+export type Answer = (query: URLSearchParams, body: unknown) => unknown | Promise<unknown>;
+
+/** Routes by "METHOD /path". */
+export type Routes = Readonly<Record<string, Answer>>;
+
+const LONGEST_BODY_BYTES = 1 << 20;
+
+/** Serves routes at a socket path until closed. The folder is made 0700. */
+export async function serveSocket(path: string, routes: Routes): Promise<{ close(): Promise<void> }> {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  rmSync(path, { force: true });
+  const server = createServer(async (incoming, outgoing) => {
+    const url = new URL(incoming.url ?? '/', 'http://agent');
+    const send = (status: number, value: unknown) => {
+      outgoing.writeHead(status, { 'content-type': 'application/json' });
+      outgoing.end(
+        JSON.stringify(value, (_key, item) => (typeof item === 'bigint' ? item.toString() : item)),
+      );
+    };
+    const answer = routes[`${incoming.method} ${url.pathname}`];
+    if (!answer) return send(404, { code: 'AGENT_REFUSED', message: `no such question: ${url.pathname}` });
+    try {
+      send(200, (await answer(url.searchParams, await readBody(incoming))) ?? null);
+    } catch (error) {
+      send(isNetError(error) ? 409 : 500, {
+        code: isNetError(error) ? error.code : 'INTERNAL',
+        message: (error as Error).message,
+        remedy: isNetError(error) ? error.remedy : undefined,
+      });
+    }
+  });
+  await listen(server, path);
+  return {
+    close: () =>
+      new Promise((resolve) => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      }),
+  };
+}
+
+/** The mask makes the socket 0600 from its first moment: chmod afterwards would leave a gap. */
+function listen(server: Server, path: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const before = process.umask(0o177);
+    server.once('error', reject);
+    server.listen(path, () => {
+      chmodSync(path, 0o600);
+      resolve();
+    });
+    process.umask(before);
+  });
+}
+
+async function readBody(incoming: AsyncIterable<Buffer>): Promise<unknown> {
+  const parts: Buffer[] = [];
+  let size = 0;
+  for await (const part of incoming) {
+    size += part.length;
+    if (size > LONGEST_BODY_BYTES)
+      throw agentError('AGENT_REFUSED', {
+        path: 'request',
+        status: 413,
+        message: 'the body is longer than 1 MiB',
+      });
+    parts.push(part);
+  }
+  if (size === 0) return undefined;
+  try {
+    return JSON.parse(Buffer.concat(parts).toString('utf8'));
+  } catch {
+    throw agentError('AGENT_REFUSED', { path: 'request', status: 400, message: 'the body is not JSON' });
+  }
+}
+
+/** Asks an agent. Throws AGENT_NOT_RUNNING when nobody listens, AGENT_REFUSED with what it said. */
+export function askAgent<T>(
+  socket: string,
+  method: 'GET' | 'POST',
+  path: string,
+  body?: unknown,
+  timeoutMs = 30_000,
+): Promise<T> {
+  const { promise, resolve, reject } = Promise.withResolvers<T>();
+  const asking = request({ socketPath: socket, method, path, timeout: timeoutMs }, (reply) => {
+    const parts: Buffer[] = [];
+    reply.on('data', (part: Buffer) => parts.push(part));
+    reply.on('end', () => {
+      const text = Buffer.concat(parts).toString('utf8');
+      try {
+        const value = JSON.parse(text) as T & { code?: string; message?: string };
+        if (reply.statusCode === 200) resolve(value);
+        else
+          reject(
+            agentError('AGENT_REFUSED', {
+              path,
+              status: reply.statusCode ?? 0,
+              message: value.message ?? text,
+            }),
+          );
+      } catch (cause) {
+        reject(
+          agentError('AGENT_REFUSED', { path, status: reply.statusCode ?? 0, message: 'no JSON' }, cause),
+        );
+      }
+    });
+  });
+  asking.on('timeout', () => asking.destroy(new Error(`no answer within ${timeoutMs / 1000} s`)));
+  asking.on('error', (cause: NodeJS.ErrnoException) => {
+    const why =
+      cause.code === 'ENOENT' || cause.code === 'ECONNREFUSED' ? 'no agent listens there' : cause.message;
+    reject(agentError('AGENT_NOT_RUNNING', { socket, why }, cause));
+  });
+  asking.end(body === undefined ? undefined : JSON.stringify(body));
+  return promise;
+}

@@ -1,0 +1,35 @@
+import { entry, errorsOf } from './net-error.ts';
+
+export const agentCatalogue = {
+  AGENT_NOT_RUNNING: entry(
+    (c: { socket: string; why: string }) => `Cannot ask the agent at "${c.socket}": ${c.why}`,
+    () =>
+      `Start it with "portolan agent", name its folder with --state-dir, or for a lab run the command by "portolan lab exec NODE -- portolan ..."`,
+  ),
+  AGENT_RUNNING: entry(
+    (c: { stateDir: string; pid: number }) =>
+      `Cannot start an agent on "${c.stateDir}": one runs there as process ${c.pid}`,
+    () => `End that one first, or choose another --state-dir`,
+  ),
+  AGENT_REFUSED: entry(
+    (c: { path: string; status: number; message: string }) => `The agent refused ${c.path}: ${c.message}`,
+    () => `Its log says more`,
+  ),
+  AGENT_NO_ROUTE: entry(
+    (c: { family: string }) =>
+      `Cannot find this node's ${c.family} address: no default route and no --node-ip`,
+    () => `Name the address by which other nodes reach this one with --node-ip`,
+  ),
+  AGENT_BAD_OPTION: entry(
+    (c: { option: string; value: string; want: string }) =>
+      `Cannot use --${c.option} ${c.value}: want ${c.want}`,
+    () => `See "portolan agent --help"`,
+  ),
+  AGENT_CIDR_OVERLAP: entry(
+    (c: { first: string; second: string; what: string }) =>
+      `Cannot use ${c.first} and ${c.second} as ${c.what}: they overlap`,
+    () => `Choose ranges that have no address in common, also with the network that the nodes are in`,
+  ),
+};
+
+export const agentError = errorsOf(agentCatalogue);

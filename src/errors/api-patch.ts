@@ -42,9 +42,9 @@ export const apiPatchCatalogue = {
     (_: object) => 'metadata.managedFields must be nil',
     () => 'Remove metadata.managedFields from what is applied',
   ),
-  /** 409. `causes` go into `Status.details.causes` with reason FieldManagerConflict. */
+  /** 409. `causes` go into `Status.details.causes`: reason FieldManagerConflict, message `conflict with ${manager}`. */
   API_APPLY_CONFLICT: entry(
-    (c: { conflicts: ApplyConflict[] }) => conflictMessage(c.conflicts),
+    (c: { conflicts: ApplyConflict[]; paths?: unknown }) => conflictMessage(c.conflicts),
     () => 'Leave the fields out, take them over with force, or apply the same value to share them',
   ),
 };

@@ -1,4 +1,5 @@
 export * from './addr.ts';
+export * from './api-patch.ts';
 export * from './agent.ts';
 export * from './client.ts';
 export * from './kernel.ts';

@@ -38,14 +38,26 @@ interface Walk {
   readonly unknownFields: string[];
   /** Last part of the name of the struct being read, for the wording of type errors. */
   struct: string;
+  readonly keepZeros: boolean;
+}
+
+export interface DecodeOptions {
+  /** Keep zero values that mean absent; server-side apply owns what was written, even `hostNetwork: false`. */
+  readonly keepZeros?: boolean;
 }
 
 /** Stands for "leave this member out". */
 const absent: unique symbol = Symbol('absent');
 
 /** Decodes any JSON as an object of `schema`; never throws. */
-export function decodeObject(schema: KindSchema, json: unknown): Decoded {
-  const walk: Walk = { path: [], typeErrors: [], unknownFields: [], struct: schema.kind };
+export function decodeObject(schema: KindSchema, json: unknown, options: DecodeOptions = {}): Decoded {
+  const walk: Walk = {
+    path: [],
+    typeErrors: [],
+    unknownFields: [],
+    struct: schema.kind,
+    keepZeros: options.keepZeros ?? false,
+  };
   const value = decodeValue(walk, schema.type, json);
   const object = (typeof value === 'object' ? value : {}) as KubeObject;
   object.metadata ??= { name: '' };
@@ -118,7 +130,7 @@ function decodeField(walk: Walk, field: Field, json: unknown): unknown {
     return field.required && type.is === 'list' ? [] : absent;
   }
   const value = decodeValue(walk, resolve(field.type), json);
-  return field.keepZero || !isZero(resolve(field.type), value) ? value : absent;
+  return field.keepZero || walk.keepZeros || !isZero(resolve(field.type), value) ? value : absent;
 }
 
 /** Structs count as non-zero: Kubernetes writes `resources: {}`. */

@@ -77,7 +77,9 @@ export const objectMeta = struct('meta.v1.ObjectMeta', 'Data that every stored o
     set: true,
     merge: true,
   }),
-  managedFields: list(() => managedFieldsEntry, {}, 'Who set which fields; kept by the server for apply.'),
+  managedFields: ptr(
+    list(() => managedFieldsEntry, {}, 'Who set which fields; kept by the server for apply.'),
+  ),
 });
 
 export const listMeta = struct('meta.v1.ListMeta', 'Data that every list has.', {

@@ -1,0 +1,185 @@
+/**
+ * Server-side apply: the applied configuration is merged into the object, fields that this manager applied before
+ * and leaves out now are removed unless someone else owns them, and taking a field that another manager owns with
+ * another value is a conflict.
+ * Source: sigs.k8s.io/structured-merge-diff v4 merge/update.go; apimachinery `util/managedfields` v1.32.
+ */
+import { apiPatchError } from '../../errors/api-patch.ts';
+import { isNetError } from '../../errors/net-error.ts';
+import type { KubeObject } from '../../model/kubernetes.ts';
+import { decodeObject, isObject } from '../schema/decode.ts';
+import { groupVersionOf, type KindSchema } from '../schema/kinds.ts';
+import { equalJson } from '../schema/validate/field-errors.ts';
+import {
+  difference,
+  equalSets,
+  type FieldSet,
+  fieldPathText,
+  intersection,
+  isEmptySet,
+  pathsOf,
+  union,
+} from './field-set.ts';
+import {
+  identity,
+  type Manager,
+  type Managers,
+  managerText,
+  ownable,
+  readManagers,
+  timestamp,
+  withoutManagedFields,
+  writeManagers,
+} from './managed-fields.ts';
+import { checkMergeable, compare, fieldSetOf, mergeValues, removeFields, withNamedFields } from './typed.ts';
+
+/** Where client-side `kubectl apply` keeps what it applied last. */
+const lastAppliedAnnotation = 'kubectl.kubernetes.io/last-applied-configuration';
+
+export interface ApplyOptions {
+  readonly schema: KindSchema;
+  /** What is applied, as JSON. */
+  readonly config: unknown;
+  /** The stored object, or undefined to create. */
+  readonly current: KubeObject | undefined;
+  readonly manager: string;
+  readonly force: boolean;
+  readonly subresource: string;
+  readonly now: Date;
+}
+
+/**
+ * The object after applying, with its metadata.managedFields. Throws API_APPLY_CONFLICT, API_PATCH_INVALID_FIELD,
+ * API_PATCH_UNKNOWN_FIELDS, API_PATCH_MANAGED_FIELDS.
+ */
+export function serverSideApply(options: ApplyOptions): KubeObject {
+  try {
+    return applyOnce(options);
+  } catch (error) {
+    // Objects that client-side kubectl apply made are owned by other manager names; the same kubectl may take over
+    // what it applied itself, as long as nobody changed the values since.
+    if (!isNetError(error, 'API_APPLY_CONFLICT') || options.manager !== 'kubectl' || !options.current)
+      throw error;
+    const conflicting = error.context['paths'] as FieldSet | undefined;
+    const allowed = unchangedSinceLastApplied(options.schema, options.current);
+    if (!conflicting || !allowed || !isEmptySet(difference(conflicting, allowed))) throw error;
+    return applyOnce({ ...options, force: true });
+  }
+}
+
+function applyOnce(options: ApplyOptions): KubeObject {
+  const { schema, current, force, subresource, now } = options;
+  const config = readConfig(schema, options.config);
+  const live = current ? withoutManagedFields(current) : blank(config);
+  const managers = readManagers(current?.metadata.managedFields) ?? new Map();
+  const self: Manager = {
+    name: options.manager,
+    operation: 'Apply',
+    apiVersion: groupVersionOf(schema),
+    subresource,
+    time: timestamp(now),
+    set: ownable(fieldSetOf(schema.type, config), schema, subresource),
+  };
+  const key = identity(self);
+  const last = managers.get(key);
+  managers.set(key, self);
+  const merged = mergeValues(schema.type, live, config);
+  const pruned = last ? pruneLeftOut(schema, merged, last.set, managers) : merged;
+  const next = decodeObject(schema, pruned).object;
+  settleConflicts(schema, live, next, managers, self, force);
+  if (options.manager === 'kubectl') rewriteLastApplied(next, config);
+  // Nothing changed: the times stay as well, so that the store sees the same object.
+  if (last && equalSets(last.set, self.set) && equalJson(live, next)) self.time = last.time;
+  const entries = writeManagers(managers);
+  if (entries.length > 0) next.metadata.managedFields = entries;
+  return next;
+}
+
+/** Type errors and unknown fields refuse an apply whatever the request's fieldValidation says. */
+function readConfig(schema: KindSchema, json: unknown): KubeObject {
+  if (isObject(json) && isObject(json['metadata']) && json['metadata']['managedFields'] !== undefined)
+    throw apiPatchError('API_PATCH_MANAGED_FIELDS', {});
+  const decoded = decodeObject(schema, json, { keepZeros: true });
+  if (decoded.unknownFields.length > 0)
+    throw apiPatchError('API_PATCH_UNKNOWN_FIELDS', { fields: decoded.unknownFields });
+  const fault = decoded.typeErrors[0];
+  if (fault)
+    throw apiPatchError('API_PATCH_INVALID_FIELD', { field: `.${fault.field}`, reason: fault.message });
+  checkMergeable(schema.type, decoded.object);
+  return decoded.object;
+}
+
+function blank(config: KubeObject): KubeObject {
+  const { name, namespace } = config.metadata;
+  return {
+    apiVersion: config.apiVersion,
+    kind: config.kind,
+    metadata: { name, ...(namespace !== undefined && { namespace }) },
+  };
+}
+
+/** Removes what this manager applied last and leaves out now, unless another manager owns it. */
+function pruneLeftOut(schema: KindSchema, merged: unknown, last: FieldSet, managers: Managers): unknown {
+  const { type } = schema;
+  const named = (set: FieldSet) => withNamedFields(type, set);
+  const present = named(fieldSetOf(type, merged));
+  const pruned = removeFields(type, merged, named(last)) ?? {};
+  const kept = named(fieldSetOf(type, pruned));
+  let owned = kept;
+  for (const manager of managers.values()) owned = union(owned, named(manager.set));
+  const withOwned = removeFields(type, merged, difference(present, owned)) ?? {};
+  const gone = difference(present, named(fieldSetOf(type, withOwned)));
+  return removeFields(type, merged, intersection(gone, named(last))) ?? {};
+}
+
+/** Finds fields of other managers that this apply changes; throws, or takes them over with force. */
+function settleConflicts(
+  schema: KindSchema,
+  live: KubeObject,
+  next: KubeObject,
+  managers: Managers,
+  self: Manager,
+  force: boolean,
+): void {
+  const change = compare(schema.type, live, next);
+  const written = union(change.modified, change.added);
+  const others = [...managers.values()].filter((manager) => manager !== self);
+  const conflicts = others
+    .map((manager) => ({ manager, set: intersection(manager.set, written) }))
+    .filter(({ set }) => !isEmptySet(set));
+  if (!force && conflicts.length > 0)
+    throw apiPatchError('API_APPLY_CONFLICT', {
+      conflicts: conflicts.flatMap(({ manager, set }) =>
+        pathsOf(set).map((path) => ({ manager: managerText(manager), field: fieldPathText(path) })),
+      ),
+      paths: conflicts.map(({ set }) => set).reduce(union),
+    });
+  for (const { manager, set } of conflicts) manager.set = difference(manager.set, set);
+  for (const manager of others) manager.set = difference(manager.set, change.removed);
+}
+
+/** The fields of the last client-side apply that still have the value applied then. */
+function unchangedSinceLastApplied(schema: KindSchema, current: KubeObject): FieldSet | undefined {
+  const text = current.metadata.annotations?.[lastAppliedAnnotation];
+  if (!text) return undefined;
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+  const applied = decodeObject(schema, json).object;
+  const change = compare(schema.type, withoutManagedFields(current), applied);
+  return difference(fieldSetOf(schema.type, applied), union(change.modified, change.added));
+}
+
+/** Keeps the annotation true, so that an older kubectl may go back to client-side apply. */
+function rewriteLastApplied(object: KubeObject, config: KubeObject): void {
+  if (object.metadata.annotations?.[lastAppliedAnnotation] === undefined) return;
+  const { [lastAppliedAnnotation]: _, ...annotations } = config.metadata.annotations ?? {};
+  const applied = { ...config, metadata: { ...config.metadata, annotations } };
+  object.metadata.annotations = {
+    ...object.metadata.annotations,
+    [lastAppliedAnnotation]: `${JSON.stringify(applied)}\n`,
+  };
+}

@@ -6,3 +6,4 @@ export * from './kernel.ts';
 export * from './net-error.ts';
 export * from './rtnl.ts';
 export * from './store.ts';
+export * from './service.ts';

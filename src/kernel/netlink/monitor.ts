@@ -1,0 +1,91 @@
+import { closeSync } from 'node:fs';
+import { ERRNO, FdPoll, POLL } from '../syscall/index.ts';
+import { type NlMessage, readMessages } from './reader.ts';
+import { MSG_DONTWAIT, type NetlinkOptions, openNetlinkFd, receiveDatagram } from './socket.ts';
+
+/** Wait before a subscription that broke is made anew, in milliseconds. */
+const REOPEN_MS = 100;
+/** Datagrams handled before others get a turn on the event loop. */
+const DATAGRAMS_A_TURN = 256;
+
+export interface MonitorOptions extends NetlinkOptions {
+  /** Multicast groups by number. */
+  readonly groups: readonly number[];
+  /** A notification; `message.body` is valid during the call only. */
+  readonly onMessage: (message: NlMessage) => void;
+  /** Notifications were lost: whatever is known from them must be read anew. */
+  readonly onResync: (reason: string) => void;
+}
+
+/**
+ * Subscribes to notifications of the kernel. When the kernel had to drop some (ENOBUFS), or the socket fails, the
+ * backlog is thrown away, a new socket subscribed, and only then `onResync` called, so that nothing can fall
+ * between a list that the owner reads and the first notification.
+ */
+export class NetlinkMonitor {
+  readonly #options: MonitorOptions;
+  #fd = -1;
+  #poll: FdPoll | undefined;
+  #buffer: Uint8Array = new Uint8Array(64 << 10);
+  #retry: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  /** Throws KERNEL_SYSCALL when the first subscription fails. */
+  constructor(options: MonitorOptions) {
+    this.#options = options;
+    this.#subscribe();
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#retry);
+    this.#unsubscribe();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #subscribe(): void {
+    this.#fd = openNetlinkFd(this.#options, this.#options.groups);
+    this.#poll = new FdPoll(this.#fd, POLL.readable, () => this.#drain());
+  }
+
+  #unsubscribe(): void {
+    this.#poll?.stop();
+    this.#poll = undefined;
+    if (this.#fd >= 0) closeSync(this.#fd);
+    this.#fd = -1;
+  }
+
+  #drain(): void {
+    for (let count = 0; count < DATAGRAMS_A_TURN && !this.#closed; count++) {
+      const datagram = receiveDatagram(this.#fd, this.#buffer, MSG_DONTWAIT);
+      if (typeof datagram === 'number') {
+        if (datagram === -ERRNO.EAGAIN) return;
+        if (datagram === -ERRNO.EINTR) continue;
+        this.#reopen(datagram === -ERRNO.ENOBUFS ? 'the kernel dropped notifications' : 'the socket failed');
+        return;
+      }
+      if (datagram.buffer !== this.#buffer.buffer) this.#buffer = new Uint8Array(datagram.buffer);
+      try {
+        for (const message of readMessages(datagram)) this.#options.onMessage(message);
+      } catch {
+        this.#reopen('a notification could not be read');
+        return;
+      }
+    }
+  }
+
+  #reopen(reason: string): void {
+    this.#unsubscribe();
+    if (this.#closed) return;
+    try {
+      this.#subscribe();
+    } catch {
+      this.#retry = setTimeout(() => this.#reopen(reason), REOPEN_MS);
+      return;
+    }
+    this.#options.onResync(reason);
+  }
+}

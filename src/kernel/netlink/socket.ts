@@ -1,0 +1,266 @@
+import { closeSync } from 'node:fs';
+import { type KernelCause, kernelError, rtnlError } from '../../errors/index.ts';
+import { checked, ERRNO, kernelFailure, NR, sys, sysInNetns } from '../syscall/index.ts';
+import { AF, NETLINK_OPTION, NLM_F, NLMSG } from './constants.ts';
+import { type Ack, type NlMessage, readAck, readMessages, viewOf } from './reader.ts';
+import { NlWriter } from './writer.ts';
+
+const SOCK_RAW = 3;
+const SOCK_CLOEXEC = 0o2000000;
+const SOL_SOCKET = 1;
+const SO_SNDBUF = 7;
+const SO_RCVBUF = 8;
+const SO_RCVTIMEO = 20;
+const SO_SNDBUFFORCE = 32;
+const SO_RCVBUFFORCE = 33;
+const SOL_NETLINK = 270;
+const MSG_PEEK = 0x2;
+const MSG_TRUNC = 0x20;
+const MSG_DONTWAIT = 0x40;
+
+/** Netlink answers inside the send; waiting longer than this means that the answer is lost. */
+const ANSWER_TIMEOUT_MS = 5_000;
+/** Enough for the errors of a whole batch: an empty ack costs the receive queue about 800 bytes. */
+const RECEIVE_BUFFER_BYTES = 8 << 20;
+const SEND_BUFFER_BYTES = 1 << 20;
+/** Messages and bytes of one send. More gains nothing, and the kernel copies a send into one block. */
+const BATCH_MESSAGES = 1_000;
+const BATCH_BYTES = 256 << 10;
+const DUMP_TRIES = 20;
+
+/** One message to send. */
+export interface NlRequest {
+  readonly type: number;
+  /** NLM_F bits besides REQUEST and ACK. */
+  readonly flags: number;
+  /** Writes the family's header and the attributes. */
+  readonly write: (writer: NlWriter) => void;
+}
+
+export interface NetlinkOptions {
+  /** Descriptor of the network namespace to open it in; default the process's own. */
+  readonly netns?: number | { readonly fd: number } | undefined;
+  /** NETLINK.ROUTE, NETLINK.NETFILTER, ... */
+  readonly protocol: number;
+}
+
+/**
+ * A netlink socket for requests. Calls are synchronous: the kernel carries a request out during the send, so there
+ * is nothing to wait for.
+ */
+export class NetlinkSocket {
+  readonly #fd: number;
+  readonly #writer = new NlWriter();
+  #receive: Uint8Array = new Uint8Array(64 << 10);
+  #sequence = 1;
+  #open = true;
+
+  private constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  /** Throws KERNEL_SYSCALL, KERNEL_NEEDS_ROOT. */
+  static open(options: NetlinkOptions): NetlinkSocket {
+    const fd = openNetlinkFd(options, []);
+    const timeout = new Uint8Array(16);
+    viewOf(timeout).setBigInt64(0, BigInt(ANSWER_TIMEOUT_MS / 1000), true);
+    sys(NR.setsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, timeout, timeout.length);
+    return new NetlinkSocket(fd);
+  }
+
+  /** Sends one message and returns its verdict; answers other than the ack go to `onMessage`. */
+  request(
+    what: string,
+    request: NlRequest,
+    onMessage?: (message: NlMessage) => void,
+  ): KernelCause | undefined {
+    const sequence = this.#sequence++;
+    this.#writer.reset().begin(request.type, request.flags | NLM_F.REQUEST | NLM_F.ACK, sequence);
+    request.write(this.#writer);
+    this.#writer.end();
+    this.#send(what);
+    let verdict: KernelCause | undefined;
+    this.#collect(what, (message) => {
+      if (message.sequence !== sequence) return false;
+      if (message.type !== NLMSG.ERROR) {
+        onMessage?.(message);
+        return false;
+      }
+      verdict = causeOf(readAck(message));
+      return true;
+    });
+    return verdict;
+  }
+
+  /**
+   * Sends many messages, up to 1,000 in one call of the kernel, and returns one verdict for each; a failed one does
+   * not stop those behind it. Only the last message of a send asks for an ack: errors come anyway.
+   */
+  batch(what: string, requests: readonly NlRequest[]): (KernelCause | undefined)[] {
+    const verdicts = new Array<KernelCause | undefined>(requests.length).fill(undefined);
+    let next = 0;
+    while (next < requests.length) {
+      const first = next;
+      const firstSequence = this.#sequence;
+      this.#writer.reset();
+      while (next < requests.length && next - first < BATCH_MESSAGES && this.#writer.length < BATCH_BYTES) {
+        const request = requests[next]!;
+        const last =
+          next + 1 === requests.length ||
+          next + 1 - first === BATCH_MESSAGES ||
+          this.#writer.length + 1024 >= BATCH_BYTES;
+        this.#writer.begin(
+          request.type,
+          request.flags | NLM_F.REQUEST | (last ? NLM_F.ACK : 0),
+          this.#sequence++,
+        );
+        request.write(this.#writer);
+        this.#writer.end();
+        next++;
+        if (last) break;
+      }
+      const lastSequence = this.#sequence - 1;
+      this.#send(what);
+      this.#collect(what, (message) => {
+        const at = first + message.sequence - firstSequence;
+        if (message.type !== NLMSG.ERROR || at < first || at >= next) return false;
+        verdicts[at] = causeOf(readAck(message));
+        return message.sequence === lastSequence;
+      });
+    }
+    return verdicts;
+  }
+
+  /**
+   * Asks for a whole table. A table that changed meanwhile (NLM_F_DUMP_INTR) is asked for again, so `onMessage`
+   * may see entries of a first try: collect into what `onStart` makes. Returns the verdict of the kernel.
+   */
+  dump(
+    what: string,
+    request: NlRequest,
+    onStart: () => void,
+    onMessage: (message: NlMessage) => void,
+  ): KernelCause | undefined {
+    for (let tries = 0; tries < DUMP_TRIES; tries++) {
+      onStart();
+      const sequence = this.#sequence++;
+      this.#writer.reset().begin(request.type, request.flags | NLM_F.REQUEST | NLM_F.DUMP, sequence);
+      request.write(this.#writer);
+      this.#writer.end();
+      this.#send(what);
+      let interrupted = false;
+      let verdict: KernelCause | undefined;
+      this.#collect(what, (message) => {
+        if (message.sequence !== sequence) return false;
+        if (message.flags & NLM_F.DUMP_INTR && message.type !== NLMSG.ERROR) interrupted = true;
+        if (message.type !== NLMSG.DONE && message.type !== NLMSG.ERROR) {
+          onMessage(message);
+          return false;
+        }
+        verdict = causeOf(readAck(message));
+        return true;
+      });
+      if (verdict || !interrupted) return verdict;
+    }
+    throw rtnlError('NETLINK_DUMP_INTERRUPTED', { what, tries: DUMP_TRIES });
+  }
+
+  close(): void {
+    if (this.#open) closeSync(this.#fd);
+    this.#open = false;
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #send(what: string): void {
+    if (!this.#open) throw rtnlError('NETLINK_CLOSED', { what });
+    const data = this.#writer.written;
+    for (;;) {
+      const sent = sys(NR.sendto, this.#fd, data, data.length, 0, 0, 0);
+      if (sent === -ERRNO.EINTR) continue;
+      if (sent === data.length) return;
+      throw kernelError(
+        'KERNEL_SYSCALL',
+        { call: 'send', object: `request to ${what}` },
+        kernelFailure(sent),
+      );
+    }
+  }
+
+  /** Receives until `onMessage` returns true. Whole datagrams are handled even then: nothing may be left behind. */
+  #collect(what: string, onMessage: (message: NlMessage) => boolean): void {
+    for (let done = false; !done; ) {
+      const datagram = receiveDatagram(this.#fd, this.#receive, 0);
+      if (typeof datagram === 'number') {
+        if (datagram === -ERRNO.EINTR) continue;
+        if (datagram === -ERRNO.EAGAIN)
+          throw rtnlError('NETLINK_NO_ANSWER', { what, timeoutMs: ANSWER_TIMEOUT_MS });
+        throw kernelError(
+          'KERNEL_SYSCALL',
+          { call: 'receive', object: `answer to ${what}` },
+          kernelFailure(datagram),
+        );
+      }
+      if (datagram.buffer !== this.#receive.buffer) this.#receive = new Uint8Array(datagram.buffer);
+      for (const message of readMessages(datagram)) if (onMessage(message)) done = true;
+    }
+  }
+}
+
+/** Undefined for success. */
+function causeOf({ errno, message }: Ack): KernelCause | undefined {
+  return errno === 0 ? undefined : kernelFailure(-errno, message);
+}
+
+/** A netlink descriptor in a namespace, subscribed to multicast groups by number, with large buffers. */
+export function openNetlinkFd({ netns, protocol }: NetlinkOptions, groups: readonly number[]): number {
+  const nsFd = typeof netns === 'object' ? netns.fd : netns;
+  const type = SOCK_RAW | SOCK_CLOEXEC;
+  const fd = checked(
+    'open',
+    'netlink socket',
+    nsFd === undefined
+      ? sys(NR.socket, AF.NETLINK, type, protocol)
+      : sysInNetns(nsFd, NR.socket, AF.NETLINK, type, protocol),
+  );
+  const set = (level: number, option: number, value: number) => {
+    const bytes = new Uint8Array(4);
+    viewOf(bytes).setInt32(0, value, true);
+    return sys(NR.setsockopt, fd, level, option, bytes, 4);
+  };
+  if (set(SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES) < 0)
+    set(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_BYTES);
+  if (set(SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER_BYTES) < 0) set(SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_BYTES);
+  // All three need Linux 4.20 at most; on failure messages are poorer and dumps unfiltered, nothing else.
+  set(SOL_NETLINK, NETLINK_OPTION.EXT_ACK, 1);
+  set(SOL_NETLINK, NETLINK_OPTION.CAP_ACK, 1);
+  set(SOL_NETLINK, NETLINK_OPTION.GET_STRICT_CHK, 1);
+  try {
+    for (const group of groups)
+      checked(
+        'subscribe to',
+        `netlink group ${group}`,
+        set(SOL_NETLINK, NETLINK_OPTION.ADD_MEMBERSHIP, group),
+      );
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+  return fd;
+}
+
+/**
+ * One datagram, never cut: its size is asked for first. Returns a view of `buffer`, or of a larger one made for it,
+ * or -errno.
+ */
+export function receiveDatagram(fd: number, buffer: Uint8Array, flags: number): Uint8Array | number {
+  const size = sys(NR.recvfrom, fd, buffer, buffer.length, flags | MSG_PEEK | MSG_TRUNC, 0, 0);
+  if (size < 0) return size;
+  const target = size > buffer.length ? new Uint8Array(size * 2) : buffer;
+  const got = sys(NR.recvfrom, fd, target, target.length, flags, 0, 0);
+  return got < 0 ? got : target.subarray(0, got);
+}
+
+export { MSG_DONTWAIT };

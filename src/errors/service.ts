@@ -1,0 +1,46 @@
+import { entry, errorsOf } from './net-error.ts';
+
+/** Failures of Service load balancing: planning, the eBPF engine, the controller. */
+export const serviceCatalogue = {
+  SERVICE_BAD_FIELD: entry(
+    (c: { service: string; field: string; value: string; why: string }) =>
+      `Cannot use ${c.field} of Service "${c.service}": "${c.value}" ${c.why}`,
+    (c) => `Correct ${c.field} of Service "${c.service}"; its other frontends work meanwhile`,
+  ),
+  SERVICE_FRONTEND_TAKEN: entry(
+    (c: { service: string; frontend: string; owner: string }) =>
+      `Cannot serve ${c.frontend} for Service "${c.service}": it belongs to Service "${c.owner}"`,
+    (c) => `Give one of the two another address or port; "portolan service explain ${c.service}" shows both`,
+  ),
+  SERVICE_PROTOCOL_UNSUPPORTED: entry(
+    (c: { service: string; protocol: string; engine: string }) =>
+      `Cannot serve ${c.protocol} port of Service "${c.service}": engine "${c.engine}" carries TCP and UDP`,
+    () => 'Use TCP or UDP, or reach the endpoints by their own addresses',
+  ),
+  SERVICE_MAP_FULL: entry(
+    (c: { service: string; map: string; used: number; limit: number; wanted: number }) =>
+      `Cannot program Service "${c.service}": map "${c.map}" holds ${c.used} of ${c.limit}, want ${c.wanted} more`,
+    (c) => `Start the agent with a larger limit for "${c.map}"; other Services are not touched`,
+  ),
+  SERVICE_PROGRAM_FAILED: entry(
+    (c: { service: string; step: string }) => `Cannot program Service "${c.service}": ${c.step} failed`,
+    () =>
+      'The kernel\'s answer is in brackets; the agent retries, "portolan service diff" shows what is missing',
+  ),
+  SERVICE_ENGINE_OPEN: entry(
+    (c: { engine: string; step: string }) => `Cannot start Service engine "${c.engine}": ${c.step} failed`,
+    () => 'Check that the agent runs as root, that bpffs and cgroup2 are mounted, and "portolan doctor"',
+  ),
+  SERVICE_LAYOUT_FOREIGN: entry(
+    (c: { path: string; want: string; found: string }) =>
+      `Cannot adopt pinned map "${c.path}": it has ${c.found}, want ${c.want}`,
+    () =>
+      'It was pinned by another version: "portolan cleanup --services" removes it (connections through Services break)',
+  ),
+  SERVICE_LINK_MISSING: entry(
+    (c: { ifindex: number }) => `Cannot attach Service programs to link ${c.ifindex}: it does not exist`,
+    () => 'The pod has probably gone; nothing to do',
+  ),
+};
+
+export const serviceError = errorsOf(serviceCatalogue);

@@ -1,0 +1,90 @@
+import { chooseEndpoints, EMPTY_SET, mergeEndpoints } from './endpoint-sets.ts';
+import { clusterRules, externalRules, familyOf, frontendsOf, isExternal } from './frontends.ts';
+import type {
+  Family,
+  NodeContext,
+  PortPlan,
+  ServiceFacts,
+  ServicePlan,
+  ServicePortFacts,
+  SliceFacts,
+} from './types.ts';
+
+const noPorts: readonly PortPlan[] = [];
+
+/** Plans one Service from its slices, for one node. Pure. */
+export function planService(
+  service: ServiceFacts,
+  slices: readonly SliceFacts[],
+  node: NodeContext,
+): ServicePlan {
+  if (service.ignored !== undefined)
+    return {
+      key: service.key,
+      ignored: service.ignored,
+      ports: noPorts,
+      healthCheck: undefined,
+      problems: service.problems,
+    };
+  const ports: PortPlan[] = [];
+  // Without a ClusterIP of a family, none of the other frontends of that family exist either.
+  for (const family of familiesOf(service))
+    for (const port of service.ports) ports.push(planPort(service, port, family, slices, node));
+  return {
+    key: service.key,
+    ignored: undefined,
+    ports,
+    healthCheck:
+      service.healthCheckNodePort === 0
+        ? undefined
+        : { port: service.healthCheckNodePort, localReady: localReady(slices, node) },
+    problems: service.problems,
+  };
+}
+
+function familiesOf(service: ServiceFacts): Family[] {
+  return [...new Set(service.clusterIPs.map(familyOf))];
+}
+
+function planPort(
+  service: ServiceFacts,
+  port: ServicePortFacts,
+  family: Family,
+  slices: readonly SliceFacts[],
+  node: NodeContext,
+): PortPlan {
+  const external = isExternal(service, port, node);
+  const wanted = {
+    cluster: external || !service.internalLocal,
+    local: service.internalLocal || (external && service.externalLocal),
+  };
+  const sets = chooseEndpoints(mergeEndpoints(slices, port, family), wanted, node, service.weights);
+  const name = port.name === '' ? service.key : `${service.key}:${port.name}`;
+  return {
+    key: `${name}/${port.protocol}/ip${family}`,
+    service: service.key,
+    name: port.name,
+    family,
+    protocol: port.protocol,
+    frontends: frontendsOf(service, port, family, node, {
+      cluster: clusterRules(service, node, sets, sets.any),
+      external: externalRules(service, sets, sets.any),
+    }),
+    backends: sets.backends,
+    cluster: wanted.cluster ? sets.cluster : EMPTY_SET,
+    local: wanted.local ? sets.local : EMPTY_SET,
+    affinitySeconds: service.affinitySeconds,
+    algorithm: service.algorithm,
+    forwarding: service.forwarding,
+    sourceRanges: service.sourceRanges.filter((range) => familyOf(range) === family),
+  };
+}
+
+/** Ready endpoints on this node, each address once; terminating ones do not count, which is how a node drains. */
+function localReady(slices: readonly SliceFacts[], node: NodeContext): number {
+  const addresses = new Set<string>();
+  for (const slice of slices)
+    for (const endpoint of slice.endpoints)
+      if (endpoint.ready && endpoint.nodeName === node.nodeName) addresses.add(endpoint.address);
+  return addresses.size;
+}

@@ -1,0 +1,147 @@
+import { FrontendClaims, frontendKey } from './claims.ts';
+import { planService } from './plan.ts';
+import type { NodeContext, PlanDelta, ServiceFacts, ServicePlan, SliceFacts } from './types.ts';
+
+/** The tables that plans are made from; a reflector's `items` fit. */
+export interface ServiceTables {
+  readonly services: ReadonlyMap<string, ServiceFacts>;
+  readonly slices: ReadonlyMap<string, SliceFacts>;
+}
+
+/**
+ * Keeps the plan of every Service, and makes again only those that a change touches: the work is O(changed).
+ * It compares tables, so a change that was told twice, or late, does no harm.
+ */
+export class ServicePlanner {
+  readonly #tables: ServiceTables;
+  readonly #plans = new Map<string, ServicePlan>();
+  /** Service → keys of its slices, and back, because a slice that is gone no longer says whose it was. */
+  readonly #slicesOf = new Map<string, Set<string>>();
+  readonly #serviceOf = new Map<string, string>();
+  readonly #claims = new FrontendClaims();
+  #node: NodeContext;
+  #started = false;
+
+  constructor(tables: ServiceTables, node: NodeContext) {
+    this.#tables = tables;
+    this.#node = node;
+  }
+
+  /** Plans by Service key, ignored Services included. */
+  get plans(): ReadonlyMap<string, ServicePlan> {
+    return this.#plans;
+  }
+
+  get node(): NodeContext {
+    return this.#node;
+  }
+
+  /** Everything; the first delta, and the one after a change of the node (zone, addresses). */
+  planAll(node: NodeContext = this.#node): PlanDelta {
+    this.#node = node;
+    for (const key of this.#tables.slices.keys()) this.#indexSlice(key);
+    const gone = [...this.#plans.keys()].filter((key) => !this.#tables.services.has(key));
+    const full = !this.#started;
+    this.#started = true;
+    const delta = this.#replan([...this.#tables.services.keys(), ...gone]);
+    return { ...delta, full };
+  }
+
+  /** Plans what a change of these Services and slices touches. */
+  plan(services: Iterable<string>, slices: Iterable<string>): PlanDelta {
+    const dirty = new Set(services);
+    for (const slice of slices) {
+      const before = this.#serviceOf.get(slice);
+      const after = this.#indexSlice(slice);
+      if (before !== undefined) dirty.add(before);
+      if (after !== undefined) dirty.add(after);
+    }
+    return this.#replan(dirty);
+  }
+
+  #indexSlice(key: string): string | undefined {
+    const before = this.#serviceOf.get(key);
+    const after = this.#tables.slices.get(key)?.service;
+    if (before === after) return after;
+    if (before !== undefined) {
+      const keys = this.#slicesOf.get(before);
+      keys?.delete(key);
+      if (keys?.size === 0) this.#slicesOf.delete(before);
+    }
+    if (after === undefined) this.#serviceOf.delete(key);
+    else {
+      this.#serviceOf.set(key, after);
+      const keys = this.#slicesOf.get(after);
+      if (keys) keys.add(key);
+      else this.#slicesOf.set(after, new Set([key]));
+    }
+    return after;
+  }
+
+  #replan(keys: Iterable<string>): PlanDelta {
+    const changed = new Set<string>();
+    const remove: string[] = [];
+    for (const key of keys) {
+      const facts = this.#tables.services.get(key);
+      const before = this.#plans.get(key);
+      if (facts === undefined) {
+        if (before === undefined) continue;
+        this.#plans.delete(key);
+        remove.push(key);
+        this.#release(before, undefined, changed);
+        continue;
+      }
+      const plan = planService(facts, this.#slices(key), this.#node);
+      this.#plans.set(key, plan);
+      changed.add(key);
+      this.#claim(plan, facts, changed);
+      if (before) this.#release(before, plan, changed);
+    }
+    const upsert: ServicePlan[] = [];
+    for (const key of changed) {
+      const plan = this.#plans.get(key);
+      if (plan === undefined) continue;
+      this.#markShadowed(plan);
+      upsert.push(plan);
+    }
+    return { full: false, upsert, remove };
+  }
+
+  #slices(service: string): SliceFacts[] {
+    const found: SliceFacts[] = [];
+    for (const key of this.#slicesOf.get(service) ?? []) {
+      const slice = this.#tables.slices.get(key);
+      if (slice) found.push(slice);
+    }
+    return found;
+  }
+
+  #claim(plan: ServicePlan, facts: ServiceFacts, changed: Set<string>): void {
+    for (const port of plan.ports)
+      for (const frontend of port.frontends) {
+        const key = frontendKey(frontend, port.protocol);
+        for (const other of this.#claims.claim(key, plan.key, frontend.kind, facts.createdAt))
+          changed.add(other);
+      }
+  }
+
+  #release(before: ServicePlan, after: ServicePlan | undefined, changed: Set<string>): void {
+    const kept = new Set<string>();
+    for (const port of after?.ports ?? [])
+      for (const frontend of port.frontends) kept.add(frontendKey(frontend, port.protocol));
+    for (const port of before.ports)
+      for (const frontend of port.frontends) {
+        const key = frontendKey(frontend, port.protocol);
+        if (kept.has(key)) continue;
+        for (const other of this.#claims.release(key, before.key)) changed.add(other);
+      }
+  }
+
+  #markShadowed(plan: ServicePlan): void {
+    for (const port of plan.ports)
+      for (const frontend of port.frontends) {
+        const owner = this.#claims.owner(frontendKey(frontend, port.protocol));
+        frontend.shadowedBy = owner === plan.key ? undefined : owner;
+      }
+  }
+}

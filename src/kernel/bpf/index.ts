@@ -1,0 +1,33 @@
+/** eBPF: reading compiled objects, maps, programs, links and pins. See README.md. */
+export { adoptMap, adoptProgram } from './adopt.ts';
+export { Btf, KIND } from './btf.ts';
+export { type NetnsLike, possibleCpus } from './call.ts';
+export { checkLayout, type LaidMember, layoutOf } from './check-layout.ts';
+export { ATTACH, LINK_TYPE, MAP_FLAG, MAP_TYPE, mapTypeName, PROG_TYPE, progTypeName } from './constants.ts';
+export { kernelBtf, kernelTypeId } from './kernel-btf.ts';
+export {
+  adoptLink,
+  attachCgroup,
+  attachNetfilter,
+  attachRawTracepoint,
+  attachTcx,
+  attachXdp,
+  BpfLink,
+  type InterfaceTarget,
+  type LinkInfo,
+  runIterator,
+  type XdpMode,
+} from './link.ts';
+export { BpfMap, type MapCreation, type MapInfo, type MapShape, splitPerCpu } from './map.ts';
+export { BpfObject, type LoadOptions, loadObject } from './object.ts';
+export { type MapDefinition, type ObjectFile, readObjectFile } from './object-file.ts';
+export { ensureBpffs, isBpffs, listPins, unpin } from './pin.ts';
+export {
+  BpfProgram,
+  enableRunStats,
+  type ProgramInfo,
+  type TestResult,
+  type TestRun,
+} from './prog.ts';
+export { type ProgramKind, programKind } from './sections.ts';
+export { TypedMap } from './typed-map.ts';

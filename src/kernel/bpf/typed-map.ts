@@ -1,0 +1,78 @@
+import type { Field } from '../../codec/index.ts';
+import { viewOf } from '../../codec/index.ts';
+import { bpfError } from '../../errors/bpf.ts';
+import type { UpdateMode } from './constants.ts';
+import type { BpfMap } from './map.ts';
+
+/** A map whose keys and values are structures of the codec. Made by `map.typed(key, value)`. */
+export class TypedMap<K, V> {
+  readonly map: BpfMap;
+  readonly #key: Field<K>;
+  readonly #value: Field<V>;
+
+  constructor(map: BpfMap, key: Field<K>, value: Field<V>) {
+    const check = (what: string, got: number, want: number) => {
+      if (got !== want) throw bpfError('BPF_MAP_SIZE', { map: map.name, what, got, want });
+    };
+    check('key', key.size, map.keySize);
+    check('value', value.size, map.valueSize);
+    this.map = map;
+    this.#key = key;
+    this.#value = value;
+  }
+
+  get(key: K): V | undefined {
+    const data = this.map.get(encode(this.#key, key));
+    return data && this.#value.read(viewOf(data), 0);
+  }
+
+  /** Each CPU's value, in a per-CPU map. */
+  getPerCpu(key: K): V[] | undefined {
+    return this.map.getPerCpu(encode(this.#key, key))?.map((data) => this.#value.read(viewOf(data), 0));
+  }
+
+  /** See BpfMap.set. */
+  set(key: K, value: V, mode?: UpdateMode): boolean {
+    return this.map.set(encode(this.#key, key), encode(this.#value, value), mode);
+  }
+
+  delete(key: K): boolean {
+    return this.map.delete(encode(this.#key, key));
+  }
+
+  *entries(): Generator<[K, V]> {
+    for (const [key, value] of this.map.entries())
+      yield [this.#key.read(viewOf(key), 0), this.#value.read(viewOf(value), 0)];
+  }
+
+  /** Like `entries`, with each CPU's value. */
+  *entriesPerCpu(): Generator<[K, V[]]> {
+    const stride = (this.map.valueSize + 7) & ~7;
+    for (const [key, all] of this.map.entries()) {
+      const view = viewOf(all);
+      const values = Array.from({ length: all.length / stride }, (_, cpu) =>
+        this.#value.read(view, cpu * stride),
+      );
+      yield [this.#key.read(viewOf(key), 0), values];
+    }
+  }
+
+  setMany(entries: Iterable<readonly [K, V]>, mode?: UpdateMode): number {
+    return this.map.setMany(
+      Iterator.from(entries).map(
+        ([key, value]) => [encode(this.#key, key), encode(this.#value, value)] as const,
+      ),
+      mode,
+    );
+  }
+
+  deleteMany(keys: Iterable<K>): number {
+    return this.map.deleteMany(Iterator.from(keys).map((key) => encode(this.#key, key)));
+  }
+}
+
+function encode<T>(field: Field<T>, value: T): Uint8Array {
+  const data = new Uint8Array(field.size);
+  field.write(viewOf(data), 0, value);
+  return data;
+}

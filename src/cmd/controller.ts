@@ -1,0 +1,101 @@
+/** `portolan controller`: the controllers beside an embedded API server. */
+import { type Command, InvalidArgumentError } from 'commander';
+import { pino } from 'pino';
+import { ApiClient, inClusterAccess, loadKubeconfig } from '../client/index.ts';
+import { type ControllerName, controllerNames, startControllers } from '../controllers/index.ts';
+import { controllersError } from '../errors/controllers.ts';
+
+interface ControllerFlags {
+  kubeconfig?: string;
+  context?: string;
+  clusterCidr: string[];
+  serviceCidr: string[];
+  nodeCidrMaskSizeIpv4: number;
+  nodeCidrMaskSizeIpv6: number;
+  serviceNodePortRange: string;
+  nodeMonitorGracePeriod: number;
+  controllers: ControllerName[];
+  leaderElect: boolean;
+  logLevel: string;
+}
+
+/** Adds the sub-command `controller` to the program. */
+export function registerController(program: Command): void {
+  program
+    .command('controller')
+    .description('run the controllers: node CIDRs, node health, EndpointSlices, Service addresses, scheduler')
+    .option(
+      '--kubeconfig <path>',
+      'how to reach the API server (default: $KUBECONFIG, or the pod this runs in)',
+    )
+    .option('--context <name>', 'context of the kubeconfig instead of its current one')
+    .option('--cluster-cidr <networks>', 'pod networks, comma-separated, one or more of each family', list, [
+      '10.244.0.0/16',
+    ])
+    .option('--service-cidr <networks>', 'Service networks, to refuse overlaps with', list, [])
+    .option('--node-cidr-mask-size-ipv4 <length>', "prefix length of a node's IPv4 network", whole, 24)
+    .option('--node-cidr-mask-size-ipv6 <length>', "prefix length of a node's IPv6 network", whole, 64)
+    .option('--service-node-port-range <first-last>', 'where node ports may lie', '30000-32767')
+    .option('--node-monitor-grace-period <seconds>', 'silence after which a node is unreachable', whole, 40)
+    .option('--controllers <names>', `some of ${controllerNames.join(',')}`, controllers, [
+      ...controllerNames,
+    ])
+    .option('--leader-elect', 'work only while holding the Lease kube-system/portolan-controller', false)
+    .option('--log-level <level>', 'trace, debug, info, warn, error', 'info')
+    .action(async (flags: ControllerFlags) => {
+      const log = pino({ name: 'portolan-controller', level: flags.logLevel }, pino.destination(2));
+      const stop = new AbortController();
+      for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());
+      const client = new ApiClient(accessOf(flags));
+      try {
+        const running = startControllers({
+          client,
+          clusterCidrs: flags.clusterCidr,
+          serviceCidrs: flags.serviceCidr,
+          nodeMaskV4: flags.nodeCidrMaskSizeIpv4,
+          nodeMaskV6: flags.nodeCidrMaskSizeIpv6,
+          nodePortRange: flags.serviceNodePortRange,
+          nodeGraceMs: flags.nodeMonitorGracePeriod * 1000,
+          leaderElect: flags.leaderElect,
+          only: flags.controllers,
+          signal: stop.signal,
+          log,
+        });
+        await running.done;
+      } finally {
+        client.close();
+      }
+    });
+}
+
+function accessOf(flags: ControllerFlags) {
+  const path = flags.kubeconfig ?? process.env['KUBECONFIG'];
+  if (path) return loadKubeconfig(path, flags.context === undefined ? {} : { context: flags.context });
+  const inCluster = inClusterAccess(process.env);
+  if (inCluster) return inCluster;
+  throw controllersError('CONTROLLER_BAD_OPTION', {
+    option: '--kubeconfig',
+    value: '',
+    want: 'the path of a kubeconfig',
+  });
+}
+
+function list(text: string): string[] {
+  return text
+    .split(',')
+    .map((part) => part.trim())
+    .filter((part) => part !== '');
+}
+
+function whole(text: string): number {
+  if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError('want a whole number');
+  return Number(text);
+}
+
+function controllers(text: string): ControllerName[] {
+  return list(text).map((name) => {
+    const known = controllerNames.find((one) => one === name);
+    if (!known) throw new InvalidArgumentError(`want some of ${controllerNames.join(', ')}`);
+    return known;
+  });
+}

@@ -4,6 +4,7 @@ export * from './api-patch.ts';
 export * from './bpf.ts';
 export * from './client.ts';
 export * from './controllers.ts';
+export * from './ipam.ts';
 export * from './kernel.ts';
 export * from './net-error.ts';
 export * from './pods.ts';

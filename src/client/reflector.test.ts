@@ -135,3 +135,19 @@ test('it waits for a server that is not there yet', async (t) => {
   await api.listen();
   await reflector.synced;
 });
+
+test('an object that the projection cannot take is left out, the others are there', async (t) => {
+  const { api, reflector } = await setup(t);
+  api.put(pods, { ...pod('bad'), status: null } as unknown as Pod);
+  api.put(pods, pod('good', '1'));
+  const strict = new Reflector({
+    client: new ApiClient({ server: api.url }),
+    resource: resources.pods,
+    project: (object) => (object.status as { podIP: string }).podIP,
+    signal: AbortSignal.timeout(500),
+  });
+  strict.start();
+  reflector.start();
+  await Promise.all([strict.synced, reflector.synced]);
+  assert.deepEqual([...strict.items.keys()], ['default/good']);
+});

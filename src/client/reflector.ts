@@ -167,7 +167,7 @@ export class Reflector<T extends KubeObject, P = T> {
       for (const object of page.items) {
         const key = keyOf(object);
         const version = object.metadata.resourceVersion ?? '';
-        const item = this.#versions.get(key) === version ? this.#items.get(key) : this.#project(object);
+        const item = this.#versions.get(key) === version ? this.#items.get(key) : this.#keep(object);
         if (item !== undefined) seen.set(key, { version, item });
       }
       revision = page.metadata.resourceVersion;
@@ -219,7 +219,7 @@ export class Reflector<T extends KubeObject, P = T> {
     this.#revision = version;
     if (event.type === 'BOOKMARK') return;
     const key = keyOf(object);
-    const item = event.type === 'DELETED' ? undefined : this.#project(object);
+    const item = event.type === 'DELETED' ? undefined : this.#keep(object);
     if (item === undefined) {
       if (!this.#items.delete(key)) return;
       this.#versions.delete(key);
@@ -228,6 +228,20 @@ export class Reflector<T extends KubeObject, P = T> {
       this.#versions.set(key, version);
     }
     this.#dirty.add(key);
+  }
+
+  /** Projects; one object that the projection cannot take must not keep all others away. */
+  #keep(object: T): P | undefined {
+    try {
+      return this.#project(object);
+    } catch (error) {
+      const { resource, log } = this.#options;
+      log?.error(
+        { resource: resource.plural, key: keyOf(object), error: (error as Error).stack },
+        'bad object',
+      );
+      return undefined;
+    }
   }
 
   #askFlush(): void {

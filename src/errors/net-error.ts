@@ -77,6 +77,8 @@ export function isNetError<Code extends string>(error: unknown, code?: Code): er
 export function kernelCause(error: unknown): KernelCause | undefined {
   for (let at: unknown = error; at instanceof Error; at = at.cause) {
     const cause = at.cause;
+    // Node's own errors have an errno as well, but negative, and "Error" for a name; they are walked through.
+    if (cause instanceof Error) continue;
     if (typeof cause === 'object' && cause !== null && 'errno' in cause && 'name' in cause)
       return cause as KernelCause;
   }

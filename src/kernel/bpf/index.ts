@@ -4,6 +4,7 @@ export { Btf, KIND } from './btf.ts';
 export { type NetnsLike, possibleCpus } from './call.ts';
 export { checkLayout, type LaidMember, layoutOf } from './check-layout.ts';
 export { ATTACH, LINK_TYPE, MAP_FLAG, MAP_TYPE, mapTypeName, PROG_TYPE, progTypeName } from './constants.ts';
+export { bpfFeatures, type Feature, feature, requireFeature } from './features.ts';
 export { kernelBtf, kernelTypeId } from './kernel-btf.ts';
 export {
   adoptLink,
@@ -29,5 +30,6 @@ export {
   type TestResult,
   type TestRun,
 } from './prog.ts';
+export { RingBuffer } from './ringbuf.ts';
 export { type ProgramKind, programKind } from './sections.ts';
 export { TypedMap } from './typed-map.ts';

@@ -3,6 +3,8 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { kernelError } from '../../errors/index.ts';
 
+export { cgroupId, cgroupOf, cgroupRoot, moveToCgroup } from './hierarchy.ts';
+
 /** Folders of cgroup2: Documentation/admin-guide/cgroup-v2.rst. Names of ours hold no controllers of their own. */
 
 /** Creates a cgroup and those above it; existing is success. */

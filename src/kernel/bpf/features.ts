@@ -1,0 +1,140 @@
+/** What this kernel's BPF can do, as values: each is asked for once it matters, by trying. */
+import { kernelError } from '../../errors/index.ts';
+import { Arena, closeFd, ERRNO } from '../syscall/index.ts';
+import { bpf } from './call.ts';
+import { ATTACH, CMD, MAP_FLAG, MAP_TYPE, PROG_TYPE } from './constants.ts';
+import { kernelBtf, kernelTypeId } from './kernel-btf.ts';
+
+/** One ability of the kernel. */
+export interface Feature {
+  readonly name: string;
+  /** The kernel version or option that brings it, e.g. `Linux >= 6.6`. */
+  readonly requires: string;
+  /** Undefined when it cannot be told here, for example without root. Only a clear answer is remembered. */
+  available(): boolean | undefined;
+}
+
+/** Throws KERNEL_FEATURE_MISSING when the kernel clearly lacks the feature. */
+export function requireFeature(feature: Feature): void {
+  if (feature.available() === false)
+    throw kernelError('KERNEL_FEATURE_MISSING', { feature: feature.name, requires: feature.requires });
+}
+
+/** Declares a feature. `probe` answers undefined when it could not tell. */
+export function feature(name: string, requires: string, probe: () => boolean | undefined): Feature {
+  let known: boolean | undefined;
+  return {
+    name,
+    requires,
+    available() {
+      known ??= probe();
+      return known;
+    },
+  };
+}
+
+/** The features that Portolan asks for. */
+export const bpfFeatures = {
+  hashMaps: feature('BPF hash maps', 'Linux >= 4.10 with CONFIG_BPF_SYSCALL', () =>
+    mapType(MAP_TYPE.HASH, 4),
+  ),
+  lpmMaps: feature('BPF longest-prefix maps', 'Linux >= 4.11', () =>
+    mapType(MAP_TYPE.LPM_TRIE, 8, MAP_FLAG.NO_PREALLOC),
+  ),
+  ringBuffers: feature('BPF ring buffers', 'Linux >= 5.8', () => mapType(MAP_TYPE.RINGBUF, 0)),
+  batches: feature('batches of BPF map elements', 'Linux >= 5.6', batches),
+  socketHooks: feature('cgroup socket hooks with getpeername', 'Linux >= 5.8 with CONFIG_CGROUP_BPF', () =>
+    program(PROG_TYPE.CGROUP_SOCK_ADDR, ATTACH.CGROUP_INET4_GETPEERNAME, 1),
+  ),
+  // Attaching to a missing interface answers EINVAL like a kernel without XDP links, so types are asked instead.
+  xdpLinks: feature('XDP links', 'Linux >= 5.9', () =>
+    kernelBtf() ? kernelTypeId('bpf_xdp_link_attach', 'function') !== undefined : undefined,
+  ),
+  tcx: feature('tcx links', 'Linux >= 6.6 with CONFIG_NET_CLS_ACT', tcxAttachable),
+  netfilterLinks: feature('netfilter programs', 'Linux >= 6.4 with CONFIG_NETFILTER_BPF_LINK', () =>
+    program(PROG_TYPE.NETFILTER, ATTACH.NETFILTER, 1),
+  ),
+  destroySockets: feature(
+    'bpf_sock_destroy in socket iterators',
+    'Linux >= 6.5 with CONFIG_DEBUG_INFO_BTF',
+    () => kernelTypeId('bpf_sock_destroy', 'function') !== undefined,
+  ),
+  conntrack: feature(
+    'conntrack from XDP and tc programs',
+    'Linux >= 6.0 with CONFIG_NF_CONNTRACK=y',
+    () => kernelTypeId('bpf_skb_ct_lookup', 'function') !== undefined,
+  ),
+} as const;
+
+/** EPERM says nothing about the kernel. */
+function verdict(result: number): boolean | undefined {
+  if (result >= 0) {
+    closeFd(result);
+    return true;
+  }
+  return result === -ERRNO.EPERM || result === -ERRNO.ENOMEM || result === -ERRNO.EMFILE ? undefined : false;
+}
+
+function createMap(type: number, keySize: number, flags: number): number {
+  const ATTR = 72;
+  const arena = new Arena(ATTR);
+  const ring = type === MAP_TYPE.RINGBUF;
+  arena.view.setUint32(0, type, true);
+  arena.view.setUint32(4, keySize, true);
+  arena.view.setUint32(8, ring ? 0 : 4, true);
+  arena.view.setUint32(12, ring ? 4096 : 1, true);
+  arena.view.setUint32(16, flags, true);
+  return bpf(CMD.MAP_CREATE, arena.from(0, ATTR));
+}
+
+function mapType(type: number, keySize: number, flags = 0): boolean | undefined {
+  return verdict(createMap(type, keySize, flags));
+}
+
+function batches(): boolean | undefined {
+  const map = createMap(MAP_TYPE.HASH, 4, 0);
+  if (map < 0) return verdict(map);
+  const arena = new Arena(56 + 32);
+  arena.reserve(56);
+  arena.point(16, arena.reserve(4));
+  arena.point(24, arena.reserve(4));
+  arena.view.setUint32(32, 1, true);
+  arena.view.setUint32(36, map, true);
+  const result = bpf(CMD.MAP_UPDATE_BATCH, arena.from(0, 56));
+  closeFd(map);
+  return result === 0 ? true : verdict(result);
+}
+
+/** Loads `return VALUE`. */
+function loadTrivial(type: number, attachType: number, returned: number): number {
+  const ATTR = 128;
+  const arena = new Arena(ATTR + 64);
+  arena.reserve(ATTR);
+  // BPF_MOV64_IMM(r0, returned); BPF_EXIT
+  const code = Uint8Array.of(0xb7, 0, 0, 0, returned, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0);
+  arena.view.setUint32(0, type, true);
+  arena.view.setUint32(4, 2, true);
+  arena.point(8, arena.put(code));
+  arena.point(16, arena.putString('GPL'));
+  arena.view.setUint32(68, attachType, true);
+  return bpf(CMD.PROG_LOAD, arena.from(0, ATTR));
+}
+
+function program(type: number, attachType: number, returned: number): boolean | undefined {
+  return verdict(loadTrivial(type, attachType, returned));
+}
+
+/** Attaching to an interface that cannot exist: a kernel that has tcx misses the interface. */
+function tcxAttachable(): boolean | undefined {
+  const fd = loadTrivial(PROG_TYPE.SCHED_CLS, 0, 0);
+  if (fd < 0) return verdict(fd);
+  const ATTR = 48;
+  const NO_SUCH_IFINDEX = 0x7fff_fff0;
+  const arena = new Arena(ATTR);
+  arena.view.setUint32(0, fd, true);
+  arena.view.setUint32(4, NO_SUCH_IFINDEX, true);
+  arena.view.setUint32(8, ATTACH.TCX_INGRESS, true);
+  const result = bpf(CMD.LINK_CREATE, arena.from(0, ATTR));
+  closeFd(fd);
+  return result === -ERRNO.ENODEV ? true : verdict(result);
+}

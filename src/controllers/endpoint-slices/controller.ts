@@ -179,6 +179,9 @@ export class EndpointSlicesController {
           if (!this.#book.written(sliceView(patched))) this.#queue.add(service!.key);
         } catch (error) {
           if (isNetError(error, 'CLIENT_NOT_FOUND')) this.#book.removed(slice);
+          // Whatever made us wrong, e.g. a restored backup with older revisions: the server is right.
+          if (isNetError(error, 'CLIENT_CONFLICT'))
+            this.#book.reread(sliceView(await client.get(of, slice, { signal, retryForMs: 0 })));
           throw error;
         }
         return;

@@ -65,6 +65,14 @@ export class SliceBook {
     return true;
   }
 
+  /** What the server has now counts, even if it looks older. */
+  reread(slice: SliceView): void {
+    const key = keyOfSlice(slice);
+    const known = this.#slices.get(key);
+    if (known) this.#drop(key, known);
+    this.#add(key, slice);
+  }
+
   /** We deleted a slice, or found it gone. */
   removed(slice: SliceView): void {
     const key = keyOfSlice(slice);

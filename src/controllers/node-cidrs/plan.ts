@@ -88,6 +88,8 @@ export function planNodeCidrs(
   const sorted = [...nodes].sort((a, b) => a.createdAtMs - b.createdAtMs || (a.name < b.name ? -1 : 1));
   const taken = new Map<CidrPool, Set<bigint>>(pools.map((pool) => [pool, new Set()]));
   const owners: { network: Cidr; node: string }[] = [];
+  /** Those that are not of a pool's usual length. */
+  const odd: { network: Cidr; node: string }[] = [];
   const byText = new Map<string, string>();
   for (const node of sorted)
     for (const text of node.podCidrs) {
@@ -102,14 +104,10 @@ export function planNodeCidrs(
       }
       const pool = pools.find((candidate) => candidate.network.contains(network));
       const regular = pool !== undefined && network.prefixLength === pool.nodePrefixLength;
-      // Networks of the usual length overlap only when they are equal; only odd ones need the walk.
+      // Networks of the usual length overlap only when they are equal; only odd ones need a walk.
       const other =
         byText.get(network.toString()) ??
-        owners.find(
-          (owner) =>
-            (!regular || owner.network.prefixLength !== network.prefixLength) &&
-            owner.network.overlaps(network),
-        )?.node;
+        (regular ? odd : [...odd, ...owners]).find((owner) => owner.network.overlaps(network))?.node;
       if (other !== undefined)
         plan.problems.push({
           node,
@@ -124,12 +122,12 @@ export function planNodeCidrs(
         });
       else markTaken(pool, network, taken.get(pool)!);
       byText.set(network.toString(), other ?? node.name);
-      owners.push({ network, node: node.name });
+      (regular ? owners : odd).push({ network, node: node.name });
     }
   const families = [...new Set(pools.map((pool) => pool.network.family))];
   for (const node of sorted) {
     if (node.podCidrs.length > 0 || node.deleting) continue;
-    const got = families.map((family) => nextFree(family, pools, taken, cursors, owners));
+    const got = families.map((family) => nextFree(family, pools, taken, cursors, odd));
     if (got.some((one) => one === undefined)) {
       const lacking = families.filter((_, index) => got[index] === undefined);
       plan.problems.push({
@@ -158,7 +156,7 @@ function nextFree(
   pools: readonly CidrPool[],
   taken: Map<CidrPool, Set<bigint>>,
   cursors: Map<CidrPool, bigint>,
-  owners: readonly { network: Cidr }[],
+  odd: readonly { network: Cidr }[],
 ): Cidr | undefined {
   for (const pool of pools) {
     if (pool.network.family !== family) continue;
@@ -170,14 +168,8 @@ function nextFree(
       if (used.has(index)) continue;
       const network = pool.network.subnet(pool.nodePrefixLength, index);
       used.add(index);
-      // A network that some Node took around the whole pool, e.g. after --cluster-cidr was changed.
-      if (
-        owners.some(
-          (owner) =>
-            owner.network.prefixLength < pool.network.prefixLength && owner.network.overlaps(network),
-        )
-      )
-        continue;
+      // Some Node may have a network around the whole pool, e.g. since --cluster-cidr was changed.
+      if (odd.some((owner) => owner.network.overlaps(network))) continue;
       cursors.set(pool, (index + 1n) % count);
       return network;
     }

@@ -14,7 +14,8 @@ export type FieldErrorType =
   | 'FieldValueForbidden'
   | 'FieldValueDuplicate'
   | 'FieldValueNotSupported'
-  | 'FieldValueTypeInvalid';
+  | 'FieldValueTypeInvalid'
+  | 'FieldValueNotFound';
 
 /** One fault of an object, as it travels in `Status.details.causes`. */
 export interface FieldError {

@@ -1,6 +1,7 @@
 /** What the rest of the API server may use of the schemas. */
 export { type Decoded, decodeObject, type FieldError, type FieldErrorType } from './decode.ts';
 export { applyDefaults } from './defaults/index.ts';
+export { dropTypeDependentFields } from './defaults/service-type.ts';
 export { duplicateFields } from './duplicate-fields.ts';
 export { findKind, groupVersionOf, type KindSchema, kinds } from './kinds.ts';
 export { validateCreate, validateUpdate } from './validate/index.ts';

@@ -35,6 +35,12 @@ export const notSupported = (field: string, value: unknown, supported: readonly 
     .map((v) => JSON.stringify(v))
     .join(', ')}`,
 });
+/** A name that refers to nothing. */
+export const notFound = (field: string, value: unknown): FieldError => ({
+  type: 'FieldValueNotFound',
+  field,
+  message: `Not found: ${shown(value)}`,
+});
 /** Limits are told without the value, which may be huge. */
 export const tooMany = (field: string, actual: number, limit: number): FieldError => ({
   type: 'FieldValueInvalid',
@@ -60,6 +66,10 @@ export function oneOf(field: string, value: unknown, supported: readonly string[
 export function optionalOneOf(field: string, value: unknown, supported: readonly string[]): FieldError[] {
   return value === undefined ? [] : oneOf(field, value, supported);
 }
+
+/** Not negative. */
+export const nonNegative = (field: string, value: number | undefined): FieldError[] =>
+  (value ?? 0) < 0 ? [invalid(field, value, 'must be greater than or equal to 0')] : [];
 
 /** Deep equality of JSON values; the order of members does not matter. */
 export function equalJson(a: unknown, b: unknown): boolean {

@@ -109,10 +109,6 @@ export function validateMetaUpdate(next: KubeObject, old: KubeObject): FieldErro
   const errors: FieldError[] = [];
   const { metadata: a } = next;
   const { metadata: b } = old;
-  if (!a.resourceVersion)
-    errors.push(
-      invalid('metadata.resourceVersion', a.resourceVersion ?? '', 'must be specified for an update'),
-    );
   errors.push(...immutable('metadata.name', a.name, b.name));
   errors.push(...immutable('metadata.namespace', a.namespace, b.namespace));
   errors.push(...immutable('metadata.uid', a.uid, b.uid));

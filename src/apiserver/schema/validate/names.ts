@@ -122,12 +122,6 @@ export const portName: Check = (value) => {
   return faults;
 };
 
-/** Names that are one segment of a path, such as that of a Lease's or a node's parts. */
-export const pathSegment: Check = (value) => {
-  if (value === '.' || value === '..') return [`may not be '${value}'`];
-  return ['/', '%'].filter((c) => value.includes(c)).map((c) => `may not contain '${c}'`);
-};
-
 export function inRange(value: number, low: number, high: number): string[] {
   return value >= low && value <= high ? [] : [`must be between ${low} and ${high}, inclusive`];
 }

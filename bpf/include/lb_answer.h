@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0) */
+/*
+ * Refusing a packet to its sender: a TCP reset, or an ICMP port unreachable. Made from the packet itself and sent
+ * back where it came from, so that one packet never becomes two and no limit of the kernel's ICMP can swallow it
+ * (kube-proxy's reject answers 7 of 40 connections for that reason).
+ */
+#ifndef LB_ANSWER_H
+#define LB_ANSWER_H
+
+#include "lb_packet.h"
+
+#define LB_ICMP_EMBEDDED 8 /* bytes of the transport header, RFC 792 */
+
+static __always_inline __u16 lb_fold(__u64 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+/* Source and target change places, which no checksum notices. */
+static __always_inline int lb_turn_around(struct __sk_buff *skb, const struct lb_packet *p)
+{
+	long failed = 0;
+
+	if (p->ip4) {
+		__be32 pair[2] = { p->target[3], p->source[3] };
+
+		failed |= bpf_skb_store_bytes(skb, ETH_HLEN + 12, pair, 8, 0);
+	} else {
+		__be32 pair[8];
+
+		lb_copy_address(pair, p->target);
+		lb_copy_address(pair + 4, p->source);
+		failed |= bpf_skb_store_bytes(skb, ETH_HLEN + 8, pair, 32, 0);
+	}
+	return failed ? -1 : lb_swap_macs(skb);
+}
+
+/* RFC 9293, 3.10.7.1: what answers a segment to a connection that does not exist. Options and data stay in it. */
+static __always_inline int lb_answer_reset(struct __sk_buff *skb, const struct lb_packet *p)
+{
+	struct {
+		__be16 ports[2];
+		__be32 sequence;
+		__be32 acknowledged;
+		__be16 flags;
+	} __attribute__((packed)) old, new;
+	__u32 sum_at = lb_checksum_at(p);
+	__u32 header;
+	long failed = 0;
+
+	if (bpf_skb_load_bytes(skb, p->l4, &old, sizeof(old)))
+		return -1;
+	new.ports[0] = old.ports[1];
+	new.ports[1] = old.ports[0];
+	if (p->tcp_flags & LB_TCP_ACK) {
+		new.sequence = old.acknowledged;
+		new.acknowledged = 0;
+		new.flags = (old.flags & bpf_htons(0xf000)) | bpf_htons(LB_TCP_RST);
+	} else {
+		header = (bpf_ntohs(old.flags) >> 12) * 4;
+		new.sequence = 0;
+		new.acknowledged = bpf_htonl(bpf_ntohl(old.sequence) + p->payload - header +
+					     !!(p->tcp_flags & LB_TCP_SYN) + !!(p->tcp_flags & LB_TCP_FIN));
+		new.flags = (old.flags & bpf_htons(0xf000)) | bpf_htons(LB_TCP_RST | LB_TCP_ACK);
+	}
+	failed |= bpf_l4_csum_replace(skb, sum_at, old.sequence, new.sequence, 4);
+	failed |= bpf_l4_csum_replace(skb, sum_at, old.acknowledged, new.acknowledged, 4);
+	failed |= bpf_l4_csum_replace(skb, sum_at, old.flags, new.flags, 2);
+	failed |= bpf_skb_store_bytes(skb, p->l4, &new, sizeof(new), 0);
+	return failed ? -1 : lb_turn_around(skb, p);
+}
+
+struct lb_icmp_head {
+	__u8 type;
+	__u8 code;
+	__u16 checksum;
+	__be32 unused;
+};
+
+static __always_inline int lb_answer_icmp4(struct __sk_buff *skb, const struct lb_packet *p)
+{
+	struct {
+		struct iphdr ip;
+		struct lb_icmp_head icmp;
+	} head = {
+		.ip = {
+			.version = 4,
+			.ihl = 5,
+			.tot_len = bpf_htons(2 * sizeof(struct iphdr) + sizeof(struct lb_icmp_head) + LB_ICMP_EMBEDDED),
+			.ttl = 64,
+			.protocol = IPPROTO_ICMP,
+			.saddr = p->target[3],
+			.daddr = p->source[3],
+		},
+		.icmp = { .type = 3, .code = 3 },
+	};
+	__u8 embedded[sizeof(struct iphdr) + LB_ICMP_EMBEDDED];
+
+	/* Options would move what is embedded; nobody sends them. */
+	if (p->l4 != ETH_HLEN + sizeof(struct iphdr) ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN, embedded, sizeof(embedded)))
+		return -1;
+	head.ip.check = lb_fold(bpf_csum_diff(NULL, 0, (__be32 *)&head.ip, sizeof(head.ip), 0));
+	head.icmp.checksum = lb_fold(bpf_csum_diff(NULL, 0, (__be32 *)embedded, sizeof(embedded),
+						   bpf_csum_diff(NULL, 0, (__be32 *)&head.icmp, 8, 0)));
+	if (bpf_skb_change_tail(skb, ETH_HLEN + sizeof(embedded), 0) ||
+	    bpf_skb_adjust_room(skb, sizeof(head), BPF_ADJ_ROOM_MAC, 0) ||
+	    bpf_skb_store_bytes(skb, ETH_HLEN, &head, sizeof(head), 0))
+		return -1;
+	return lb_swap_macs(skb);
+}
+
+static __always_inline int lb_answer_icmp6(struct __sk_buff *skb, const struct lb_packet *p)
+{
+	struct {
+		struct ipv6hdr ip;
+		struct lb_icmp_head icmp;
+	} head = {
+		.ip = {
+			.version = 6,
+			.payload_len = bpf_htons(sizeof(struct lb_icmp_head) + sizeof(struct ipv6hdr) + LB_ICMP_EMBEDDED),
+			.nexthdr = IPPROTO_ICMPV6,
+			.hop_limit = 64,
+		},
+		.icmp = { .type = 1, .code = 4 },
+	};
+	__u8 embedded[sizeof(struct ipv6hdr) + LB_ICMP_EMBEDDED];
+	struct {
+		__be32 addresses[8];
+		__be32 length;
+		__be32 next;
+	} pseudo = {
+		.length = bpf_htonl(sizeof(struct lb_icmp_head) + sizeof(embedded)),
+		.next = bpf_htonl(IPPROTO_ICMPV6),
+	};
+	__u64 sum;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, embedded, sizeof(embedded)))
+		return -1;
+	__builtin_memcpy(&head.ip.saddr, p->target, 16);
+	__builtin_memcpy(&head.ip.daddr, p->source, 16);
+	lb_copy_address(pseudo.addresses, p->target);
+	lb_copy_address(pseudo.addresses + 4, p->source);
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&head.icmp, 8, sum);
+	head.icmp.checksum = lb_fold(bpf_csum_diff(NULL, 0, (__be32 *)embedded, sizeof(embedded), sum));
+	if (bpf_skb_change_tail(skb, ETH_HLEN + sizeof(embedded), 0) ||
+	    bpf_skb_adjust_room(skb, sizeof(head), BPF_ADJ_ROOM_MAC, 0) ||
+	    bpf_skb_store_bytes(skb, ETH_HLEN, &head, sizeof(head), 0))
+		return -1;
+	return lb_swap_macs(skb);
+}
+
+#endif

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0) */
+/*
+ * Structures of the Service load balancer, shared with user space: src/service/engines/ebpf/layout.ts declares the
+ * same ones, and a test compares both through BTF. Addresses of both families are 16 bytes; IPv4 is mapped into
+ * ::ffff:0:0/96, so that one map and one program serve both, and so that a v6 socket may name an IPv4 frontend.
+ */
+#ifndef LB_TYPES_H
+#define LB_TYPES_H
+
+#include <linux/types.h>
+
+/* Key of lb_frontends and lb_flows. Port and protocol 0 stand for "this address is a ClusterIP". */
+struct lb_endpoint {
+	__be32 address[4];
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
+enum lb_frontend_flag {
+	LB_F_INSIDE_DROP = 1 << 0, /* nobody to forward to: drop clients inside, instead of refusing them */
+	LB_F_OUTSIDE_DROP = 1 << 1, /* the same for clients outside */
+	LB_F_INSIDE_HASH = 1 << 2, /* choose by hash of the flow, not at random */
+	LB_F_OUTSIDE_HASH = 1 << 3,
+	LB_F_INSIDE_LOCAL = 1 << 4, /* the inside table is the local set, else the cluster set */
+	LB_F_OUTSIDE_LOCAL = 1 << 5,
+	LB_F_OUTSIDE_KEEP = 1 << 6, /* clients outside keep their source address */
+	LB_F_RANGES = 1 << 7, /* only sources that lb_source_ranges names for this service */
+	LB_F_WILDCARD = 1 << 8, /* a ClusterIP as such; refuses ports that are not in use */
+	LB_F_DSR = 1 << 9, /* answers go back directly */
+	LB_F_KIND_SHIFT = 12, /* 0 ClusterIP, 1 NodePort, 2 LoadBalancer, 3 ExternalIP */
+};
+
+/* Where a packet or a connection goes. One update of this value switches both tables. */
+struct lb_frontend {
+	__u32 id; /* of this frontend, for counters and traces */
+	__u32 service; /* of the Service port: frontends of one port share affinity and backends */
+	__u32 flags; /* enum lb_frontend_flag */
+	__u32 affinity_s; /* idle seconds of ClientIP affinity, 0 for none */
+	__u32 inside_line; /* first line of the table for pods and this node */
+	__u32 inside_size; /* entries, 0 for an empty table */
+	__u32 outside_line; /* the same for clients outside the node */
+	__u32 outside_size;
+};
+
+/* A cache line of a table of backend ids. Tables begin at a line; a prime size makes it a Maglev table. */
+#define LB_LINE_ENTRIES 16
+struct lb_line {
+	__u32 backend[LB_LINE_ENTRIES];
+};
+
+enum lb_backend_flag {
+	LB_B_USED = 1 << 0, /* cleared as the last thing when a backend goes */
+	LB_B_CLUSTER = 1 << 1, /* member of the cluster set */
+	LB_B_LOCAL = 1 << 2, /* member of the local set */
+	LB_B_NEAR = 1 << 3, /* on this node */
+};
+
+struct lb_backend {
+	__be32 address[4];
+	__be16 port;
+	__u8 protocol;
+	__u8 flags; /* enum lb_backend_flag */
+	__u32 service; /* as in lb_frontend; ids are not shared between Service ports */
+	__u32 spare[2];
+};
+
+/* What a socket believes to talk to, and what it talks to. */
+struct lb_peer {
+	__be32 vip[4];
+	__be32 backend[4];
+	__be16 vip_port;
+	__be16 backend_port;
+	__u32 backend_id;
+};
+
+/* Peers of a socket that is not connected. */
+#define LB_PEERS 4
+struct lb_peers {
+	struct lb_peer peer[LB_PEERS];
+	__u32 next; /* which one to give up next */
+	__u32 pad;
+};
+
+enum lb_flow_flag {
+	LB_FLOW_USED = 1 << 0,
+	LB_FLOW_REPLIED = 1 << 1,
+	LB_FLOW_FIN_CLIENT = 1 << 2,
+	LB_FLOW_FIN_BACKEND = 1 << 3,
+	LB_FLOW_RESET = 1 << 4,
+	LB_FLOW_HAIRPIN = 1 << 5, /* the client is its own backend: its source is rewritten too */
+};
+
+/* A translated flow, both directions in one entry, in one cache line. */
+struct lb_flow {
+	__be32 vip[4];
+	__be32 backend[4];
+	__be32 client[4]; /* as the client calls itself; differs from the key where the source is rewritten */
+	__be16 vip_port;
+	__be16 backend_port;
+	__be16 client_port;
+	__u16 flags; /* enum lb_flow_flag */
+	__u32 backend_id;
+	__u32 seen; /* jiffies, low half */
+};
+
+/* Value of lb_flows: the flows of one client port as the backend sees it. */
+#define LB_FLOWS 4
+struct lb_flows {
+	struct lb_flow flow[LB_FLOWS];
+};
+
+/* Key of lb_affinity: a client of a Service port. */
+struct lb_client {
+	__be32 address[4]; /* or the cookie of a network namespace, for sockets */
+	__u32 service;
+	__u32 kind; /* 0 address, 1 cookie */
+};
+
+struct lb_affinity {
+	__u32 backend_id;
+	__u32 pad;
+	__u64 seen_ns; /* coarse monotonic clock of the last new connection */
+};
+
+struct lb_range {
+	__be32 address[4];
+	__be32 mask[4];
+};
+
+/* The only value of lb_config: what changes while programs run. */
+#define LB_RANGES 8
+struct lb_config {
+	__u32 range_count;
+	__u32 pad;
+	struct lb_range range[LB_RANGES]; /* Service ranges (ServiceCIDR) */
+};
+
+/* Why a packet or a connection went where it went: index into lb_counters. Names: src/service/engines/ebpf/layout.ts */
+enum lb_reason {
+	LB_NONE,
+	LB_FORWARD_SOCKET, /* a connection or datagram was given a backend at the socket */
+	LB_FORWARD_FLOW, /* a new flow was given a backend at the link */
+	LB_FORWARD_HAIRPIN, /* ... and the client is that backend */
+	LB_REJECT_NO_ENDPOINT,
+	LB_REJECT_UNKNOWN_PORT, /* a ClusterIP without this port */
+	LB_REJECT_NO_FLOW, /* a TCP segment to a frontend, but of no connection that is known */
+	LB_DROP_NO_LOCAL, /* policy Local, and endpoints only elsewhere */
+	LB_DROP_UNALLOCATED, /* in a Service range, but no Service has it */
+	LB_DROP_NO_BACKEND, /* the table names a backend that is gone; passes within microseconds */
+	LB_DROP_FRAGMENT, /* a later fragment whose first one was not seen */
+	LB_DROP_ICMP, /* an ICMP error to a frontend that belongs to no flow */
+	LB_DROP_MALFORMED,
+	LB_DROP_REWRITE, /* the kernel refused to change the packet */
+	LB_DROP_SOURCE_RANGE,
+	LB_REASONS, /* number of reasons */
+};
+
+#endif

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0)
+/*
+ * Services at the socket. A process that connects to a frontend is connected to a backend instead, before any
+ * packet exists; nothing is translated afterwards.
+ *
+ *   connect    10.96.0.10:80 -> 10.244.1.2:8080     once a connection
+ *   sendmsg    the same for datagrams of a socket that is not connected; it keeps its backend
+ *   recvmsg, getpeername    10.244.1.2:8080 -> 10.96.0.10:80, so that the process sees whom it asked
+ *
+ * Errors: ECONNREFUSED without endpoints, EPERM where policy drops.
+ */
+#include "lb_choose.h"
+
+#include <linux/in.h>
+
+#define IPPROTO_MPTCP_ 262 /* linux/in.h of older headers lacks it */
+#define SOCK_STREAM_ 1
+#define ECONNREFUSED_ 111
+#define EPERM_ 1
+
+/* socket cookie -> peer of a connected socket; programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
+	__type(value, struct lb_peer);
+} lb_sockets SEC(".maps");
+
+/* socket cookie -> peers of a socket that sends datagrams to many; programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct lb_peers);
+} lb_datagrams SEC(".maps");
+
+enum answer {
+	PASS, /* none of ours */
+	FORWARD,
+	REFUSE,
+	DROP,
+};
+
+/* IPPROTO_TCP or IPPROTO_UDP, 0 for what is not load balanced. */
+static __always_inline __u8 protocol_of(const struct bpf_sock_addr *ctx)
+{
+	__u32 protocol = ctx->protocol;
+
+	if (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP)
+		return protocol;
+	return protocol == IPPROTO_MPTCP_ ? IPPROTO_TCP : 0;
+}
+
+/* What the kernel is to do: 1 go on, 0 with an error. */
+static __always_inline int finish(enum answer answer)
+{
+	if (answer == PASS || answer == FORWARD)
+		return 1;
+	bpf_set_retval(answer == REFUSE ? -ECONNREFUSED_ : -EPERM_);
+	return 0;
+}
+
+static __always_inline enum answer no_frontend(const struct lb_endpoint *to)
+{
+	__u32 reason = lb_why_no_frontend(to);
+
+	if (reason == LB_NONE)
+		return PASS;
+	lb_count(reason);
+	return reason == LB_REJECT_UNKNOWN_PORT ? REFUSE : DROP;
+}
+
+/* Chooses a backend for what this socket wants to reach. */
+static __always_inline enum answer choose(struct bpf_sock_addr *ctx, const struct lb_endpoint *to,
+					  struct lb_peer *peer)
+{
+	struct lb_frontend *frontend = lb_frontend_of(to);
+	struct lb_client client = { .kind = 1 };
+	struct lb_backend *backend;
+	struct lb_table table;
+
+	if (!frontend)
+		return no_frontend(to);
+	table = lb_table_of(frontend, false);
+	if (!table.size) {
+		lb_count(table.drop ? LB_DROP_NO_LOCAL : LB_REJECT_NO_ENDPOINT);
+		return table.drop ? DROP : REFUSE;
+	}
+	if (frontend->affinity_s) {
+		__u64 cookie = bpf_get_netns_cookie(ctx);
+
+		client.address[0] = cookie;
+		client.address[1] = cookie >> 32;
+		client.service = frontend->service;
+	}
+	peer->backend_id = lb_choose(frontend, &table, &client, bpf_get_prandom_u32(), &backend);
+	if (!peer->backend_id || !backend) {
+		lb_count(LB_DROP_NO_BACKEND);
+		return REFUSE;
+	}
+	lb_count(LB_FORWARD_SOCKET);
+	lb_copy_address(peer->vip, to->address);
+	lb_copy_address(peer->backend, backend->address);
+	peer->vip_port = to->port;
+	peer->backend_port = backend->port;
+	return FORWARD;
+}
+
+static __always_inline enum answer connect_to(struct bpf_sock_addr *ctx, const struct lb_endpoint *to,
+					      struct lb_peer *peer)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	enum answer answer = choose(ctx, to, peer);
+
+	if (answer == FORWARD)
+		bpf_map_update_elem(&lb_sockets, &cookie, peer, BPF_ANY);
+	else if (answer == PASS && to->protocol == IPPROTO_UDP)
+		/* A datagram socket may be connected again, elsewhere. */
+		bpf_map_delete_elem(&lb_sockets, &cookie);
+	return answer;
+}
+
+/* The peer that this socket had for the same frontend, while its backend is there. */
+static __always_inline struct lb_peer *known_peer(struct lb_peers *peers, const struct lb_endpoint *to)
+{
+	for (int i = 0; i < LB_PEERS; i++) {
+		struct lb_peer *peer = &peers->peer[i];
+		struct lb_backend *backend;
+
+		if (peer->vip_port != to->port || !lb_same_address(peer->vip, to->address))
+			continue;
+		backend = lb_backend_of(peer->backend_id);
+		if (backend && lb_is_backend(backend, peer->backend, peer->backend_port))
+			return peer;
+		peer->vip_port = 0;
+		return NULL;
+	}
+	return NULL;
+}
+
+static __always_inline void remember_peer(__u64 cookie, struct lb_peers *peers, const struct lb_peer *peer)
+{
+	if (peers) {
+		__u32 next = peers->next & (LB_PEERS - 1);
+
+		for (int i = 0; i < LB_PEERS; i++)
+			if (!peers->peer[i].vip_port)
+				next = i;
+		peers->peer[next & (LB_PEERS - 1)] = *peer;
+		peers->next = next + 1;
+	} else {
+		struct lb_peers fresh = {};
+
+		fresh.peer[0] = *peer;
+		fresh.next = 1;
+		bpf_map_update_elem(&lb_datagrams, &cookie, &fresh, BPF_ANY);
+	}
+}
+
+static __always_inline enum answer send_to(struct bpf_sock_addr *ctx, const struct lb_endpoint *to,
+					   struct lb_peer *peer)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct lb_peers *peers = bpf_map_lookup_elem(&lb_datagrams, &cookie);
+	struct lb_peer *known = peers ? known_peer(peers, to) : NULL;
+	enum answer answer;
+
+	if (known) {
+		*peer = *known;
+		return FORWARD;
+	}
+	answer = choose(ctx, to, peer);
+	if (answer == FORWARD)
+		remember_peer(cookie, peers, peer);
+	return answer;
+}
+
+/* Puts the frontend where the backend stands; false when this socket knows none for it. */
+static __always_inline bool untranslate(struct bpf_sock_addr *ctx, struct lb_endpoint *from)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct lb_peer *peer = bpf_map_lookup_elem(&lb_sockets, &cookie);
+	struct lb_peers *peers;
+
+	if (peer && peer->backend_port == from->port && lb_same_address(peer->backend, from->address)) {
+		lb_copy_address(from->address, peer->vip);
+		from->port = peer->vip_port;
+		return true;
+	}
+	if (ctx->protocol != IPPROTO_UDP)
+		return false;
+	peers = bpf_map_lookup_elem(&lb_datagrams, &cookie);
+	if (!peers)
+		return false;
+	for (int i = 0; i < LB_PEERS; i++) {
+		peer = &peers->peer[i];
+		if (!peer->vip_port || peer->backend_port != from->port ||
+		    !lb_same_address(peer->backend, from->address))
+			continue;
+		lb_copy_address(from->address, peer->vip);
+		from->port = peer->vip_port;
+		return true;
+	}
+	return false;
+}
+
+static __always_inline void read4(const struct bpf_sock_addr *ctx, struct lb_endpoint *to)
+{
+	lb_map_ip4(to->address, ctx->user_ip4);
+	to->port = ctx->user_port;
+}
+
+static __always_inline void read6(const struct bpf_sock_addr *ctx, struct lb_endpoint *to)
+{
+	to->address[0] = ctx->user_ip6[0];
+	to->address[1] = ctx->user_ip6[1];
+	to->address[2] = ctx->user_ip6[2];
+	to->address[3] = ctx->user_ip6[3];
+	to->port = ctx->user_port;
+}
+
+static __always_inline void write6(struct bpf_sock_addr *ctx, const __be32 *address, __be16 port)
+{
+	ctx->user_ip6[0] = address[0];
+	ctx->user_ip6[1] = address[1];
+	ctx->user_ip6[2] = address[2];
+	ctx->user_ip6[3] = address[3];
+	ctx->user_port = port;
+}
+
+SEC("cgroup/connect4")
+int lb_connect4(struct bpf_sock_addr *ctx)
+{
+	struct lb_endpoint to = { .protocol = protocol_of(ctx) };
+	struct lb_peer peer = {};
+	enum answer answer;
+
+	if (!to.protocol)
+		return 1;
+	read4(ctx, &to);
+	answer = connect_to(ctx, &to, &peer);
+	if (answer == FORWARD) {
+		ctx->user_ip4 = peer.backend[3];
+		ctx->user_port = peer.backend_port;
+	}
+	return finish(answer);
+}
+
+SEC("cgroup/connect6")
+int lb_connect6(struct bpf_sock_addr *ctx)
+{
+	struct lb_endpoint to = { .protocol = protocol_of(ctx) };
+	struct lb_peer peer = {};
+	enum answer answer;
+
+	if (!to.protocol)
+		return 1;
+	read6(ctx, &to);
+	answer = connect_to(ctx, &to, &peer);
+	if (answer == FORWARD)
+		write6(ctx, peer.backend, peer.backend_port);
+	return finish(answer);
+}
+
+SEC("cgroup/sendmsg4")
+int lb_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	struct lb_endpoint to = { .protocol = protocol_of(ctx) };
+	struct lb_peer peer = {};
+	enum answer answer;
+
+	if (!to.protocol)
+		return 1;
+	read4(ctx, &to);
+	answer = send_to(ctx, &to, &peer);
+	if (answer == FORWARD) {
+		ctx->user_ip4 = peer.backend[3];
+		ctx->user_port = peer.backend_port;
+	}
+	return finish(answer);
+}
+
+SEC("cgroup/sendmsg6")
+int lb_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	struct lb_endpoint to = { .protocol = protocol_of(ctx) };
+	struct lb_peer peer = {};
+	enum answer answer;
+
+	if (!to.protocol)
+		return 1;
+	read6(ctx, &to);
+	answer = send_to(ctx, &to, &peer);
+	if (answer == FORWARD)
+		write6(ctx, peer.backend, peer.backend_port);
+	return finish(answer);
+}
+
+static __always_inline int show4(struct bpf_sock_addr *ctx)
+{
+	struct lb_endpoint from = {};
+
+	read4(ctx, &from);
+	if (untranslate(ctx, &from)) {
+		ctx->user_ip4 = from.address[3];
+		ctx->user_port = from.port;
+	}
+	return 1;
+}
+
+static __always_inline int show6(struct bpf_sock_addr *ctx)
+{
+	struct lb_endpoint from = {};
+
+	read6(ctx, &from);
+	if (untranslate(ctx, &from))
+		write6(ctx, from.address, from.port);
+	return 1;
+}
+
+SEC("cgroup/recvmsg4")
+int lb_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return show4(ctx);
+}
+
+SEC("cgroup/recvmsg6")
+int lb_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return show6(ctx);
+}
+
+SEC("cgroup/getpeername4")
+int lb_getpeername4(struct bpf_sock_addr *ctx)
+{
+	return show4(ctx);
+}
+
+SEC("cgroup/getpeername6")
+int lb_getpeername6(struct bpf_sock_addr *ctx)
+{
+	return show6(ctx);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -72,21 +72,22 @@ function applyOnce(options: ApplyOptions): KubeObject {
   const config = readConfig(schema, options.config);
   const live = current ? withoutManagedFields(current) : blank(config);
   const managers = readManagers(current?.metadata.managedFields) ?? new Map();
+  const applied = fieldSetOf(schema.type, config);
   const self: Manager = {
     name: options.manager,
     operation: 'Apply',
     apiVersion: groupVersionOf(schema),
     subresource,
     time: timestamp(now),
-    set: ownable(fieldSetOf(schema.type, config), schema, subresource),
+    set: ownable(applied, schema, subresource),
   };
   const key = identity(self);
   const last = managers.get(key);
   managers.set(key, self);
   const merged = mergeValues(schema.type, live, config);
-  const pruned = last ? pruneLeftOut(schema, merged, last.set, managers) : merged;
+  const pruned = last ? pruneLeftOut(schema, merged, last.set, applied, managers) : merged;
+  settleConflicts(schema, live, pruned, managers, self, force);
   const next = decodeObject(schema, pruned).object;
-  settleConflicts(schema, live, next, managers, self, force);
   if (options.manager === 'kubectl') rewriteLastApplied(next, config);
   // Nothing changed: the times stay as well, so that the store sees the same object.
   if (last && equalSets(last.set, self.set) && equalJson(live, next)) self.time = last.time;
@@ -118,25 +119,36 @@ function blank(config: KubeObject): KubeObject {
   };
 }
 
-/** Removes what this manager applied last and leaves out now, unless another manager owns it. */
-function pruneLeftOut(schema: KindSchema, merged: unknown, last: FieldSet, managers: Managers): unknown {
+/**
+ * Removes what this manager applied last and leaves out now, unless another manager owns it. A struct goes as a
+ * whole, with the defaults that the server filled in, when nothing in it is owned any more; metadata, spec and
+ * status as such stay.
+ */
+function pruneLeftOut(
+  schema: KindSchema,
+  merged: unknown,
+  last: FieldSet,
+  applied: FieldSet,
+  managers: Managers,
+): unknown {
   const { type } = schema;
   const named = (set: FieldSet) => withNamedFields(type, set);
+  const mine = named(last);
+  for (const child of mine.children.values()) if (child.children.size > 0) child.self = false;
   const present = named(fieldSetOf(type, merged));
-  const pruned = removeFields(type, merged, named(last)) ?? {};
-  const kept = named(fieldSetOf(type, pruned));
-  let owned = kept;
+  const pruned = removeFields(type, merged, mine) ?? {};
+  let owned = union(named(fieldSetOf(type, pruned)), named(applied));
   for (const manager of managers.values()) owned = union(owned, named(manager.set));
   const withOwned = removeFields(type, merged, difference(present, owned)) ?? {};
   const gone = difference(present, named(fieldSetOf(type, withOwned)));
-  return removeFields(type, merged, intersection(gone, named(last))) ?? {};
+  return removeFields(type, merged, intersection(gone, mine)) ?? {};
 }
 
 /** Finds fields of other managers that this apply changes; throws, or takes them over with force. */
 function settleConflicts(
   schema: KindSchema,
   live: KubeObject,
-  next: KubeObject,
+  next: unknown,
   managers: Managers,
   self: Manager,
   force: boolean,

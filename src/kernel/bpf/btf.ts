@@ -85,7 +85,6 @@ export class Btf {
   readonly #types: Uint32Array;
   readonly #stringsAt: number;
   readonly #stringsEnd: number;
-  #byName: Map<string, number[]> | undefined;
 
   /** Parses and checks the bounds of everything. Throws BPF_OBJECT_MALFORMED. */
   constructor(data: Uint8Array, label: string) {
@@ -162,27 +161,25 @@ export class Btf {
     };
   }
 
-  /** First type of this name and kind; the index of names is built at first use. */
+  /**
+   * First type of this name and kind. Looks for the name among the strings, then for types that refer to it: an index
+   * of the kernel's 100,000 names would cost more than the few searches that are made.
+   */
   find(name: string, kind: number): BtfType | undefined {
-    if (!this.#byName) {
-      const byOffset = new Map<number, number[]>();
+    if (name === '') return undefined;
+    const strings = Buffer.from(this.data.buffer, this.data.byteOffset, this.#stringsEnd);
+    const wanted = Buffer.from(`\0${name}\0`, 'latin1');
+    for (
+      let at = strings.indexOf(wanted, this.#stringsAt);
+      at >= 0;
+      at = strings.indexOf(wanted, at + wanted.length - 1)
+    ) {
+      const offset = at + 1 - this.#stringsAt;
       for (let id = 1; id <= this.lastId; id++) {
-        const offset = this.#view.getUint32(this.#types[id]!, true);
-        if (offset === 0) continue;
-        const list = byOffset.get(offset);
-        if (list) list.push(id);
-        else byOffset.set(offset, [id]);
+        const type = this.#types[id]!;
+        if (this.#view.getUint32(type, true) !== offset) continue;
+        if (((this.#view.getUint32(type + 4, true) >>> 24) & 31) === kind) return this.type(id);
       }
-      this.#byName = new Map();
-      for (const [offset, ids] of byOffset) {
-        const text = this.string(offset);
-        const list = this.#byName.get(text);
-        this.#byName.set(text, list ? [...list, ...ids] : ids);
-      }
-    }
-    for (const id of this.#byName.get(name) ?? []) {
-      const type = this.type(id);
-      if (type.kind === kind) return type;
     }
     return undefined;
   }

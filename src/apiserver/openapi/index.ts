@@ -21,6 +21,12 @@ export const openapiV2ProtobufTypes = [
   'application/com.github.proto-openapi.spec.v2.v1.0+protobuf',
 ] as const;
 
+/**
+ * The Content-Type of the protobuf form, whatever the request asked for: Go's mime parser refuses the older
+ * spelling ("unexpected content after media subtype").
+ */
+export const openapiV2ProtobufContentType = openapiV2ProtobufTypes[1];
+
 const made = new Map<string, unknown>();
 
 /** Documents never change while the server runs. */

@@ -104,21 +104,12 @@ export class NetlinkSocket {
       const firstSequence = this.#sequence;
       this.#writer.reset();
       while (next < requests.length && next - first < BATCH_MESSAGES && this.#writer.length < BATCH_BYTES) {
-        const request = requests[next]!;
-        const last =
-          next + 1 === requests.length ||
-          next + 1 - first === BATCH_MESSAGES ||
-          this.#writer.length + 1024 >= BATCH_BYTES;
-        this.#writer.begin(
-          request.type,
-          request.flags | NLM_F.REQUEST | (last ? NLM_F.ACK : 0),
-          this.#sequence++,
-        );
+        const request = requests[next++]!;
+        this.#writer.begin(request.type, request.flags | NLM_F.REQUEST, this.#sequence++);
         request.write(this.#writer);
         this.#writer.end();
-        next++;
-        if (last) break;
       }
+      this.#writer.addFlags(NLM_F.ACK);
       const lastSequence = this.#sequence - 1;
       this.#send(what);
       this.#collect(what, (message) => {

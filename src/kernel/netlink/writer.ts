@@ -55,6 +55,13 @@ export class NlWriter {
     return this;
   }
 
+  /** Adds flag bits to the message begun last. */
+  addFlags(flags: number): this {
+    const at = this.#message + 6;
+    this.#view.setUint16(at, this.#view.getUint16(at, true) | flags, true);
+    return this;
+  }
+
   /** Forgets the message begun last, when building it failed half-way. */
   abandon(): void {
     this.#at = this.#message;

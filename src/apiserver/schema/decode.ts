@@ -61,7 +61,8 @@ export function decodeObject(schema: KindSchema, json: unknown, options: DecodeO
   };
   const value = decodeValue(walk, schema.type, json);
   const object = (typeof value === 'object' ? value : {}) as KubeObject;
-  object.metadata ??= { name: '' };
+  // A name is missed by validation, not here.
+  object.metadata ??= {} as KubeObject['metadata'];
   return { object, typeErrors: walk.typeErrors, unknownFields: walk.unknownFields };
 }
 

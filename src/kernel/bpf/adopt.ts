@@ -1,9 +1,9 @@
-/** Opening what an earlier process pinned. */
-import { readFileSync } from 'node:fs';
+/** Opening what exists already: pinned by an earlier process, or known by its id. */
 import { bpfError } from '../../errors/bpf.ts';
 import { kernelFailure } from '../syscall/index.ts';
 import { bpf } from './call.ts';
 import { CMD } from './constants.ts';
+import { BpfLink } from './link.ts';
 import { BpfMap } from './map.ts';
 import { openPinned } from './pin.ts';
 import { BpfProgram } from './prog.ts';
@@ -20,17 +20,29 @@ export function adoptProgram(path: string): BpfProgram | undefined {
   return fd === undefined ? undefined : BpfProgram.fromFd(fd);
 }
 
-/** Opens a map by the id that a map of maps shows for it. Throws BPF_MAP_CALL. */
-export function mapById(id: number, name?: string): BpfMap {
-  const attr = new Uint8Array(12);
-  new DataView(attr.buffer).setUint32(0, id, true);
-  const fd = bpf(CMD.MAP_GET_FD_BY_ID, attr);
-  if (fd < 0) throw bpfError('BPF_MAP_CALL', { action: 'open', map: name ?? `id ${id}` }, kernelFailure(fd));
+/** Opens a map by its id, for example one that a lookup in a map of maps returned. Throws BPF_MAP_CALL (ENOENT: gone). */
+export function mapById(id: number, name = `id ${id}`): BpfMap {
+  const fd = fdById(CMD.MAP_GET_FD_BY_ID, id);
+  if (fd < 0) throw bpfError('BPF_MAP_CALL', { action: `open id ${id} of`, map: name }, kernelFailure(fd));
   return BpfMap.fromFd(fd, name);
 }
 
-/** Kernel memory of a map in bytes; 0 when the kernel does not say. proc(5), fdinfo: memlock. */
-export function mapMemoryBytes(map: BpfMap): number {
-  const text = readFileSync(`/proc/self/fdinfo/${map.fd}`, 'utf8');
-  return Number(/^memlock:\s*(\d+)/m.exec(text)?.[1] ?? 0);
+/** Opens a program by its id. Throws BPF_RUN_FAILED (ENOENT: gone). */
+export function programById(id: number): BpfProgram {
+  const fd = fdById(CMD.PROG_GET_FD_BY_ID, id);
+  if (fd < 0) throw bpfError('BPF_RUN_FAILED', { program: `id ${id}` }, kernelFailure(fd));
+  return BpfProgram.fromFd(fd);
+}
+
+/** Opens a link by its id. Throws BPF_LINK_CALL (ENOENT: gone). */
+export function linkById(id: number): BpfLink {
+  const fd = fdById(CMD.LINK_GET_FD_BY_ID, id);
+  if (fd < 0) throw bpfError('BPF_LINK_CALL', { action: 'open', link: `id ${id}` }, kernelFailure(fd));
+  return new BpfLink(fd, `id ${id}`);
+}
+
+function fdById(command: number, id: number): number {
+  const attr = new Uint8Array(12);
+  new DataView(attr.buffer).setUint32(0, id, true);
+  return bpf(command, attr);
 }

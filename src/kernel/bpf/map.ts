@@ -81,10 +81,12 @@ export class BpfMap {
     this.valueBytes = PER_CPU.has(shape.type)
       ? ((shape.valueSize + 7) & ~7) * possibleCpus()
       : shape.valueSize;
-    this.#arena = new Arena(ELEM_ATTR + this.keySize + this.valueBytes + 32);
+    // The key after a key is written where values are.
+    const room = Math.max(this.keySize, this.valueBytes);
+    this.#arena = new Arena(ELEM_ATTR + this.keySize + room + 32);
     const attr = this.#arena.reserve(ELEM_ATTR);
     const key = this.#arena.reserve(this.keySize);
-    const value = this.#arena.reserve(this.valueBytes);
+    const value = this.#arena.reserve(room);
     this.#attr = this.#arena.from(attr, ELEM_ATTR);
     this.#key = this.#arena.from(key, this.keySize);
     this.#value = this.#arena.from(value, this.valueBytes);
@@ -179,7 +181,8 @@ export class BpfMap {
   /** Deletes a key; false when it was absent. Elements of arrays cannot be deleted. */
   delete(key: Uint8Array): boolean {
     this.#putKey(key);
-    const result = this.#call(CMD.MAP_DELETE_ELEM, 0);
+    // Attributes behind the key are refused here.
+    const result = bpf(CMD.MAP_DELETE_ELEM, this.#attr.subarray(0, 16));
     if (result === -ERRNO.ENOENT) return false;
     this.#check('delete a key of', result);
     return true;
@@ -220,7 +223,7 @@ export class BpfMap {
     if (!key) this.#arena.point(8, this.#key.byteOffset);
     if (result === -ERRNO.ENOENT) return undefined;
     this.#check('walk', result);
-    return this.#value.slice(0, this.keySize);
+    return this.#arena.from(this.#value.byteOffset, this.keySize).slice();
   }
 
   /** All keys; see `entries` for what changes meanwhile mean. */

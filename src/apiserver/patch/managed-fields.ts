@@ -5,10 +5,10 @@
 import type { KubeObject } from '../../model/kubernetes.ts';
 import { isObject } from '../schema/decode.ts';
 import { groupVersionOf, type KindSchema } from '../schema/index.ts';
+import { resolve, type StructType } from '../schema/types/field.ts';
 import {
   difference,
   emptySet,
-  equalSets,
   type FieldSet,
   fromFieldsV1,
   insert,
@@ -36,7 +36,7 @@ const maxUpdateManagers = 10;
 const ancientChanges = 'ancient-changes';
 
 /** What makes two entries the same manager: appliers are known by name alone, whatever the version. */
-function identity(manager: Omit<Manager, 'set' | 'time'>): string {
+export function identity(manager: Omit<Manager, 'set' | 'time'>): string {
   const version = manager.operation === 'Apply' ? '' : manager.apiVersion;
   return JSON.stringify([manager.name, manager.operation, version, manager.subresource]);
 }
@@ -132,13 +132,18 @@ export function withoutManagedFields(object: KubeObject): KubeObject {
   return { ...object, metadata };
 }
 
-/** What a new object is compared with: its structs are there from the start, so nobody owns them as such. */
-function blankOf(schema: KindSchema): object {
-  return {
-    metadata: {},
-    ...(schema.type.fields.has('spec') && { spec: {} }),
-    ...(schema.type.fields.has('status') && { status: {} }),
-  };
+/**
+ * What a new object is compared with. Kubernetes compares with the zero value of its own types, in which structs
+ * that are not pointers and lists that are always written are there already, so nobody owns them as such.
+ */
+function blankOf(type: StructType): Record<string, unknown> {
+  const blank: Record<string, unknown> = {};
+  for (const [name, field] of type.fields) {
+    const of = resolve(field.type);
+    if (of.is === 'struct' && (field.required || !field.keepZero)) blank[name] = blankOf(of);
+    else if (of.is === 'list' && field.required) blank[name] = null;
+  }
+  return blank;
 }
 
 export interface TrackOptions {
@@ -163,7 +168,7 @@ export function trackManagedFields(options: TrackOptions): KubeObject {
   const managers = managersForUpdate(old, next, subresource);
   const change = compare(
     schema.type,
-    old ? withoutManagedFields(old) : blankOf(schema),
+    old ? withoutManagedFields(old) : blankOf(schema.type),
     withoutManagedFields(next),
   );
   const taken = ownable(union(change.added, change.modified), schema, subresource);
@@ -228,5 +233,3 @@ export function managerText(manager: Manager): string {
   const using = manager.operation === 'Update' ? ` using ${manager.apiVersion}` : '';
   return `${JSON.stringify(manager.name)}${subresource}${using}`;
 }
-
-export { equalSets, identity };

@@ -1,7 +1,7 @@
 /** The four patch types of the Kubernetes API, and the tracking of who set which fields. */
 import { apiPatchError } from '../../errors/api-patch.ts';
 import type { KubeObject } from '../../model/kubernetes.ts';
-import { type Decoded, decodeObject } from '../schema/decode.ts';
+import { isObject } from '../schema/decode.ts';
 import type { KindSchema } from '../schema/kinds.ts';
 import { serverSideApply } from './apply.ts';
 import { jsonPatch } from './json.ts';
@@ -28,11 +28,11 @@ export interface PatchOptions {
 }
 
 /**
- * The object after the patch, decoded by its kind's table, with the faults that decoding found. For `apply` the
- * object carries its new metadata.managedFields: do not call trackManagedFields after it. For the other types do.
- * Throws API_PATCH_* and API_APPLY_CONFLICT; the stored object is never changed.
+ * The object after the patch; the stored object is never changed. Throws API_PATCH_* and API_APPLY_CONFLICT.
+ * For `apply` it is decoded and carries its new metadata.managedFields: do not call trackManagedFields after it.
+ * For the other types it is what the patch made of the JSON: decode it (which tells unknown fields), then track.
  */
-export function applyPatch(options: PatchOptions): Decoded {
+export function applyPatch(options: PatchOptions): { object: KubeObject } {
   const { schema, type, patch, current } = options;
   if (type === 'apply') {
     if (!options.fieldManager) throw apiPatchError('API_PATCH_FIELD_MANAGER_REQUIRED', {});
@@ -45,9 +45,11 @@ export function applyPatch(options: PatchOptions): Decoded {
       subresource: options.subresource,
       now: options.now,
     });
-    return { object, typeErrors: [], unknownFields: [] };
+    return { object };
   }
-  return decodeObject(schema, patched[type](schema, current, patch));
+  const object = patched[type](schema, current, patch);
+  if (!isObject(object)) throw apiPatchError('API_PATCH_MALFORMED', { reason: 'the patch leaves no object' });
+  return { object: object as unknown as KubeObject };
 }
 
 const patched: Record<

@@ -1,4 +1,5 @@
 /** Opening what exists already: pinned by an earlier process, or known by its id. */
+import { readFileSync } from 'node:fs';
 import { bpfError } from '../../errors/bpf.ts';
 import { kernelFailure } from '../syscall/index.ts';
 import { bpf } from './call.ts';
@@ -45,4 +46,10 @@ function fdById(command: number, id: number): number {
   const attr = new Uint8Array(12);
   new DataView(attr.buffer).setUint32(0, id, true);
   return bpf(command, attr);
+}
+
+/** Kernel memory of a map in bytes; 0 when the kernel does not say. proc(5), fdinfo: memlock. */
+export function mapMemoryBytes(map: BpfMap): number {
+  const text = readFileSync(`/proc/self/fdinfo/${map.fd}`, 'utf8');
+  return Number(/^memlock:\s*(\d+)/m.exec(text)?.[1] ?? 0);
 }

@@ -1,5 +1,5 @@
 /** eBPF: reading compiled objects, maps, programs, links and pins. See README.md. */
-export { adoptMap, adoptProgram, mapById, mapMemoryBytes } from './adopt.ts';
+export { adoptMap, adoptProgram, linkById, mapById, mapMemoryBytes, programById } from './adopt.ts';
 export { Btf, KIND } from './btf.ts';
 export { type NetnsLike, possibleCpus } from './call.ts';
 export { checkLayout, type LaidMember, layoutOf } from './check-layout.ts';

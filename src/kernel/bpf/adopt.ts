@@ -11,13 +11,13 @@ import { BpfProgram } from './prog.ts';
 
 /** Opens a pinned map; undefined when nothing is pinned there. `name` is used in messages. */
 export function adoptMap(path: string, name?: string): BpfMap | undefined {
-  const fd = openPinned(path);
+  const fd = openPinned(path, 'map');
   return fd === undefined ? undefined : BpfMap.fromFd(fd, name);
 }
 
 /** Opens a pinned program; undefined when nothing is pinned there. */
 export function adoptProgram(path: string): BpfProgram | undefined {
-  const fd = openPinned(path);
+  const fd = openPinned(path, 'program');
   return fd === undefined ? undefined : BpfProgram.fromFd(fd);
 }
 

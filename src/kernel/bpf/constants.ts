@@ -174,11 +174,6 @@ export type UpdateMode = keyof typeof UPDATE;
 /** Longest name that the kernel keeps: BPF_OBJ_NAME_LEN less the NUL. */
 export const NAME_LENGTH = 15;
 
-/** Name of a link type for messages. */
-export function linkTypeName(type: number): string {
-  return nameOf(LINK_TYPE, type);
-}
-
 function nameOf(table: Readonly<Record<string, number>>, value: number): string {
   return Object.entries(table).find(([, number]) => number === value)?.[0] ?? `type ${value}`;
 }

@@ -3,10 +3,10 @@
  * link is atomic, so no packet passes without one. BPF_LINK_CREATE (>= 5.7, XDP 5.9, netfilter 6.4, tcx 6.6).
  */
 import { closeSync, openSync } from 'node:fs';
-import { type bpfCatalogue, bpfError } from '../../errors/bpf.ts';
+import { bpfError } from '../../errors/bpf.ts';
 import { Arena, closeFd, ERRNO, errnoName, kernelFailure, NR, sys } from '../syscall/index.ts';
 import { bpf, type NetnsLike, netnsFdOf, objectInfo } from './call.ts';
-import { ATTACH, CMD, LINK_TYPE, linkTypeName, PROG_TYPE } from './constants.ts';
+import { ATTACH, CMD, LINK_TYPE, PROG_TYPE } from './constants.ts';
 import { openPinned, pinObject } from './pin.ts';
 import type { BpfProgram } from './prog.ts';
 
@@ -97,17 +97,8 @@ export class BpfLink {
 
 /** Opens a pinned link; undefined when nothing is pinned there. Throws BPF_PIN_MISMATCH when it is no link. */
 export function adoptLink(path: string): BpfLink | undefined {
-  const fd = openPinned(path);
-  if (fd === undefined) return undefined;
-  const link = new BpfLink(fd, path);
-  try {
-    const { type } = link.info();
-    if (type === 0) throw new TypeError(linkTypeName(type));
-  } catch (cause) {
-    link.close();
-    throw bpfError('BPF_PIN_MISMATCH', { path, pinned: 'no link', wanted: 'a link' }, cause);
-  }
-  return link;
+  const fd = openPinned(path, 'link');
+  return fd === undefined ? undefined : new BpfLink(fd, path);
 }
 
 interface Target {
@@ -279,6 +270,3 @@ export function runIterator(program: BpfProgram, options: { readonly netns?: Net
     closeFd(fd);
   }
 }
-
-/** Catalogue of this folder's errors, for callers that match on codes. */
-export type BpfErrorCode = keyof typeof bpfCatalogue;

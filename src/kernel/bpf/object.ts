@@ -170,7 +170,7 @@ function resized(definition: MapDefinition, maxEntries: number | undefined): Map
 function openMap(definition: MapDefinition, btfFd: number, pins: string | undefined): BpfMap {
   const path = definition.pinned && pins !== undefined ? join(pins, definition.name) : undefined;
   if (path !== undefined) {
-    const fd = openPinned(path);
+    const fd = openPinned(path, 'map');
     if (fd !== undefined) return adoptFitting(fd, definition, path);
   }
   const map = createMap(definition, btfFd);

@@ -1,8 +1,8 @@
 /** Pinning in a bpffs: objects that have a path there outlive the process that made them. */
-import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { bpfError } from '../../errors/bpf.ts';
-import { Arena, ERRNO, kernelFailure, NR, sys } from '../syscall/index.ts';
+import { Arena, closeFd, ERRNO, kernelFailure, NR, sys } from '../syscall/index.ts';
 import { bpf, failureName } from './call.ts';
 import { CMD } from './constants.ts';
 
@@ -17,17 +17,29 @@ export function pinObject(fd: number, path: string, what: string): void {
     );
 }
 
-/** Opens a pinned object; undefined when nothing is there. Throws BPF_PIN_FAILED. */
-export function openPinned(path: string): number | undefined {
-  const result = pathCall(CMD.OBJ_GET, path, 0);
-  if (result === -ERRNO.ENOENT) return undefined;
-  if (result < 0)
-    throw bpfError(
-      'BPF_PIN_FAILED',
-      { action: 'adopt', path, why: failureName(result) },
-      kernelFailure(result),
-    );
-  return result;
+export type PinKind = 'map' | 'program' | 'link';
+
+/** How the kernel names descriptors: readlink of /proc/self/fd/N. */
+const KIND_OF_FD: readonly [RegExp, PinKind][] = [
+  [/bpf.map/, 'map'],
+  [/bpf.prog/, 'program'],
+  [/bpf.link/, 'link'],
+];
+
+/**
+ * Opens a pinned object; undefined when nothing is there. Throws BPF_PIN_MISMATCH when it is of another kind,
+ * BPF_PIN_FAILED.
+ */
+export function openPinned(path: string, kind: PinKind): number | undefined {
+  const fd = pathCall(CMD.OBJ_GET, path, 0);
+  if (fd === -ERRNO.ENOENT) return undefined;
+  if (fd < 0)
+    throw bpfError('BPF_PIN_FAILED', { action: 'adopt', path, why: failureName(fd) }, kernelFailure(fd));
+  const name = readlinkSync(`/proc/self/fd/${fd}`);
+  const pinned = KIND_OF_FD.find(([pattern]) => pattern.test(name))?.[1];
+  if (pinned === kind) return fd;
+  closeFd(fd);
+  throw bpfError('BPF_PIN_MISMATCH', { path, pinned: `a ${pinned ?? name}`, wanted: `a ${kind}` });
 }
 
 /** Removes a pin; what it kept alive lives on while something else holds it. Absent is success. */

@@ -1,0 +1,203 @@
+/** The HTTPS side: sockets, TLS, and answers as bytes. */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { createServer, type Server } from 'node:https';
+import { apiError } from '../../errors/api.ts';
+import { authenticate } from '../auth/authenticate.ts';
+import type { User } from '../auth/types.ts';
+import type { Handler } from '../handler.ts';
+import { failureStatus, isExpectedFailure } from '../status.ts';
+import { readBody } from './body.ts';
+import { type ApiResponse, jsonResponse, type StreamSink } from './response.ts';
+
+/** A watcher with this much unsent is cut off; it resumes from its last revision. */
+const MAX_UNSENT_BYTES = 32 << 20;
+
+export interface ListenAddress {
+  readonly host: string;
+  readonly port: number;
+}
+
+export interface HttpOptions {
+  readonly handler: Handler;
+  readonly tokenUser: (token: string) => User | undefined;
+  readonly authority: string;
+  readonly certificate: string;
+  readonly key: string;
+  readonly log: (level: 'debug' | 'warn' | 'error', fields: object, message: string) => void;
+}
+
+export class HttpServer {
+  readonly #options: HttpOptions;
+  readonly #servers: Server[] = [];
+  readonly #stopping = new AbortController();
+  readonly #streams = new Set<ServerResponse>();
+
+  constructor(options: HttpOptions) {
+    this.#options = options;
+  }
+
+  /** Starts to listen on an address, or on a socket that listens already. @throws API_PORT_IN_USE, API_LISTEN_FAILED */
+  async listen(at: ListenAddress | { readonly fd: number }): Promise<ListenAddress> {
+    const { authority, certificate, key } = this.#options;
+    const server = createServer(
+      {
+        ca: authority,
+        cert: certificate,
+        key,
+        minVersion: 'TLSv1.2',
+        requestCert: true,
+        // Decided for each request: there are tokens, too, and a few paths for everyone.
+        rejectUnauthorized: false,
+        keepAliveTimeout: 120_000,
+        // Watches last; slow loris is cut by headersTimeout.
+        requestTimeout: 0,
+        highWaterMark: 1 << 18,
+      },
+      (message, response) => void this.#serve(message, response),
+    );
+    server.on('tlsClientError', (error, socket) => {
+      this.#options.log('debug', { error: error.message }, 'TLS handshake failed');
+      socket.destroy();
+    });
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', (error: NodeJS.ErrnoException) => reject(listenFailure(error, at)));
+      server.listen('fd' in at ? { fd: at.fd } : { host: at.host, port: at.port }, resolve);
+    });
+    server.removeAllListeners('error');
+    server.on('error', (error) =>
+      this.#options.log('error', { error: error.message }, 'server socket failed'),
+    );
+    this.#servers.push(server);
+    const address = server.address();
+    return typeof address === 'object' && address !== null
+      ? { host: address.address, port: address.port }
+      : { host: '127.0.0.1', port: 0 };
+  }
+
+  /** Ends watches in good order, waits for running requests a moment, then cuts what is left. */
+  async close(): Promise<void> {
+    this.#stopping.abort();
+    for (const stream of this.#streams) stream.end();
+    const closed = this.#servers.map(
+      (server) => new Promise<void>((resolve) => server.close(() => resolve())),
+    );
+    for (const server of this.#servers) server.closeIdleConnections();
+    const cut = setTimeout(() => {
+      for (const server of this.#servers) server.closeAllConnections();
+    }, 2000);
+    await Promise.all(closed);
+    clearTimeout(cut);
+  }
+
+  async #serve(message: IncomingMessage, response: ServerResponse): Promise<void> {
+    const gone = new AbortController();
+    response.on('close', () => gone.abort());
+    const signal = AbortSignal.any([gone.signal, this.#stopping.signal]);
+    const started = performance.now();
+    let answer: ApiResponse;
+    try {
+      const url = new URL(message.url ?? '/', 'https://server');
+      const user = authenticate(message, this.#options.tokenUser);
+      const body =
+        message.method === 'GET' || message.method === 'HEAD' ? Buffer.alloc(0) : await readBody(message);
+      answer = await this.#options.handler({
+        method: message.method ?? 'GET',
+        path: url.pathname,
+        query: url.searchParams,
+        headers: message.headers,
+        body,
+        user,
+        signal,
+      });
+    } catch (error) {
+      answer = this.#failure(error, message);
+    }
+    try {
+      await this.#answer(message, response, answer, signal);
+    } catch (error) {
+      this.#options.log('error', { error: String(error), url: message.url }, 'answer failed');
+      response.destroy();
+    }
+    const ms = Math.round((performance.now() - started) * 10) / 10;
+    this.#options.log(
+      'debug',
+      { method: message.method, url: message.url, status: answer.status, ms },
+      'request',
+    );
+  }
+
+  #failure(error: unknown, message: IncomingMessage): ApiResponse {
+    if (!isExpectedFailure(error) && !this.#stopping.signal.aborted) {
+      const told = error instanceof Error ? (error.stack ?? error.message) : String(error);
+      this.#options.log('error', { method: message.method, url: message.url, error: told }, 'request failed');
+    }
+    const status = failureStatus(error);
+    const retry = status.details?.retryAfterSeconds;
+    return jsonResponse(status.code, status, {
+      ...(retry !== undefined && { 'retry-after': String(retry) }),
+      ...(status.code === 413 && { connection: 'close' }),
+    });
+  }
+
+  async #answer(
+    message: IncomingMessage,
+    response: ServerResponse,
+    answer: ApiResponse,
+    signal: AbortSignal,
+  ): Promise<void> {
+    for (const [name, value] of Object.entries(answer.headers ?? {}))
+      response.setHeader(name, typeof value === 'string' ? value : [...value]);
+    response.setHeader('cache-control', 'no-cache, private');
+    response.statusCode = answer.status;
+    if (answer.stream) {
+      response.flushHeaders();
+      this.#streams.add(response);
+      response.on('close', () => this.#streams.delete(response));
+      await answer.stream(sinkOf(response, signal));
+      return;
+    }
+    const { body } = answer;
+    if (body === undefined || message.method === 'HEAD') response.end();
+    else if (typeof body === 'string' || body instanceof Uint8Array) {
+      response.setHeader('content-length', Buffer.byteLength(body));
+      response.end(body);
+    } else {
+      for (const piece of body) {
+        if (signal.aborted) return;
+        if (!response.write(piece))
+          await new Promise<void>((resolve) => {
+            const done = () => {
+              response.off('drain', done);
+              response.off('close', done);
+              resolve();
+            };
+            response.on('drain', done);
+            response.on('close', done);
+          });
+      }
+      response.end();
+    }
+  }
+}
+
+function sinkOf(response: ServerResponse, signal: AbortSignal): StreamSink {
+  return {
+    signal,
+    write: (text) => {
+      if (signal.aborted || response.destroyed) return false;
+      response.write(text);
+      if (response.writableLength <= MAX_UNSENT_BYTES) return true;
+      response.destroy();
+      return false;
+    },
+    end: () => {
+      if (!response.destroyed) response.end();
+    },
+  };
+}
+
+function listenFailure(error: NodeJS.ErrnoException, at: ListenAddress | { readonly fd: number }) {
+  const { host, port } = 'fd' in at ? { host: `descriptor ${at.fd}`, port: 0 } : at;
+  if (error.code === 'EADDRINUSE') return apiError('API_PORT_IN_USE', { host, port }, error);
+  return apiError('API_LISTEN_FAILED', { host, port, detail: error.code ?? error.message }, error);
+}

@@ -1,0 +1,97 @@
+/** The objects that every cluster has: its namespaces, its service networks, and the way to the API server. */
+import { isNetError } from '../../errors/net-error.ts';
+import type { EndpointSlice, KubeObject, Service, ServiceCIDR } from '../../model/kubernetes.ts';
+import type { Registry } from '../registry/registry.ts';
+import { keyOf, resourceOfKind } from '../resources.ts';
+
+export const CLUSTER_NAMESPACES = ['default', 'kube-system', 'kube-public', 'kube-node-lease'];
+
+export interface BootstrapOptions {
+  readonly serviceCidrs: readonly string[];
+  /** First address of the primary service network: the kubernetes Service. */
+  readonly kubernetesIps: readonly string[];
+  /** Where the server listens, as others reach it. */
+  readonly endpoints: readonly { address: string; port: number }[];
+}
+
+const FAMILY_TYPES = { 4: 'IPv4', 6: 'IPv6' } as const;
+const familyOf = (address: string) => FAMILY_TYPES[address.includes(':') ? 6 : 4];
+
+/** Makes what is missing and corrects what differs; runs at each start. */
+export async function bootstrap(registry: Registry, options: BootstrapOptions): Promise<void> {
+  for (const name of CLUSTER_NAMESPACES)
+    await ensure(registry, 'Namespace', undefined, {
+      apiVersion: 'v1',
+      kind: 'Namespace',
+      metadata: { name },
+    });
+  const cidr: ServiceCIDR = {
+    apiVersion: 'networking.k8s.io/v1',
+    kind: 'ServiceCIDR',
+    metadata: { name: 'kubernetes' },
+    spec: { cidrs: [...options.serviceCidrs] },
+  };
+  await ensure(registry, 'ServiceCIDR', undefined, cidr);
+  const labels = { component: 'apiserver', provider: 'kubernetes' };
+  const service: Service = {
+    apiVersion: 'v1',
+    kind: 'Service',
+    metadata: { name: 'kubernetes', namespace: 'default', labels },
+    spec: {
+      type: 'ClusterIP',
+      clusterIP: options.kubernetesIps[0]!,
+      clusterIPs: [options.kubernetesIps[0]!],
+      ipFamilies: [familyOf(options.kubernetesIps[0]!)],
+      ipFamilyPolicy: 'SingleStack',
+      sessionAffinity: 'None',
+      ports: [{ name: 'https', protocol: 'TCP', port: 443, targetPort: options.endpoints[0]?.port ?? 6443 }],
+    },
+  };
+  await ensure(registry, 'Service', 'default', service);
+  await ensureEndpoints(registry, options);
+}
+
+/** Creates an object unless it is there. */
+async function ensure(
+  registry: Registry,
+  kind: string,
+  namespace: string | undefined,
+  object: KubeObject,
+): Promise<void> {
+  const resource = resourceOfKind(kind);
+  if (registry.store.get(keyOf(resource, namespace, object.metadata.name))) return;
+  try {
+    await registry.create(resource, namespace, object, { manager: 'portolan-apiserver' });
+  } catch (error) {
+    if (!isNetError(error, 'API_ALREADY_EXISTS')) throw error;
+  }
+}
+
+/** The EndpointSlice of default/kubernetes follows the addresses of this server. */
+async function ensureEndpoints(
+  registry: Registry,
+  { endpoints, kubernetesIps }: BootstrapOptions,
+): Promise<void> {
+  const family = familyOf(kubernetesIps[0]!);
+  const usable = endpoints.filter(({ address }) => familyOf(address) === family);
+  const resource = resourceOfKind('EndpointSlice');
+  const name = 'kubernetes';
+  const wanted: Pick<EndpointSlice, 'addressType' | 'endpoints' | 'ports'> = {
+    addressType: family,
+    endpoints: usable.map(({ address }) => ({ addresses: [address], conditions: { ready: true } })),
+    ports: usable.length === 0 ? [] : [{ name: 'https', protocol: 'TCP', port: usable[0]!.port }],
+  };
+  const slice: EndpointSlice = {
+    apiVersion: 'discovery.k8s.io/v1',
+    kind: 'EndpointSlice',
+    metadata: { name, namespace: 'default', labels: { 'kubernetes.io/service-name': name } },
+    ...wanted,
+  };
+  await registry.update(
+    resource,
+    'default',
+    name,
+    (current) => ({ next: current ? { ...current, ...wanted } : slice }),
+    { createMissing: true, manager: 'portolan-apiserver' },
+  );
+}

@@ -1,0 +1,101 @@
+/** `portolan apiserver`: the Kubernetes API on an embedded store. */
+import type { Command } from 'commander';
+import { pino } from 'pino';
+import { startApiServer } from '../apiserver/index.ts';
+import { apiError } from '../errors/api.ts';
+
+interface Options {
+  dataDir: string;
+  listen: string[];
+  advertiseAddress: string[];
+  name: string[];
+  serviceCidr: string[];
+  clusterCidr: string[];
+  logLevel: string;
+  json?: boolean;
+}
+
+const commaList = (value: string, before: string[]) => [
+  ...before,
+  ...value.split(',').filter((part) => part !== ''),
+];
+
+/** `host:port`, `[v6]:port` or `:port`. @throws API_LISTEN_FAILED */
+export function parseListen(text: string): { host: string; port: number } {
+  const match = /^(?:\[([^\]]+)\]|([^:]*)):(\d{1,5})$/.exec(text);
+  const port = Number(match?.[3]);
+  if (!match || port > 65535)
+    throw apiError('API_LISTEN_FAILED', {
+      host: text,
+      port: 0,
+      detail: 'want HOST:PORT, such as 127.0.0.1:6443 or [::1]:6443',
+    });
+  return { host: match[1] ?? (match[2] || '0.0.0.0'), port };
+}
+
+/** Adds the sub-command to the program. */
+export function registerApiserver(program: Command): Command {
+  return program
+    .command('apiserver')
+    .description('serve the Kubernetes API from an embedded store')
+    .option(
+      '--data-dir <path>',
+      'directory of the store, the keys and admin.kubeconfig',
+      '/var/lib/portolan/apiserver',
+    )
+    .option(
+      '--listen <host:port>',
+      'address to listen on, repeatable (default 127.0.0.1:6443)',
+      commaList,
+      [],
+    )
+    .option(
+      '--advertise-address <ip>',
+      'address under which nodes and pods reach the server, repeatable',
+      commaList,
+      [],
+    )
+    .option('--name <name>', 'further name or address in the server certificate, repeatable', commaList, [])
+    .option(
+      '--service-cidr <cidr>',
+      'service networks, primary family first (default 10.96.0.0/16)',
+      commaList,
+      [],
+    )
+    .option('--cluster-cidr <cidr>', 'pod networks; must not overlap the service networks', commaList, [])
+    .option('--log-level <level>', 'debug, info, warn or error', 'info')
+    .option('--json', 'log as JSON lines')
+    .action(async (options: Options) => {
+      await serve(options);
+    });
+}
+
+async function serve(options: Options): Promise<void> {
+  const logger = pino(
+    { level: options.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime },
+    pino.destination({ dest: 2, sync: true }),
+  );
+  const plain = (level: string, fields: object, message: string) => {
+    const told = Object.entries(fields).map(
+      ([key, value]) => `${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`,
+    );
+    process.stderr.write(`${new Date().toISOString()} ${level} ${message} ${told.join(' ')}\n`);
+  };
+  const server = await startApiServer({
+    dataDir: options.dataDir,
+    listen: (options.listen.length > 0 ? options.listen : ['127.0.0.1:6443']).map(parseListen),
+    ...(options.serviceCidr.length > 0 && { serviceCidrs: options.serviceCidr }),
+    clusterCidrs: options.clusterCidr,
+    ...(options.advertiseAddress.length > 0 && { advertise: options.advertiseAddress }),
+    names: options.name,
+    log: (level, fields, message) => {
+      if (options.json) logger[level](fields, message);
+      else if (logger.isLevelEnabled(level)) plain(level, fields, message);
+    },
+  });
+  const stop = new Promise<void>((resolve) => {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => resolve());
+  });
+  await stop;
+  await server.close();
+}

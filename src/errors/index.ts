@@ -1,5 +1,6 @@
 export * from './addr.ts';
 export * from './agent.ts';
+export * from './api.ts';
 export * from './api-patch.ts';
 export * from './bpf.ts';
 export * from './client.ts';
@@ -8,9 +9,9 @@ export * from './controllers.ts';
 export * from './ipam.ts';
 export * from './kernel.ts';
 export * from './net-error.ts';
+export * from './nft.ts';
 export * from './podlink.ts';
 export * from './pods.ts';
 export * from './rtnl.ts';
 export * from './service.ts';
 export * from './store.ts';
-export * from './api.ts';

@@ -1,0 +1,151 @@
+import { type ObjectStatus, PENDING } from './status.ts';
+
+export interface ReconcilerOptions {
+  /** Names it in messages: `overlay`, `nft table`. */
+  readonly name: string;
+  /**
+   * Makes the kernel agree with what is wanted: observe, plan, apply. Runs never overlap. What it throws becomes
+   * the status, and is tried again.
+   */
+  readonly run: (signal: AbortSignal) => void | Promise<void>;
+  /** How long triggers are gathered before a run; default 5 ms. */
+  readonly coalesceMs?: number;
+  /** A run without any trigger after this time, because notifications may lie; default 30 s, 0 never. */
+  readonly resyncMs?: number;
+  /** First and longest wait after a failure; doubled each time; default 100 ms and 30 s. */
+  readonly retryMs?: number;
+  readonly retryMaxMs?: number;
+  readonly onStatus?: (status: ObjectStatus) => void;
+  readonly now?: () => number;
+}
+
+/**
+ * Runs one function again and again: soon after a trigger (many triggers make one run), after a failure with
+ * growing waits, and now and then without any reason. A trigger during a run causes one more run, so the last one
+ * always sees the newest state.
+ *
+ *     trigger ──► gather ──► run ──ok──► done ──(resyncMs)──► run
+ *                   ▲         └─error──► wait, doubled ──► run
+ *                   └── trigger during run or wait
+ */
+export class Reconciler {
+  readonly #options: Required<Omit<ReconcilerOptions, 'onStatus'>> & Pick<ReconcilerOptions, 'onStatus'>;
+  readonly #abort = new AbortController();
+  #status: ObjectStatus = PENDING;
+  #timer: NodeJS.Timeout | undefined;
+  #timerAt = 0;
+  #started = false;
+  #running: Promise<void> | undefined;
+  #dirty = false;
+  #failures = 0;
+  #runs = 0;
+  #idle: (() => void)[] = [];
+
+  constructor(options: ReconcilerOptions) {
+    this.#options = {
+      coalesceMs: 5,
+      resyncMs: 30_000,
+      retryMs: 100,
+      retryMaxMs: 30_000,
+      now: Date.now,
+      ...options,
+    };
+  }
+
+  get name(): string {
+    return this.#options.name;
+  }
+
+  get status(): ObjectStatus {
+    return this.#status;
+  }
+
+  /** How many runs there were, for tests and metrics. */
+  get runs(): number {
+    return this.#runs;
+  }
+
+  /** Starts with a run. */
+  start(): void {
+    if (this.#started) return;
+    this.#started = true;
+    this.#schedule(0);
+  }
+
+  /** Something may have changed. */
+  trigger(): void {
+    this.#dirty = true;
+    if (this.#started && !this.#running) this.#schedule(this.#options.coalesceMs);
+  }
+
+  /** Resolves when the last trigger has been dealt with, well or badly. */
+  idle(): Promise<void> {
+    if (!this.#running && !this.#dirty && this.#runs > 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#idle.push(resolve);
+    });
+  }
+
+  /** No run begins after this; a running one is told by its signal and awaited. */
+  async stop(): Promise<void> {
+    this.#abort.abort();
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    await this.#running;
+    this.#wake();
+  }
+
+  /** A run in `ms`, or earlier if one is due already. */
+  #schedule(ms: number): void {
+    if (this.#abort.signal.aborted) return;
+    const at = performance.now() + ms;
+    if (this.#timer) {
+      if (this.#timerAt <= at) return;
+      clearTimeout(this.#timer);
+    }
+    this.#timerAt = at;
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      this.#running = this.#run().finally(() => {
+        this.#running = undefined;
+        this.#after();
+      });
+    }, ms);
+  }
+
+  async #run(): Promise<void> {
+    this.#dirty = false;
+    this.#runs++;
+    try {
+      await this.#options.run(this.#abort.signal);
+      this.#failures = 0;
+      if (this.#status.state !== 'done') this.#setStatus({ state: 'done', sinceMs: this.#options.now() });
+    } catch (thrown) {
+      this.#failures++;
+      const error = thrown instanceof Error ? thrown : new Error(String(thrown));
+      const sinceMs = this.#status.state === 'error' ? this.#status.sinceMs : this.#options.now();
+      this.#setStatus({ state: 'error', error, sinceMs, tries: this.#failures });
+    }
+  }
+
+  #after(): void {
+    const { coalesceMs, resyncMs, retryMs, retryMaxMs } = this.#options;
+    if (this.#dirty) {
+      this.#schedule(coalesceMs);
+      return;
+    }
+    if (this.#failures > 0)
+      this.#schedule(Math.min(retryMaxMs, retryMs * 2 ** Math.min(20, this.#failures - 1)));
+    else if (resyncMs > 0) this.#schedule(resyncMs);
+    this.#wake();
+  }
+
+  #wake(): void {
+    for (const resolve of this.#idle.splice(0)) resolve();
+  }
+
+  #setStatus(status: ObjectStatus): void {
+    this.#status = status;
+    this.#options.onStatus?.(status);
+  }
+}

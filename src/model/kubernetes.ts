@@ -193,7 +193,12 @@ export interface PodSpec {
   volumes?: {
     name: string;
     emptyDir?: { medium?: string; sizeLimit?: string };
-    configMap?: { name?: string; items?: { key: string; path: string; mode?: number }[]; optional?: boolean };
+    configMap?: {
+      name?: string;
+      items?: { key: string; path: string; mode?: number }[];
+      optional?: boolean;
+      defaultMode?: number;
+    };
     hostPath?: { path: string; type?: string };
   }[];
   restartPolicy?: 'Always' | 'OnFailure' | 'Never';
@@ -216,6 +221,17 @@ export interface PodSpec {
     tolerationSeconds?: number;
   }[];
   readinessGates?: { conditionType: string }[];
+  securityContext?: PodSecurityContext;
+  hostAliases?: { ip: string; hostnames?: string[] }[];
+}
+
+export interface PodSecurityContext {
+  runAsUser?: number;
+  runAsGroup?: number;
+  runAsNonRoot?: boolean;
+  fsGroup?: number;
+  supplementalGroups?: number[];
+  sysctls?: { name: string; value: string }[];
 }
 
 export interface ContainerState {

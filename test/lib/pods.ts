@@ -48,6 +48,8 @@ export interface TestNode extends AsyncDisposable {
   network: FakeNetwork;
   options: ProcessRunnerOptions;
   open(): Promise<ProcessRunner>;
+  /** Called before everything is taken away, also after a failed test. */
+  closers: (() => Promise<void>)[];
   /** Ends everything and says what was left behind; empty when nothing. */
   leftovers(runner: ProcessRunner): Promise<string[]>;
 }
@@ -64,12 +66,18 @@ export function testNode(): TestNode {
     for (const sandbox of runner.sandboxes()) await runner.removeSandbox(sandbox.id);
     await runner.close();
   };
+  const closers: (() => Promise<void>)[] = [];
   return {
     stateDir,
     cgroupRoot,
     network,
     options,
-    open: () => ProcessRunner.open(options),
+    closers,
+    async open() {
+      const runner = await ProcessRunner.open(options);
+      closers.unshift(() => runner.close());
+      return runner;
+    },
     async leftovers(runner) {
       await removeAll(runner);
       const left: string[] = [];
@@ -87,6 +95,7 @@ export function testNode(): TestNode {
       return left;
     },
     async [Symbol.asyncDispose]() {
+      for (const close of closers) await close();
       await removeAll(
         await ProcessRunner.open({ ...options, network: { add: network.add, del: async () => {} } }),
       );

@@ -36,6 +36,11 @@ const named = (c: Context) => {
 };
 const causes = (c: Context) =>
   ((c['causes'] ?? []) as FieldCause[]).map(({ type, message, field }) => ({ reason: type, message, field }));
+const faultOf = (field: unknown, c: Context) => ({
+  reason: 'FieldValueInvalid',
+  message: String(c['reason']),
+  field: String(field),
+});
 const retryAfter = (seconds: number) => () => ({ retryAfterSeconds: seconds });
 
 /** HTTP code and reason of each code: apimachinery/pkg/api/errors and meta/v1 StatusReason. */
@@ -82,8 +87,9 @@ const translations: Readonly<Record<string, Translation>> = {
       })),
     }),
   },
-  API_PATCH_NOT_APPLICABLE: { code: 422, reason: 'Invalid' },
-  API_PATCH_INVALID_FIELD: { code: 422, reason: 'Invalid' },
+  // Older clients print the causes of an invalid request, not its message.
+  API_PATCH_NOT_APPLICABLE: { code: 422, reason: 'Invalid', details: (c) => ({ causes: [faultOf(c['path'], c)] }) },
+  API_PATCH_INVALID_FIELD: { code: 422, reason: 'Invalid', details: (c) => ({ causes: [faultOf(c['field'], c)] }) },
 };
 
 function translationOf(error: NetError): Translation | undefined {

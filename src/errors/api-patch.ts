@@ -15,20 +15,22 @@ export const apiPatchCatalogue = {
     (c: { reason: string }) => `error decoding patch: ${c.reason}`,
     () => 'Send a patch of the form that the Content-Type names',
   ),
-  /** 422: a JSON patch whose test failed or whose path is not there. */
+  /** 422: a JSON patch whose test failed or whose path is not there; `path` is a JSON pointer. */
   API_PATCH_NOT_APPLICABLE: entry(
-    (c: { reason: string }) => `the server rejected our request due to an error in our request: ${c.reason}`,
+    (c: { path: string; reason: string }) =>
+      `the server rejected our request due to an error in our request: ${c.path}: ${c.reason}`,
     () => 'Compare the paths of the patch with the object as it is now',
   ),
   /** 422: server-side apply met a value or a list that it cannot merge. */
   API_PATCH_INVALID_FIELD: entry(
-    (c: { field: string; reason: string }) => `failed to create typed patch object: ${c.field}: ${c.reason}`,
+    (c: { object: string; field: string; reason: string }) =>
+      `failed to create typed patch object ${c.object}: ${c.field}: ${c.reason}`,
     (c) => `Correct ${c.field} in what is applied`,
   ),
   /** 400: strict decoding of what is applied. */
   API_PATCH_UNKNOWN_FIELDS: entry(
-    (c: { fields: string[] }) =>
-      `failed to create typed patch object: ${c.fields.map((f) => `.${f}: field not declared in schema`).join(', ')}`,
+    (c: { object: string; fields: string[] }) =>
+      `failed to create typed patch object ${c.object}: ${c.fields.map((f) => `.${f}: field not declared in schema`).join(', ')}`,
     () => 'Correct the spelling of the fields, or remove them',
   ),
   /** 400. */

@@ -7,7 +7,7 @@
 import { apiPatchError } from '../../errors/api-patch.ts';
 import { isNetError } from '../../errors/net-error.ts';
 import type { KubeObject } from '../../model/kubernetes.ts';
-import { decodeObject, isObject } from '../schema/decode.ts';
+import { decodeObject, isObject, setOwn } from '../schema/decode.ts';
 import { groupVersionOf, type KindSchema } from '../schema/kinds.ts';
 import { equalJson } from '../schema/validate/field-errors.ts';
 import {
@@ -88,7 +88,7 @@ function applyOnce(options: ApplyOptions): KubeObject {
   const pruned = last ? pruneLeftOut(schema, merged, last.set, applied, managers) : merged;
   settleConflicts(schema, live, pruned, managers, self, force);
   const next = decodeObject(schema, pruned).object;
-  if (options.manager === 'kubectl') rewriteLastApplied(next, config);
+  if (options.manager === 'kubectl') rewriteLastApplied(next, options.config);
   // Nothing changed: the times stay as well, so that the store sees the same object.
   if (last && equalSets(last.set, self.set) && equalJson(live, next)) self.time = last.time;
   const entries = writeManagers(managers);
@@ -101,8 +101,10 @@ function readConfig(schema: KindSchema, json: unknown): KubeObject {
   if (isObject(json) && isObject(json['metadata']) && json['metadata']['managedFields'] !== undefined)
     throw apiPatchError('API_PATCH_MANAGED_FIELDS', {});
   const decoded = decodeObject(schema, json, { keepZeros: true });
+  const { namespace, name } = decoded.object.metadata;
+  const object = `(${namespace ? `${namespace}/` : ''}${name}; ${schema.group}/${schema.version}, Kind=${schema.kind})`;
   if (decoded.unknownFields.length > 0)
-    throw apiPatchError('API_PATCH_UNKNOWN_FIELDS', { fields: decoded.unknownFields });
+    throw apiPatchError('API_PATCH_UNKNOWN_FIELDS', { object, fields: decoded.unknownFields });
   const fault = decoded.typeErrors[0];
   if (fault)
     throw apiPatchError('API_PATCH_INVALID_FIELD', { field: `.${fault.field}`, reason: fault.message });
@@ -185,13 +187,26 @@ function unchangedSinceLastApplied(schema: KindSchema, current: KubeObject): Fie
   return difference(fieldSetOf(schema.type, applied), union(change.modified, change.added));
 }
 
-/** Keeps the annotation true, so that an older kubectl may go back to client-side apply. */
-function rewriteLastApplied(object: KubeObject, config: KubeObject): void {
+/**
+ * Keeps the annotation true, so that an older kubectl may go back to client-side apply. The text is the one that
+ * kubectl itself writes: members sorted, empty annotations, a line feed.
+ */
+function rewriteLastApplied(object: KubeObject, config: unknown): void {
   if (object.metadata.annotations?.[lastAppliedAnnotation] === undefined) return;
-  const { [lastAppliedAnnotation]: _, ...annotations } = config.metadata.annotations ?? {};
-  const applied = { ...config, metadata: { ...config.metadata, annotations } };
+  const { metadata } = config as KubeObject;
+  const { [lastAppliedAnnotation]: _, ...annotations } = metadata.annotations ?? {};
+  const applied = { ...(config as object), metadata: { ...metadata, annotations } };
   object.metadata.annotations = {
     ...object.metadata.annotations,
-    [lastAppliedAnnotation]: `${JSON.stringify(applied)}\n`,
+    [lastAppliedAnnotation]: `${JSON.stringify(sorted(applied))}\n`,
   };
+}
+
+/** The value with the members of all objects in order of their names. */
+function sorted(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(sorted);
+  if (!isObject(value)) return value;
+  const result: Record<string, unknown> = {};
+  for (const key of Object.keys(value).sort()) setOwn(result, key, sorted(value[key]));
+  return result;
 }

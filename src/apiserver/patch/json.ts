@@ -24,7 +24,8 @@ export function jsonPatch(target: unknown, patch: unknown): unknown {
     const [fault] = applyPatch(copy, [rooted as Operation]);
     if (fault)
       throw apiPatchError('API_PATCH_NOT_APPLICABLE', {
-        reason: `${where} (${operation.op} ${JSON.stringify(operation.path)}): ${fault.message.replaceAll('/root', '')}`,
+        path: operation.path,
+        reason: `${operation.op}: ${fault.message.replaceAll('/root', '')}`,
       });
   }
   return copy.root;

@@ -66,13 +66,21 @@ function byKey(list: ListType, items: unknown): Map<string, unknown> {
   return result;
 }
 
-/** Refuses lists that apply cannot merge: an element without its keys, or two with the same. */
-export function checkMergeable(type: FieldType, value: unknown, path: readonly string[] = []): void {
+/**
+ * Refuses lists that apply cannot merge: an element without its keys, or two with the same. `object` names what is
+ * applied, for the error.
+ */
+export function checkMergeable(
+  type: FieldType,
+  value: unknown,
+  object: string,
+  path: readonly string[] = [],
+): void {
   const shape = shapeOf(type);
   if (shape.is === 'members' && isObject(value)) {
     for (const key of Object.keys(value)) {
       const of = shape.typeOf(key);
-      if (of) checkMergeable(of, value[key], [...path, `f:${key}`]);
+      if (of) checkMergeable(of, value[key], object, [...path, `f:${key}`]);
     }
   } else if (shape.is === 'elements' && Array.isArray(value)) {
     const seen = new Set<string>();
@@ -80,16 +88,18 @@ export function checkMergeable(type: FieldType, value: unknown, path: readonly s
       const key = elementKey(shape.list, item);
       if (key === undefined)
         throw apiPatchError('API_PATCH_INVALID_FIELD', {
+          object,
           field: fieldPathText(path),
           reason: `element ${i}: associative list with keys has an element that omits key field ${missingKey(shape.list, item)} (and doesn't have default value)`,
         });
       if (seen.has(key))
         throw apiPatchError('API_PATCH_INVALID_FIELD', {
+          object,
           field: fieldPathText(path),
           reason: `duplicate entries for key ${fieldPathText([key])}`,
         });
       seen.add(key);
-      checkMergeable(shape.of, item, [...path, key]);
+      checkMergeable(shape.of, item, object, [...path, key]);
     }
   }
 }

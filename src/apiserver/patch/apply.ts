@@ -107,8 +107,12 @@ function readConfig(schema: KindSchema, json: unknown): KubeObject {
     throw apiPatchError('API_PATCH_UNKNOWN_FIELDS', { object, fields: decoded.unknownFields });
   const fault = decoded.typeErrors[0];
   if (fault)
-    throw apiPatchError('API_PATCH_INVALID_FIELD', { field: `.${fault.field}`, reason: fault.message });
-  checkMergeable(schema.type, decoded.object);
+    throw apiPatchError('API_PATCH_INVALID_FIELD', {
+      object,
+      field: `.${fault.field}`,
+      reason: fault.message,
+    });
+  checkMergeable(schema.type, decoded.object, object);
   return decoded.object;
 }
 

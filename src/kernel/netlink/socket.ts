@@ -53,6 +53,7 @@ export class NetlinkSocket {
   readonly #writer = new NlWriter();
   #receive: Uint8Array = new Uint8Array(64 << 10);
   #sequence = 1;
+  #sendBufferBytes = SEND_BUFFER_BYTES;
   #open = true;
 
   private constructor(fd: number) {
@@ -123,6 +124,34 @@ export class NetlinkSocket {
   }
 
   /**
+   * Sends messages in one datagram: a transaction of nfnetlink, carried out as a whole or not at all. The first
+   * message begins it and the last one ends it. Returns what the kernel dislikes, by the index of the message;
+   * an entry for message 0 means the transaction as a whole. Nothing means success.
+   */
+  transaction(what: string, requests: readonly NlRequest[]): ReadonlyMap<number, Ack> {
+    const failures = new Map<number, Ack>();
+    const firstSequence = this.#sequence;
+    // The end of a transaction is acknowledged by new kernels only, so the message before it asks.
+    const asks = requests.length - 2;
+    this.#writer.reset();
+    requests.forEach((request, index) => {
+      const flags = request.flags | NLM_F.REQUEST | (index === asks ? NLM_F.ACK : 0);
+      this.#writer.begin(request.type, flags, this.#sequence++);
+      request.write(this.#writer);
+      this.#writer.end();
+    });
+    this.#send(what);
+    this.#collect(what, (message) => {
+      const at = message.sequence - firstSequence;
+      if (message.type !== NLMSG.ERROR || at < 0 || at >= requests.length) return false;
+      const ack = readAck(message);
+      if (ack.errno !== 0) failures.set(at, ack);
+      return at === asks || (at === 0 && ack.errno !== 0);
+    });
+    return failures;
+  }
+
+  /**
    * Asks for a whole table. A table that changed meanwhile (NLM_F_DUMP_INTR) is asked for again, so `onMessage`
    * may see entries of a first try: collect into what `onStart` makes. Returns the verdict of the kernel.
    */
@@ -172,12 +201,22 @@ export class NetlinkSocket {
       const sent = sys(NR.sendto, this.#fd, data, data.length, 0, 0, 0);
       if (sent === -ERRNO.EINTR) continue;
       if (sent === data.length) return;
+      if (sent === -ERRNO.EMSGSIZE && this.#growSendBuffer(data.length)) continue;
       throw kernelError(
         'KERNEL_SYSCALL',
         { call: 'send', object: `request to ${what}` },
         kernelFailure(sent),
       );
     }
+  }
+
+  /** One send must fit the send buffer. False when it was large enough already. */
+  #growSendBuffer(bytes: number): boolean {
+    if (bytes <= this.#sendBufferBytes) return false;
+    this.#sendBufferBytes = bytes + 1024;
+    const value = new Uint8Array(4);
+    viewOf(value).setInt32(0, this.#sendBufferBytes, true);
+    return sys(NR.setsockopt, this.#fd, SOL_SOCKET, SO_SNDBUFFORCE, value, 4) === 0;
   }
 
   /** Receives until `onMessage` returns true. Whole datagrams are handled even then: nothing may be left behind. */

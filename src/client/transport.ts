@@ -28,6 +28,8 @@ export interface TransportRequest {
 /** A dead peer is noticed after this idle time plus ten probes of a second each (libuv's TCP_KEEPINTVL and -CNT). */
 const keepAliveProbeMs = 15_000;
 const defaultTimeoutMs = 30_000;
+/** More calls than this at once wait for a connection. */
+const maxConnections = 32;
 const tokenLifeMs = 60_000;
 /** Larger than any page of 500 objects that etcd's own limit of 1.5 MiB an object makes likely. */
 const maxBodyBytes = 256 * 1024 * 1024;
@@ -36,7 +38,9 @@ const maxBodyBytes = 256 * 1024 * 1024;
 export class Transport {
   readonly server: string;
   readonly #access: ClusterAccess;
-  readonly #agent: https.Agent | http.Agent;
+  /** For calls, few connections that many share; and for watches, one connection each. */
+  readonly #callAgent: http.Agent;
+  readonly #streamAgent: http.Agent;
   readonly #base: URL;
   readonly #inFlight = new Set<http.ClientRequest>();
   #token: { value: string; readAt: number } | undefined;
@@ -46,23 +50,27 @@ export class Transport {
     this.#access = access;
     this.server = access.server;
     this.#base = new URL(access.server);
-    const common = { keepAlive: true, keepAliveMsecs: keepAliveProbeMs, maxFreeSockets: 16 };
-    this.#agent =
-      this.#base.protocol === 'http:'
-        ? new http.Agent(common)
-        : new https.Agent({
-            ...common,
-            ...(access.ca !== undefined && { ca: access.ca }),
-            ...(access.cert !== undefined && { cert: access.cert, key: access.key }),
-            ...(access.serverName !== undefined && { servername: access.serverName }),
-            rejectUnauthorized: access.insecure !== true,
-          });
+    const tls: https.AgentOptions = {
+      ...(access.ca !== undefined && { ca: access.ca }),
+      ...(access.cert !== undefined && { cert: access.cert, key: access.key }),
+      ...(access.serverName !== undefined && { servername: access.serverName }),
+      rejectUnauthorized: access.insecure !== true,
+    };
+    const agent = (options: http.AgentOptions): http.Agent =>
+      this.#base.protocol === 'http:' ? new http.Agent(options) : new https.Agent({ ...options, ...tls });
+    this.#callAgent = agent({
+      keepAlive: true,
+      keepAliveMsecs: keepAliveProbeMs,
+      maxSockets: maxConnections,
+      maxFreeSockets: maxConnections,
+    });
+    this.#streamAgent = agent({ keepAlive: false });
   }
 
   /** Sends a request and reads the whole answer. Throws a CLIENT_* error unless the answer is 2xx. */
   async text(request: TransportRequest): Promise<string> {
     const timeoutMs = request.timeoutMs ?? defaultTimeoutMs;
-    const response = await this.#head(request, timeoutMs);
+    const response = await this.#head(request, timeoutMs, this.#callAgent);
     const chunks: Buffer[] = [];
     let size = 0;
     const timer = setTimeout(() => response.destroy(new Error('the answer did not end in time')), timeoutMs);
@@ -92,7 +100,7 @@ export class Transport {
 
   /** Sends a GET and returns the open answer; the caller reads or destroys it. Throws unless 2xx. */
   async stream(request: TransportRequest): Promise<http.IncomingMessage> {
-    const response = await this.#head(request, request.timeoutMs ?? defaultTimeoutMs);
+    const response = await this.#head(request, request.timeoutMs ?? defaultTimeoutMs, this.#streamAgent);
     const status = response.statusCode ?? 0;
     if (status >= 200 && status <= 299) return response;
     const chunks: Buffer[] = [];
@@ -109,13 +117,18 @@ export class Transport {
   close(): void {
     this.#closed = true;
     for (const request of this.#inFlight) request.destroy();
-    this.#agent.destroy();
+    this.#callAgent.destroy();
+    this.#streamAgent.destroy();
   }
 
-  async #head(request: TransportRequest, timeoutMs: number): Promise<http.IncomingMessage> {
+  async #head(
+    request: TransportRequest,
+    timeoutMs: number,
+    agent: http.Agent,
+  ): Promise<http.IncomingMessage> {
     for (let attempt = 0; ; attempt++) {
       try {
-        return await this.#send(request, timeoutMs);
+        return await this.#send(request, timeoutMs, agent);
       } catch (error) {
         const stale = error instanceof StaleSocket;
         if (stale && request.method !== 'POST' && attempt < 3) continue;
@@ -124,7 +137,7 @@ export class Transport {
     }
   }
 
-  #send(request: TransportRequest, timeoutMs: number): Promise<http.IncomingMessage> {
+  #send(request: TransportRequest, timeoutMs: number, agent: http.Agent): Promise<http.IncomingMessage> {
     if (this.#closed || request.signal?.aborted)
       return Promise.reject(clientError('CLIENT_CLOSED', { request: told(request) }));
     return new Promise((resolve, reject) => {
@@ -137,7 +150,7 @@ export class Transport {
       }
       const secure = this.#base.protocol === 'https:';
       const sent = (secure ? https : http).request({
-        agent: this.#agent,
+        agent,
         protocol: this.#base.protocol,
         hostname: this.#base.hostname.replace(/^\[|\]$/g, ''),
         port: this.#base.port || (secure ? 443 : 80),
@@ -147,6 +160,11 @@ export class Transport {
         ...(request.signal && { signal: request.signal }),
       });
       this.#inFlight.add(sent);
+      sent.once('socket', (socket) => {
+        const probe = () => socket.setKeepAlive(true, keepAliveProbeMs);
+        if (socket.connecting) socket.once('connect', probe);
+        else probe();
+      });
       sent.once('close', () => this.#inFlight.delete(sent));
       const timer = setTimeout(
         () =>

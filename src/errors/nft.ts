@@ -1,6 +1,6 @@
 import { entry, errorsOf } from './net-error.ts';
 
-/** nftables by its own program. */
+/** nftables by its own program and by netlink; connection tracking; socket diagnosis. */
 export const nftCatalogue = {
   NFT_MISSING: entry(
     (c: { program: string }) => `Cannot run "${c.program}": it is not installed`,
@@ -19,6 +19,43 @@ export const nftCatalogue = {
       `Pod traffic may be dropped by the foreign chain "${c.chain}": ${c.why}`,
     (c) =>
       `Accept the pod network there, e.g. "nft insert rule ${c.chain} ip saddr 10.244.0.0/16 accept", and the same for daddr`,
+  ),
+  NFT_NO_SUCH_SET: entry(
+    (c: { set: string }) => `Cannot use nftables set "${c.set}": it does not exist`,
+    () => '"nft list sets" and "nft list maps" show those that do; the table may have been deleted',
+  ),
+  NFT_SET_UNSUPPORTED: entry(
+    (c: { set: string; why: string }) => `Cannot use nftables set "${c.set}": ${c.why}`,
+    () => 'Change such sets with nft(8) text instead',
+  ),
+  NFT_VALUE_INVALID: entry(
+    (c: { type: string; value: string; why: string }) =>
+      `Cannot put "${c.value}" into a set of type ${c.type}: ${c.why}`,
+    () => 'Correct the value; an error of the program when it did not come from input',
+  ),
+  NFT_ELEMENTS_REFUSED: entry(
+    (c: { action: string; set: string; element: string }) =>
+      `Cannot ${c.action} nftables set "${c.set}"${c.element === '' ? '' : `, element ${c.element}`}`,
+    () =>
+      'EEXIST: the key is there with other data; ENOENT: element or chain is missing; ENFILE or ENOSPC: the set is full; nothing of the transaction was done',
+  ),
+  NFT_GENERATION_CHANGED: entry(
+    (c: { expected: number }) =>
+      `Cannot change nftables: someone changed the rules since generation ${c.expected} was read`,
+    () => 'Read the state again and plan anew',
+  ),
+  NFT_LIST_FAILED: entry(
+    (c: { what: string }) => `Cannot list ${c.what}`,
+    () => 'Needs root (CAP_NET_ADMIN) and nf_tables in the kernel (CONFIG_NF_TABLES)',
+  ),
+  CONNTRACK_FAILED: entry(
+    (c: { action: string }) => `Cannot ${c.action} connection tracking entries`,
+    () => 'Needs root (CAP_NET_ADMIN) and CONFIG_NF_CT_NETLINK',
+  ),
+  SOCKDIAG_FAILED: entry(
+    (c: { action: string; family: string }) => `Cannot ${c.action} sockets of ${c.family}`,
+    () =>
+      'Needs root (CAP_NET_ADMIN) and CONFIG_INET_UDP_DIAG, CONFIG_INET_TCP_DIAG, CONFIG_INET_DIAG_DESTROY',
   ),
 } as const;
 

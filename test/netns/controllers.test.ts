@@ -394,12 +394,34 @@ test('a Node that falls silent is tainted, its endpoints leave, and its pods go 
   );
 });
 
-test('a ServiceCIDR becomes ready and cannot go while it is needed', async () => {
-  const cidrs = await client.listAll(resources.serviceCidrs);
-  assert.ok(cidrs.length > 0);
-  await eventually('ready', async () => {
-    const [first] = await client.listAll(resources.serviceCidrs);
-    return first?.status?.conditions?.some((one) => one.type === 'Ready' && one.status === 'True');
+test('a ServiceCIDR becomes ready and stays while a Service needs it', async () => {
+  const ready = async (name: string) => {
+    const { status } = await client.get(resources.serviceCidrs, { name });
+    return status?.conditions?.find((one) => one.type === 'Ready')?.status;
+  };
+  await client.create(resources.serviceCidrs, {
+    apiVersion: 'networking.k8s.io/v1',
+    kind: 'ServiceCIDR',
+    metadata: { name: 'more' },
+    spec: { cidrs: ['10.112.0.0/24'] },
+  });
+  await eventually('ready', async () => (await ready('more')) === 'True');
+  await client.create(resources.services, {
+    apiVersion: 'v1',
+    kind: 'Service',
+    metadata: { name: 'needs-it', namespace: 'default' },
+    spec: { clusterIP: '10.112.0.10', ports: [{ port: 80 }] },
+  });
+  // The embedded server refuses at once; Kubernetes lets it wait behind the finalizer.
+  await client.delete(resources.serviceCidrs, { name: 'more' }).catch((error) => {
+    if (!isNetError(error, 'CLIENT_FORBIDDEN')) throw error;
+  });
+  assert.match((await ready('more')) ?? '', /True|False/);
+  await client.delete(resources.services, { namespace: 'default', name: 'needs-it' });
+  await client.delete(resources.serviceCidrs, { name: 'more' });
+  await eventually('it goes', async () => {
+    const left = await client.listAll(resources.serviceCidrs);
+    return left.every((one) => one.metadata.name !== 'more');
   });
 });
 

@@ -1,0 +1,73 @@
+import type { PlanDelta, ServicePlan } from './types.ts';
+
+/** What a programming step did. */
+export interface ApplyReport {
+  /** Kernel objects written or deleted. */
+  readonly changes: number;
+  /** Services that could not be programmed, with the reason; all others are. */
+  readonly failed: ReadonlyMap<string, Error>;
+}
+
+/** A pod link that an engine watches. */
+export interface PodLink {
+  readonly ifindex: number;
+}
+
+/** One program of an engine. */
+export interface ProgramStatus {
+  readonly name: string;
+  readonly id: number;
+  /** Changes when the program does. */
+  readonly tag: string;
+  /** Where it is attached, in words. */
+  readonly attachedTo: string;
+}
+
+/** One map, table or set of an engine. */
+export interface StoreStatus {
+  readonly name: string;
+  readonly entries: number;
+  readonly limit: number;
+  /** Kernel memory now. */
+  readonly bytes: number;
+}
+
+/** State of an engine as `portolan status` shows it. */
+export interface EngineStatus {
+  readonly engine: string;
+  readonly programs: readonly ProgramStatus[];
+  readonly stores: readonly StoreStatus[];
+  readonly podLinks: readonly number[];
+  /** Why packets and connections went where they went; names begin with forward-, reject- or drop-. */
+  readonly counters: Readonly<Record<string, number>>;
+}
+
+/** How desired state and the kernel differ: lines of `dump()`. */
+export interface EngineDiff {
+  readonly missing: readonly string[];
+  readonly unwanted: readonly string[];
+}
+
+/**
+ * What carries plans into the kernel. Engines differ in how, not in what a client sees: one conformance suite
+ * runs over all of them.
+ */
+export interface ServiceEngine {
+  readonly name: string;
+  /** Writes what differs. Nothing that an earlier process left is deleted before the first full delta. */
+  apply(delta: PlanDelta): ApplyReport | Promise<ApplyReport>;
+  /** Address ranges that ClusterIPs come from; addresses in them that no Service has are dropped. */
+  setServiceRanges(cidrs: readonly string[]): void;
+  /** Serves packets of a pod whose link has this host-side interface. Idempotent. */
+  attachPodLink(ifindex: number): void;
+  detachPodLink(ifindex: number): void;
+  /** The kernel's truth as text, one line a frontend, sorted. */
+  dump(): string[];
+  /** Compares the kernel with what these plans want. */
+  diff(plans: Iterable<ServicePlan>): EngineDiff;
+  status(): EngineStatus;
+  /** Lets go; everything stays in the kernel and works on. */
+  close(): void;
+  /** Takes everything out of the kernel. */
+  remove(): void;
+}

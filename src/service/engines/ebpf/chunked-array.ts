@@ -1,0 +1,106 @@
+import { viewOf } from '../../../codec/index.ts';
+import { BpfMap, MAP_TYPE, mapById } from '../../../kernel/bpf/index.ts';
+import { CHUNK } from './layout.ts';
+
+/**
+ * An array as long as needed: an outer array of arrays of 1024, made when first written. Writes are staged, and
+ * flushed in one go: many elements then cost few system calls.
+ */
+export class ChunkedArray {
+  readonly #outer: BpfMap;
+  readonly #valueSize: number;
+  readonly #chunks = new Map<number, BpfMap>();
+  readonly #indexes: number[] = [];
+  #staged: Uint8Array;
+
+  /** Adopts the chunks that are there. */
+  constructor(outer: BpfMap, valueSize: number) {
+    this.#outer = outer;
+    this.#valueSize = valueSize;
+    this.#staged = new Uint8Array(valueSize * 64);
+    for (const [key, value] of outer.entries()) {
+      const id = viewOf(value).getUint32(0, true);
+      if (id !== 0) this.#chunks.set(viewOf(key).getUint32(0, true), mapById(id, outer.name));
+    }
+  }
+
+  /** Elements that there is memory for. */
+  get capacity(): number {
+    return this.#chunks.size * CHUNK;
+  }
+
+  get chunks(): Iterable<BpfMap> {
+    return this.#chunks.values();
+  }
+
+  /** All elements that exist, in no order. */
+  *entries(): Generator<[index: number, value: Uint8Array]> {
+    for (const [chunk, map] of this.#chunks)
+      for (const [key, value] of map.entries()) yield [chunk * CHUNK + viewOf(key).getUint32(0, true), value];
+  }
+
+  /** Room for the next value of an element, zeroed, valid until the next call of stage(). */
+  stage(index: number): Uint8Array {
+    const at = this.#indexes.length * this.#valueSize;
+    if (at === this.#staged.length) {
+      const larger = new Uint8Array(this.#staged.length * 2);
+      larger.set(this.#staged);
+      this.#staged = larger;
+    }
+    this.#indexes.push(index);
+    return this.#staged.subarray(at, at + this.#valueSize).fill(0);
+  }
+
+  /** Writes what was staged, in its order. */
+  flush(): void {
+    const indexes = this.#indexes;
+    for (let from = 0; from < indexes.length; ) {
+      const chunk = Math.floor(indexes[from]! / CHUNK);
+      let to = from + 1;
+      while (to < indexes.length && Math.floor(indexes[to]! / CHUNK) === chunk) to++;
+      const map = this.#chunk(chunk);
+      if (to - from < 4) for (const [key, value] of this.#elements(from, to)) map.set(key, value);
+      else map.setMany(this.#elements(from, to));
+      from = to;
+    }
+    this.discard();
+  }
+
+  /** Forgets what was staged. */
+  discard(): void {
+    this.#indexes.length = 0;
+    const KEEP = 1 << 20;
+    if (this.#staged.length > KEEP) this.#staged = new Uint8Array(this.#valueSize * 64);
+  }
+
+  close(): void {
+    for (const map of this.#chunks.values()) map.close();
+    this.#chunks.clear();
+  }
+
+  *#elements(from: number, to: number): Generator<[Uint8Array, Uint8Array]> {
+    const key = new Uint8Array(4);
+    const view = viewOf(key);
+    for (let at = from; at < to; at++) {
+      view.setUint32(0, this.#indexes[at]! % CHUNK, true);
+      yield [key, this.#staged.subarray(at * this.#valueSize, (at + 1) * this.#valueSize)];
+    }
+  }
+
+  #chunk(number: number): BpfMap {
+    const known = this.#chunks.get(number);
+    if (known) return known;
+    const map = BpfMap.create({
+      name: this.#outer.name.slice(0, 15),
+      type: MAP_TYPE.ARRAY,
+      keySize: 4,
+      valueSize: this.#valueSize,
+      maxEntries: CHUNK,
+    });
+    const key = new Uint8Array(4);
+    viewOf(key).setUint32(0, number, true);
+    this.#outer.setFd(key, map);
+    this.#chunks.set(number, map);
+    return map;
+  }
+}

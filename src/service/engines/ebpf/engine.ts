@@ -1,0 +1,327 @@
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseCidr } from '../../../addr/index.ts';
+import { viewOf } from '../../../codec/index.ts';
+import { serviceError } from '../../../errors/index.ts';
+import { type BpfMap, mapMemoryBytes, type NetnsLike, unpin } from '../../../kernel/bpf/index.ts';
+import type { ApplyReport, EngineDiff, EngineStatus, ServiceEngine, StoreStatus } from '../../engine.ts';
+import type { PlanDelta, PortPlan, ServicePlan } from '../../types.ts';
+import { dumpMaps, dumpPlans, withoutIds } from './dump.ts';
+import {
+  CHUNK,
+  CHUNKS,
+  CONFIG_RANGES,
+  CONFIG_SIZE,
+  PROTOCOL_NUMBER,
+  peerStruct,
+  REASONS,
+  readAddress,
+  writeAddress,
+} from './layout.ts';
+import { Links } from './links.ts';
+import { type EngineObjects, type EngineSizes, openObjects } from './objects.ts';
+import { type GoneBackend, Writer } from './writer.ts';
+
+export interface EbpfEngineOptions {
+  /** Folder in a mounted bpffs that is this node's alone; everything is pinned below it. */
+  readonly bpffsDir: string;
+  /** Folder of a cgroup2 mount: processes in it and below reach Services at their sockets. */
+  readonly cgroupPath: string;
+  /** Namespace of the pod links; default the process's own. */
+  readonly netns?: NetnsLike;
+  /** Name of the Node object. */
+  readonly nodeName: string;
+  readonly sizes?: EngineSizes;
+  /** Monotonic clock in milliseconds. */
+  readonly now?: () => number;
+  /**
+   * Called after backends of UDP ports have gone, with a test for sockets: connected datagram sockets that were
+   * given such a backend would talk to nobody for ever, and are to be destroyed.
+   */
+  readonly onStaleSockets?: (stale: StaleSockets) => void;
+}
+
+/** Sockets that talk to backends which have gone. */
+export interface StaleSockets {
+  readonly backends: readonly GoneBackend[];
+  /** Whether the socket of this cookie was given this backend by a Service, and did not choose it itself. */
+  wasTranslated(cookie: bigint, address: string, port: number): boolean;
+}
+
+/** How many Services are staged before they are written, so that a first sync does not hold everything twice. */
+const FLUSH_EVERY = 256;
+
+/** Services in eBPF: programs at sockets and pod links, see bpf/lb_socket.bpf.c and bpf/lb_pod.bpf.c. */
+export class EbpfEngine implements ServiceEngine {
+  readonly name = 'ebpf';
+  readonly #options: EbpfEngineOptions;
+  readonly #objects: EngineObjects;
+  readonly #links: Links;
+  readonly #now: () => number;
+  #writer: Writer;
+  /** Keys of the ports that each Service has now. */
+  readonly #portsOf = new Map<string, readonly string[]>();
+
+  private constructor(options: EbpfEngineOptions, objects: EngineObjects, links: Links) {
+    this.#options = options;
+    this.#objects = objects;
+    this.#links = links;
+    this.#now = options.now ?? (() => performance.now());
+    this.#writer = this.#newWriter();
+  }
+
+  /**
+   * Starts the engine: adopts maps, programs and links that an earlier process pinned, or makes them. What the
+   * maps hold stays until the first full delta. Throws SERVICE_ENGINE_OPEN, SERVICE_LAYOUT_FOREIGN.
+   */
+  static open(options: EbpfEngineOptions): EbpfEngine {
+    const objects = openObjects(options.bpffsDir, options.sizes ?? {});
+    try {
+      const { folder, programs } = objects;
+      const links = new Links({
+        folder,
+        cgroupPath: options.cgroupPath,
+        netns: options.netns,
+        programs,
+      });
+      const engine = new EbpfEngine(options, objects, links);
+      try {
+        links.open();
+      } catch (cause) {
+        throw serviceError('SERVICE_ENGINE_OPEN', { engine: 'ebpf', step: 'attaching programs' }, cause);
+      }
+      return engine;
+    } catch (error) {
+      objects.close();
+      throw error;
+    }
+  }
+
+  apply(delta: PlanDelta): ApplyReport {
+    const failed = new Map<string, Error>();
+    const gone: GoneBackend[] = [];
+    let changes = 0;
+    let staged: string[] = [];
+    const flush = () => {
+      try {
+        const done = this.#writer.flush();
+        changes += done.changes;
+        for (const backend of done.gone) gone.push(backend);
+      } catch (cause) {
+        for (const service of staged)
+          failed.set(
+            service,
+            serviceError('SERVICE_PROGRAM_FAILED', { service, step: 'writing maps' }, cause),
+          );
+        // What was written is unknown: read it back, and let the next full delta compare.
+        this.#writer.close();
+        this.#writer = this.#newWriter();
+        this.#portsOf.clear();
+      }
+      staged = [];
+    };
+    for (const plan of delta.upsert) {
+      const error = this.#putService(plan);
+      if (error) failed.set(plan.key, error);
+      staged.push(plan.key);
+      // A frontend may pass from one Service to another, which must be one flush; only a first sync is cut.
+      if (delta.full && staged.length >= FLUSH_EVERY) flush();
+    }
+    for (const key of delta.remove) this.#dropService(key);
+    if (delta.full) {
+      const wanted = new Set(delta.upsert.map(({ key }) => key));
+      for (const key of [...this.#portsOf.keys()]) if (!wanted.has(key)) this.#dropService(key);
+      this.#writer.dropLeftovers();
+    }
+    flush();
+    this.#tellStale(gone);
+    return { changes, failed };
+  }
+
+  setServiceRanges(cidrs: readonly string[]): void {
+    const value = new Uint8Array(CONFIG_SIZE);
+    const ranges = cidrs.slice(0, CONFIG_RANGES).map(parseCidr);
+    viewOf(value).setUint32(0, ranges.length, true);
+    ranges.forEach((cidr, at) => {
+      const start = 8 + at * 32;
+      writeAddress(value, start, cidr.address.toString());
+      const bits = cidr.prefixLength + (cidr.family === 4 ? 96 : 0);
+      for (let byte = 0; byte < 16; byte++)
+        value[start + 16 + byte] = 0xff00 >> Math.min(8, Math.max(0, bits - byte * 8));
+    });
+    this.#objects.maps.lb_config.set(new Uint8Array(4), value);
+  }
+
+  attachPodLink(ifindex: number): void {
+    this.#links.attachPod(ifindex);
+  }
+
+  detachPodLink(ifindex: number): void {
+    this.#links.detachPod(ifindex);
+  }
+
+  dump(): string[] {
+    return dumpMaps(this.#writer);
+  }
+
+  diff(plans: Iterable<ServicePlan>): EngineDiff {
+    const present = new Set(this.dump().map(withoutIds));
+    const wanted = new Set(dumpPlans(plans));
+    return {
+      missing: [...wanted].filter((line) => !present.has(line)),
+      unwanted: [...present].filter((line) => !wanted.has(line)),
+    };
+  }
+
+  status(): EngineStatus {
+    return {
+      engine: this.name,
+      programs: [...this.#links.describe()].map(({ program, attachedTo }) => {
+        const { id, tag } = program.info();
+        return { name: program.name, id, tag, attachedTo };
+      }),
+      stores: this.#stores(),
+      podLinks: this.#links.pods,
+      counters: this.counters(),
+    };
+  }
+
+  /** Counts by reason, all CPUs together, since the maps were made. */
+  counters(): Record<string, number> {
+    const counters: Record<string, number> = {};
+    const key = new Uint8Array(4);
+    REASONS.forEach((reason, at) => {
+      if (at === 0) return;
+      viewOf(key).setUint32(0, at, true);
+      const values = this.#objects.maps.lb_counters.getPerCpu(key) ?? [];
+      counters[reason] = values.reduce((sum, value) => sum + Number(viewOf(value).getBigUint64(0, true)), 0);
+    });
+    return counters;
+  }
+
+  /** The loaded programs by name, for test runs: `service explain` and unit tests of the programs. */
+  get programs(): EngineObjects['programs'] {
+    return this.#objects.programs;
+  }
+
+  /** The maps by name, for tests and dumps. */
+  get maps(): EngineObjects['maps'] {
+    return this.#objects.maps;
+  }
+
+  close(): void {
+    this.#writer.close();
+    this.#objects.close();
+  }
+
+  remove(): void {
+    this.#links.remove();
+    for (const name of Object.keys(this.#objects.maps)) unpin(join(this.#objects.folder, name));
+    this.close();
+    rmSync(this.#objects.folder, { recursive: true, force: true });
+  }
+
+  #newWriter(): Writer {
+    const { maps } = this.#objects;
+    const { sizes = {}, nodeName } = this.#options;
+    return new Writer(
+      { frontends: maps.lb_frontends, tables: maps.lb_tables, backends: maps.lb_backends },
+      {
+        nodeName,
+        frontends: sizes.frontends ?? 16_384,
+        frontendsLimit: sizes.frontendsLimit ?? 1 << 20,
+        now: this.#now,
+      },
+    );
+  }
+
+  /** Stages all ports of a Service. One that fails does not hold up the others. */
+  #putService(plan: ServicePlan): Error | undefined {
+    let failure: Error | undefined;
+    const before = this.#portsOf.get(plan.key) ?? [];
+    const now: string[] = [];
+    for (const port of plan.ports) {
+      try {
+        this.#putPort(port);
+        now.push(port.key);
+      } catch (error) {
+        failure ??= error as Error;
+        if (before.includes(port.key)) now.push(port.key);
+      }
+    }
+    for (const key of before) if (!now.includes(key)) this.#writer.drop(key);
+    if (now.length > 0) this.#portsOf.set(plan.key, now);
+    else this.#portsOf.delete(plan.key);
+    return failure;
+  }
+
+  #putPort(port: PortPlan): void {
+    if (PROTOCOL_NUMBER[port.protocol] === undefined)
+      throw serviceError('SERVICE_PROTOCOL_UNSUPPORTED', {
+        service: port.service,
+        protocol: port.protocol,
+        engine: this.name,
+      });
+    this.#writer.put(port);
+  }
+
+  #dropService(key: string): void {
+    for (const port of this.#portsOf.get(key) ?? []) this.#writer.drop(port);
+    this.#portsOf.delete(key);
+  }
+
+  #tellStale(gone: readonly GoneBackend[]): void {
+    const backends = gone.filter(({ protocol }) => protocol === 'UDP');
+    if (backends.length === 0 || !this.#options.onStaleSockets) return;
+    const { lb_sockets } = this.#objects.maps;
+    this.#options.onStaleSockets({
+      backends,
+      wasTranslated(cookie, address, port) {
+        const key = new Uint8Array(8);
+        viewOf(key).setBigUint64(0, cookie, true);
+        const value = lb_sockets.get(key);
+        if (!value) return false;
+        const peer = peerStruct.decode(value);
+        return peer.backend_port === port && readAddress(peer.backend) === address;
+      },
+    });
+  }
+
+  #stores(): StoreStatus[] {
+    const { maps } = this.#objects;
+    const usage = this.#writer.usage();
+    const inner = (chunks: Iterable<BpfMap>) => {
+      let bytes = 0;
+      for (const map of chunks) bytes += mapMemoryBytes(map);
+      return bytes;
+    };
+    const counted = (map: BpfMap): StoreStatus => {
+      let entries = 0;
+      for (const _ of map.entries()) entries++;
+      return { name: map.name, entries, limit: map.maxEntries, bytes: mapMemoryBytes(map) };
+    };
+    return [
+      {
+        name: 'lb_frontends',
+        entries: usage.frontends,
+        limit: this.#options.sizes?.frontendsLimit ?? 1 << 20,
+        bytes: mapMemoryBytes(maps.lb_frontends) + mapMemoryBytes(this.#writer.frontends),
+      },
+      {
+        name: 'lb_tables',
+        entries: usage.lines,
+        limit: CHUNK * CHUNKS,
+        bytes: mapMemoryBytes(maps.lb_tables) + inner(this.#writer.tables.chunks),
+      },
+      {
+        name: 'lb_backends',
+        entries: usage.backends,
+        limit: CHUNK * CHUNKS,
+        bytes: mapMemoryBytes(maps.lb_backends) + inner(this.#writer.backends.chunks),
+      },
+      ...[maps.lb_flows, maps.lb_sockets, maps.lb_datagrams, maps.lb_affinities, maps.lb_fragments].map(
+        counted,
+      ),
+    ];
+  }
+}

@@ -1,0 +1,3 @@
+export { EbpfEngine, type EbpfEngineOptions, type StaleSockets } from './engine.ts';
+export { REASONS, type Reason } from './layout.ts';
+export type { EngineSizes } from './objects.ts';

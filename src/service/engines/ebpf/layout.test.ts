@@ -1,0 +1,57 @@
+import assert from 'node:assert/strict';
+import { existsSync, readFileSync } from 'node:fs';
+import test from 'node:test';
+import { checkLayout, layoutOf, readObjectFile } from '../../../kernel/bpf/index.ts';
+import { distPath } from '../../../kernel/paths.ts';
+import {
+  BACKEND,
+  CHUNK,
+  CHUNKS,
+  CONFIG_SIZE,
+  encodeEndpoint,
+  FRONTEND,
+  REASONS,
+  readAddress,
+  sharedStructs,
+} from './layout.ts';
+
+const path = distPath('bpf/lb_pod.bpf.o');
+const header = readFileSync(new URL('../../../../bpf/include/lb_types.h', import.meta.url), 'utf8');
+
+test('structures have the layout that the compiler gave them', {
+  skip: !existsSync(path) && 'bpf is not built',
+}, () => {
+  const { btf } = readObjectFile(readFileSync(path), 'lb_pod');
+  for (const struct of sharedStructs) checkLayout(struct, btf);
+  assert.equal(layoutOf(btf, 'lb_config')?.size, CONFIG_SIZE);
+});
+
+test('reasons and flags are those of the header', () => {
+  const reasons = [
+    ...header
+      .split('enum lb_reason {')[1]!
+      .split('}')[0]!
+      .matchAll(/\bLB_([A-Z_]+),/g),
+  ].map((m) => m[1]!.toLowerCase().replaceAll('_', '-'));
+  assert.deepEqual(reasons.slice(0, -1), [...REASONS]);
+  for (const [prefix, flags] of [
+    ['LB_F_', FRONTEND],
+    ['LB_B_', BACKEND],
+  ] as const)
+    for (const [name, value] of Object.entries(flags)) {
+      const declared = new RegExp(`\\b${prefix}${name} = (?:1 << )?(\\d+)`).exec(header)?.[1];
+      assert.equal(name === 'KIND_SHIFT' ? Number(declared) : 1 << Number(declared), value, name);
+    }
+  const maps = readFileSync(new URL('../../../../bpf/include/lb_maps.h', import.meta.url), 'utf8');
+  assert.equal(1 << Number(/LB_CHUNK_BITS (\d+)/.exec(maps)![1]), CHUNK);
+  assert.equal(Number(/LB_CHUNKS (\d+)/.exec(maps)![1]), CHUNKS);
+});
+
+test('addresses of both families are 16 bytes and come back as they were', () => {
+  for (const address of ['10.96.0.10', 'fd00:10:96::10', '0.0.0.0', '::', '255.255.255.255'])
+    assert.equal(readAddress(encodeEndpoint(address, 80, 6)), address);
+  assert.equal(
+    Buffer.from(encodeEndpoint('10.96.0.10', 80, 6)).toString('hex'),
+    '00000000000000000000ffff0a60000a00500600',
+  );
+});

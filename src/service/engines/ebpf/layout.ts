@@ -1,0 +1,168 @@
+/**
+ * Structures and numbers shared with the programs: bpf/include/lb_types.h and lb_maps.h. A test compares the
+ * structures with the object's BTF and the names of reasons with its enum.
+ */
+import { IpAddress, parseIp } from '../../../addr/index.ts';
+import { bytes, pad, struct, u8, u16, u16be, u32, u64, viewOf } from '../../../codec/index.ts';
+import type { Protocol } from '../../types.ts';
+
+/** Key of frontends and of flows. */
+export const endpointStruct = struct('lb_endpoint', [
+  ['address', bytes(16)],
+  ['port', u16be],
+  ['protocol', u8],
+  ['pad', pad(1)],
+]);
+
+export const frontendStruct = struct('lb_frontend', [
+  ['id', u32],
+  ['service', u32],
+  ['flags', u32],
+  ['affinity_s', u32],
+  ['inside_line', u32],
+  ['inside_size', u32],
+  ['outside_line', u32],
+  ['outside_size', u32],
+]);
+
+export const lineStruct = struct('lb_line', [['backend', bytes(64)]]);
+
+export const backendStruct = struct('lb_backend', [
+  ['address', bytes(16)],
+  ['port', u16be],
+  ['protocol', u8],
+  ['flags', u8],
+  ['service', u32],
+  ['spare', bytes(8)],
+]);
+
+export const peerStruct = struct('lb_peer', [
+  ['vip', bytes(16)],
+  ['backend', bytes(16)],
+  ['vip_port', u16be],
+  ['backend_port', u16be],
+  ['backend_id', u32],
+]);
+
+export const flowStruct = struct('lb_flow', [
+  ['vip', bytes(16)],
+  ['backend', bytes(16)],
+  ['client', bytes(16)],
+  ['vip_port', u16be],
+  ['backend_port', u16be],
+  ['client_port', u16be],
+  ['flags', u16],
+  ['backend_id', u32],
+  ['seen', u32],
+]);
+
+export const clientStruct = struct('lb_client', [
+  ['address', bytes(16)],
+  ['service', u32],
+  ['kind', u32],
+]);
+
+export const affinityStruct = struct('lb_affinity', [
+  ['backend_id', u32],
+  ['pad', pad(4)],
+  ['seen_ns', u64],
+]);
+
+/** The fixed head of lb_config; ranges follow, 32 bytes each. */
+export const CONFIG_SIZE = 264;
+export const CONFIG_RANGES = 8;
+
+export const sharedStructs = [
+  endpointStruct,
+  frontendStruct,
+  lineStruct,
+  backendStruct,
+  peerStruct,
+  flowStruct,
+  clientStruct,
+  affinityStruct,
+] as const;
+
+/** enum lb_frontend_flag. */
+export const FRONTEND = {
+  INSIDE_DROP: 1 << 0,
+  OUTSIDE_DROP: 1 << 1,
+  INSIDE_HASH: 1 << 2,
+  OUTSIDE_HASH: 1 << 3,
+  INSIDE_LOCAL: 1 << 4,
+  OUTSIDE_LOCAL: 1 << 5,
+  OUTSIDE_KEEP: 1 << 6,
+  RANGES: 1 << 7,
+  WILDCARD: 1 << 8,
+  DSR: 1 << 9,
+  KIND_SHIFT: 12,
+} as const;
+
+/** enum lb_backend_flag. */
+export const BACKEND = { USED: 1 << 0, CLUSTER: 1 << 1, LOCAL: 1 << 2, NEAR: 1 << 3 } as const;
+
+/** Kinds in the order of their numbers in the flags. */
+export const KINDS = ['ClusterIP', 'NodePort', 'LoadBalancer', 'ExternalIP'] as const;
+
+export const LINE_ENTRIES = 16;
+export const LINE_BYTES = 64;
+/** lb_maps.h: LB_CHUNK, LB_CHUNKS. */
+export const CHUNK = 1024;
+export const CHUNKS = 4096;
+
+/** enum lb_reason, in its order: what lb_counters counts. */
+export const REASONS = [
+  'none',
+  'forward-socket',
+  'forward-flow',
+  'forward-hairpin',
+  'reject-no-endpoint',
+  'reject-unknown-port',
+  'reject-no-flow',
+  'drop-no-local',
+  'drop-unallocated',
+  'drop-no-backend',
+  'drop-fragment',
+  'drop-icmp',
+  'drop-malformed',
+  'drop-rewrite',
+  'drop-source-range',
+] as const;
+
+export type Reason = (typeof REASONS)[number];
+
+/** IANA protocol numbers of those that the programs carry. */
+export const PROTOCOL_NUMBER: Readonly<Partial<Record<Protocol, number>>> = { TCP: 6, UDP: 17 };
+
+export function protocolName(number: number): string {
+  return number === 6 ? 'TCP' : number === 17 ? 'UDP' : number === 0 ? 'any' : String(number);
+}
+
+/** Writes an address as 16 bytes; IPv4 mapped into ::ffff:0:0/96. */
+export function writeAddress(target: Uint8Array, at: number, text: string): void {
+  const address = parseIp(text);
+  if (address.family === 4) {
+    target.fill(0, at, at + 10);
+    target[at + 10] = 0xff;
+    target[at + 11] = 0xff;
+  }
+  address.writeTo(target, address.family === 4 ? at + 12 : at);
+}
+
+/** An address of 16 bytes as text, IPv4 when it is mapped. */
+export function readAddress(source: Uint8Array, at = 0): string {
+  const view = viewOf(source);
+  const mapped =
+    view.getBigUint64(at) === 0n && view.getUint16(at + 8) === 0 && view.getUint16(at + 10) === 0xffff;
+  return IpAddress.fromBytes(source.subarray(mapped ? at + 12 : at, at + 16)).toString();
+}
+
+/** The key of a frontend: 20 bytes. Protocol 0 with port 0 is the address as such. */
+export function encodeEndpoint(address: string, port: number, protocol: number): Uint8Array {
+  const key = new Uint8Array(endpointStruct.size);
+  writeAddress(key, 0, address);
+  key[16] = port >> 8;
+  key[17] = port & 255;
+  key[18] = protocol;
+  return key;
+}

@@ -1,0 +1,161 @@
+/** Maps and programs of the engine: adopted where an earlier process pinned them, else made and pinned. */
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { viewOf } from '../../../codec/index.ts';
+import { isNetError, serviceError } from '../../../errors/index.ts';
+import {
+  adoptMap,
+  BpfMap,
+  type BpfObject,
+  type BpfProgram,
+  loadObject,
+  MAP_FLAG,
+  MAP_TYPE,
+  mapById,
+} from '../../../kernel/bpf/index.ts';
+import { distPath } from '../../../kernel/paths.ts';
+import { endpointStruct, frontendStruct } from './layout.ts';
+
+/** Entries of maps that have a size; all others grow. */
+export interface EngineSizes {
+  /** Frontends to begin with; the map grows to `frontendsLimit`. Default 16,384. */
+  readonly frontends?: number;
+  /** Default 1,048,576. */
+  readonly frontendsLimit?: number;
+  /** Client ports with translated flows at pod links, oldest given up first. Default 16,384. */
+  readonly flows?: number;
+  /** Connected sockets whose peer is a backend. Default 65,536. */
+  readonly sockets?: number;
+  /** Unconnected datagram sockets. Default 16,384. */
+  readonly datagrams?: number;
+  /** Clients with affinity. Default 16,384. */
+  readonly affinities?: number;
+  /** Fragmented packets under way. Default 4,096. */
+  readonly fragments?: number;
+}
+
+/** What may be pinned under these names. The folder's name is the version of the layout. */
+const SIZED: Readonly<Record<string, (sizes: EngineSizes) => number>> = {
+  lb_flows: (s) => s.flows ?? 16_384,
+  lb_sockets: (s) => s.sockets ?? 65_536,
+  lb_datagrams: (s) => s.datagrams ?? 16_384,
+  lb_affinities: (s) => s.affinities ?? 16_384,
+  lb_fragments: (s) => s.fragments ?? 4_096,
+};
+const SHARED = [
+  'lb_frontends',
+  'lb_tables',
+  'lb_backends',
+  'lb_affinities',
+  'lb_config',
+  'lb_counters',
+  'lb_sockets',
+  'lb_datagrams',
+  'lb_flows',
+  'lb_fragments',
+] as const;
+
+export type MapName = (typeof SHARED)[number];
+
+/** Version of the layout of all maps: a change of a structure takes a new folder. */
+export const LAYOUT_VERSION = 'v1';
+
+export interface EngineObjects {
+  /** Folder in bpffs. */
+  readonly folder: string;
+  readonly maps: Readonly<Record<MapName, BpfMap>>;
+  readonly programs: ReadonlyMap<string, BpfProgram>;
+  close(): void;
+}
+
+/** Loads programs on the maps that are there. Nothing is attached yet. Throws SERVICE_ENGINE_OPEN, SERVICE_LAYOUT_FOREIGN. */
+export function openObjects(bpffsDir: string, sizes: EngineSizes): EngineObjects {
+  const folder = join(bpffsDir, `lb-${LAYOUT_VERSION}`);
+  const step = <T>(name: string, work: () => T): T => {
+    try {
+      return work();
+    } catch (cause) {
+      if (isNetError(cause, 'BPF_PIN_MISMATCH')) {
+        const { path, pinned, wanted } = cause.context as { path: string; pinned: string; wanted: string };
+        throw serviceError('SERVICE_LAYOUT_FOREIGN', { path, want: wanted, found: pinned }, cause);
+      }
+      throw serviceError('SERVICE_ENGINE_OPEN', { engine: 'ebpf', step: name }, cause);
+    }
+  };
+  step(`creating "${folder}"`, () => mkdirSync(folder, { recursive: true, mode: 0o700 }));
+
+  const maps: Record<string, BpfMap> = {};
+  const adopted = new Set<string>();
+  const objects: BpfObject[] = [];
+  const close = () => {
+    for (const object of objects) object.close();
+    for (const map of Object.values(maps)) map.close();
+  };
+  try {
+    step(`adopting maps of "${folder}"`, () => {
+      for (const name of SHARED) {
+        const map = adoptMap(join(folder, name), name);
+        if (!map) continue;
+        maps[name] = map;
+        adopted.add(name);
+      }
+    });
+    for (const file of ['lb_socket', 'lb_pod']) {
+      const object = step(`loading ${file}`, () => {
+        const wanted: Record<string, BpfMap | { maxEntries: number }> = { ...maps };
+        for (const [name, size] of Object.entries(SIZED)) wanted[name] ??= { maxEntries: size(sizes) };
+        return loadObject(distPath(`bpf/${file}.bpf.o`), { maps: wanted });
+      });
+      objects.push(object);
+      for (const name of SHARED) {
+        const map = object.maps.get(name);
+        if (!map || maps[name]) continue;
+        step(`pinning ${name}`, () => map.pin(join(folder, name)));
+        maps[name] = map;
+      }
+    }
+  } catch (error) {
+    close();
+    throw error;
+  }
+  return {
+    folder,
+    maps: maps as Record<MapName, BpfMap>,
+    programs: new Map(objects.flatMap((object) => [...object.programs])),
+    close,
+  };
+}
+
+const FIRST = new Uint8Array(4);
+
+/** The frontend hash that is in use now, made when there is none. */
+export function openFrontends(outer: BpfMap, entries: number): BpfMap {
+  const current = outer.get(FIRST);
+  const id = current ? viewOf(current).getUint32(0, true) : 0;
+  return id !== 0 ? mapById(id, 'lb_frontends') : putFrontends(outer, createFrontends(entries));
+}
+
+/** Copies all frontends into a larger hash and puts that in place. Programs see the one or the other, both whole. */
+export function growFrontends(outer: BpfMap, old: BpfMap, entries: number): BpfMap {
+  const larger = createFrontends(entries);
+  larger.setMany(old.entries());
+  putFrontends(outer, larger);
+  old.close();
+  return larger;
+}
+
+function createFrontends(maxEntries: number): BpfMap {
+  return BpfMap.create({
+    name: 'lb_frontends',
+    type: MAP_TYPE.HASH,
+    keySize: endpointStruct.size,
+    valueSize: frontendStruct.size,
+    maxEntries,
+    flags: MAP_FLAG.NO_PREALLOC,
+  });
+}
+
+function putFrontends(outer: BpfMap, inner: BpfMap): BpfMap {
+  outer.setFd(FIRST, inner);
+  return inner;
+}

@@ -1,0 +1,552 @@
+/**
+ * Writes plans into the maps. Order is what makes a change invisible to traffic:
+ *
+ *     new backends ─► new tables, in free lines ─► frontends, one update each ─► gone frontends ─► gone backends
+ *
+ * At every moment each frontend names a whole table of live backends. Writes are staged over many Services and
+ * flushed in that order.
+ */
+import { viewOf } from '../../../codec/index.ts';
+import { serviceError } from '../../../errors/index.ts';
+import type { BpfMap } from '../../../kernel/bpf/index.ts';
+import type { PortPlan } from '../../types.ts';
+import { RangeAllocator } from './allocate.ts';
+import { ChunkedArray } from './chunked-array.ts';
+import {
+  backendFlags,
+  backendName,
+  type CompiledFrontend,
+  compileFrontends,
+  compileTable,
+  type TableName,
+} from './compile.ts';
+import {
+  backendStruct,
+  CHUNK,
+  CHUNKS,
+  encodeEndpoint,
+  FRONTEND,
+  frontendStruct,
+  LINE_BYTES,
+  LINE_ENTRIES,
+  PROTOCOL_NUMBER,
+  writeAddress,
+} from './layout.ts';
+import { bytesOf, type LeftBackend, Leftovers, textOf, VALUE } from './leftovers.ts';
+import { growFrontends, openFrontends } from './objects.ts';
+
+/** What is programmed for one Service port. */
+interface PortState {
+  readonly plan: PortPlan;
+  readonly service: number;
+  /** Ids of `plan.backends`, in their order. */
+  readonly ids: readonly number[];
+  readonly tables: ReadonlyMap<TableName, Table>;
+  readonly frontends: readonly Frontend[];
+  /** Keys of ClusterIPs as such; shared with the other ports of the Service. */
+  readonly wildcards: readonly string[];
+}
+
+interface Table {
+  readonly line: number;
+  readonly ids: ArrayLike<number>;
+}
+
+/** Key and value as text, because text is smaller than a typed array and compares by value. */
+interface Frontend {
+  readonly key: string;
+  readonly id: number;
+  readonly value: string;
+}
+
+/** A backend that no Service port has any more. */
+export interface GoneBackend {
+  readonly address: string;
+  readonly port: number;
+  readonly protocol: 'TCP' | 'UDP';
+}
+
+export interface WriterMaps {
+  readonly frontends: BpfMap;
+  readonly tables: BpfMap;
+  readonly backends: BpfMap;
+}
+
+export interface WriterOptions {
+  readonly nodeName: string;
+  readonly frontends: number;
+  readonly frontendsLimit: number;
+  readonly now: () => number;
+}
+
+const WILDCARD_VALUE = textOf(
+  frontendStruct.encode({
+    id: 0,
+    service: 0,
+    flags: FRONTEND.WILDCARD,
+    affinity_s: 0,
+    inside_line: 0,
+    inside_size: 0,
+    outside_line: 0,
+    outside_size: 0,
+  }),
+);
+const EMPTY_TABLE: Table = { line: 0, ids: [] };
+const linesOf = (entries: number) => Math.ceil(entries / LINE_ENTRIES);
+
+export class Writer {
+  readonly #outer: BpfMap;
+  readonly #options: WriterOptions;
+  readonly #tables: ChunkedArray;
+  readonly #backends: ChunkedArray;
+  readonly #lines: RangeAllocator;
+  readonly #ids: RangeAllocator;
+  readonly #services: RangeAllocator;
+  readonly #frontendIds: RangeAllocator;
+  readonly #ports = new Map<string, PortState>();
+  #frontends: BpfMap;
+  #frontendCount = 0;
+  #leftovers: Leftovers | undefined;
+
+  // Staged, see flush().
+  readonly #set = new Map<string, string>();
+  readonly #deleted = new Map<string, number>();
+  readonly #wildcardUsers = new Map<string, number>();
+  #goneFrontendIds: number[] = [];
+  #goneIds: number[] = [];
+  #goneTables: Table[] = [];
+  #gone: GoneBackend[] = [];
+
+  constructor(maps: WriterMaps, options: WriterOptions) {
+    const { now } = options;
+    this.#options = options;
+    this.#outer = maps.frontends;
+    this.#frontends = openFrontends(maps.frontends, options.frontends);
+    this.#tables = new ChunkedArray(maps.tables, LINE_BYTES);
+    this.#backends = new ChunkedArray(maps.backends, backendStruct.size);
+    this.#lines = new RangeAllocator({ limit: CHUNK * CHUNKS, now });
+    this.#ids = new RangeAllocator({ first: 1, limit: CHUNK * CHUNKS, now });
+    this.#services = new RangeAllocator({ first: 1, limit: 2 ** 31, now });
+    this.#frontendIds = new RangeAllocator({ first: 1, limit: 2 ** 31, now });
+    this.#adopt();
+  }
+
+  get frontends(): BpfMap {
+    return this.#frontends;
+  }
+
+  get tables(): ChunkedArray {
+    return this.#tables;
+  }
+
+  get backends(): ChunkedArray {
+    return this.#backends;
+  }
+
+  /** Counts for `status`. */
+  usage(): { frontends: number; lines: number; backends: number } {
+    return { frontends: this.#frontendCount, lines: this.#lines.used, backends: this.#ids.used };
+  }
+
+  /** Number of a frontend and of its Service port, for counters and explanations. */
+  port(key: string): { service: number; ids: readonly number[] } | undefined {
+    return this.#ports.get(key);
+  }
+
+  /** Stages a Service port. Throws SERVICE_MAP_FULL, and then leaves it as it was. */
+  put(plan: PortPlan): void {
+    const before = this.#ports.get(plan.key);
+    const compiled = compileFrontends(plan);
+    const taken: (() => void)[] = [];
+    try {
+      const service = before?.service ?? this.#serviceNumber(plan, compiled, taken);
+      const pool = before ? undefined : this.#leftovers?.backends.get(service);
+      const ids = this.#putBackends(plan, before, service, pool, taken);
+      const tables = this.#putTables(plan, compiled, before, ids, taken);
+      const frontends = this.#putFrontends(plan, compiled, before, service, tables, taken);
+      const wildcards = this.#putWildcards(compiled);
+      this.#ports.set(plan.key, { plan, service, ids, tables, frontends, wildcards });
+      if (before) this.#retire(before, ids, tables, frontends);
+    } catch (error) {
+      for (const undo of taken) undo();
+      throw error;
+    }
+  }
+
+  /** Stages the removal of a Service port. */
+  drop(key: string): void {
+    const before = this.#ports.get(key);
+    if (!before) return;
+    this.#ports.delete(key);
+    this.#retire(before, [], new Map(), []);
+    this.#services.give(before.service, 1);
+  }
+
+  /** Stages the removal of what an earlier process left and no plan has claimed. */
+  dropLeftovers(): void {
+    const left = this.#leftovers;
+    if (!left) return;
+    this.#leftovers = undefined;
+    for (const [key, value] of left.frontends)
+      this.#deleted.set(key, viewOf(bytesOf(value)).getUint32(VALUE.id, true));
+    for (const backends of left.backends.values())
+      for (const { id } of backends.values()) this.#goneIds.push(id);
+    for (const [line, lines] of left.tables)
+      this.#goneTables.push({ line, ids: new Array<number>(lines * LINE_ENTRIES) });
+  }
+
+  /** Writes what is staged, in the order that traffic needs. Returns how much was written, and what is gone. */
+  flush(): { changes: number; gone: GoneBackend[] } {
+    let changes = this.#goneIds.length;
+    this.#backends.flush();
+    this.#tables.flush();
+    for (const key of this.#set.keys()) this.#deleted.delete(key);
+    changes += this.#set.size + this.#deleted.size;
+    this.#writeFrontends();
+    if (this.#deleted.size > 0) this.#frontends.deleteMany([...this.#deleted.keys()].map(bytesOf));
+    for (const id of this.#goneIds) this.#backends.stage(id);
+    this.#backends.flush();
+
+    for (const id of this.#deleted.values()) if (id !== 0) this.#frontendIds.give(id, 1);
+    for (const id of this.#goneFrontendIds) this.#frontendIds.give(id, 1);
+    for (const id of this.#goneIds) this.#ids.give(id, 1);
+    for (const { line, ids } of this.#goneTables) this.#lines.give(line, linesOf(ids.length));
+    this.#frontendCount -= this.#deleted.size;
+    const gone = this.#gone;
+    this.#set.clear();
+    this.#deleted.clear();
+    this.#goneFrontendIds = [];
+    this.#goneIds = [];
+    this.#goneTables = [];
+    this.#gone = [];
+    return { changes, gone };
+  }
+
+  close(): void {
+    this.#tables.close();
+    this.#backends.close();
+    this.#frontends.close();
+  }
+
+  #adopt(): void {
+    const left = new Leftovers(this.#frontends, this.#tables, this.#backends);
+    this.#frontendCount = left.frontends.size;
+    if (left.frontends.size === 0 && left.backends.size === 0) return;
+    this.#leftovers = left;
+    const services = new Set<number>(left.backends.keys());
+    const frontendIds: [number, number][] = [];
+    for (const value of left.frontends.values()) {
+      if (value === WILDCARD_VALUE) continue;
+      const view = viewOf(bytesOf(value));
+      frontendIds.push([view.getUint32(VALUE.id, true), 1]);
+      services.add(view.getUint32(VALUE.service, true));
+    }
+    this.#frontendIds.reset(frontendIds, 1);
+    this.#services.reset(
+      [...services].map((number) => [number, 1] as const),
+      1,
+    );
+    this.#lines.reset(left.tables, 0);
+    this.#ids.reset(
+      [...left.backends.values()].flatMap((known) => [...known.values()].map(({ id }) => [id, 1] as const)),
+      1,
+    );
+  }
+
+  /** The number that the kernel knows this port by already, or a new one. */
+  #serviceNumber(plan: PortPlan, compiled: readonly CompiledFrontend[], taken: (() => void)[]): number {
+    for (const { address, port, wildcard } of this.#leftovers ? compiled : []) {
+      if (wildcard) continue;
+      const key = textOf(encodeEndpoint(address, port, PROTOCOL_NUMBER[plan.protocol]!));
+      const value = this.#leftovers?.frontends.get(key);
+      if (value !== undefined) {
+        const number = viewOf(bytesOf(value)).getUint32(VALUE.service, true);
+        if (!this.#adoptedServices.has(number)) {
+          this.#adoptedServices.add(number);
+          return number;
+        }
+      }
+    }
+    const number = this.#take(this.#services, 1, plan, 'service numbers');
+    taken.push(() => this.#services.give(number, 1));
+    return number;
+  }
+
+  readonly #adoptedServices = new Set<number>();
+
+  #take(space: RangeAllocator, length: number, plan: PortPlan, map: string): number {
+    const start = space.take(length);
+    if (start === undefined)
+      throw serviceError('SERVICE_MAP_FULL', {
+        service: plan.service,
+        map,
+        used: space.used,
+        limit: CHUNK * CHUNKS,
+        wanted: length,
+      });
+    return start;
+  }
+
+  #putBackends(
+    plan: PortPlan,
+    before: PortState | undefined,
+    service: number,
+    pool: Map<string, LeftBackend> | undefined,
+    taken: (() => void)[],
+  ): number[] {
+    const protocol = PROTOCOL_NUMBER[plan.protocol]!;
+    const old = new Map<string, number>();
+    before?.plan.backends.forEach((backend, at) => {
+      old.set(backendName(backend), at);
+    });
+    return plan.backends.map((backend) => {
+      const flags = backendFlags(backend, this.#options.nodeName);
+      const at = old.get(backendName(backend));
+      let id: number;
+      if (at !== undefined) {
+        id = before!.ids[at]!;
+        if (backendFlags(before!.plan.backends[at]!, this.#options.nodeName) === flags) return id;
+      } else {
+        const adopted = pool && this.#adoptBackend(backend.endpoint.address, backend.port, protocol, pool);
+        if (adopted && adopted.flags === flags) return adopted.id;
+        id = adopted?.id ?? this.#take(this.#ids, 1, plan, 'lb_backends');
+        if (!adopted) taken.push(() => this.#ids.give(id, 1));
+      }
+      const value = this.#backends.stage(id);
+      writeAddress(value, 0, backend.endpoint.address);
+      value[16] = backend.port >> 8;
+      value[17] = backend.port & 255;
+      value[18] = protocol;
+      value[19] = flags;
+      viewOf(value).setUint32(20, service, true);
+      return id;
+    });
+  }
+
+  #adoptBackend(
+    address: string,
+    port: number,
+    protocol: number,
+    pool: Map<string, LeftBackend>,
+  ): LeftBackend | undefined {
+    const name = textOf(encodeEndpoint(address, port, protocol).subarray(0, 19));
+    const found = pool.get(name);
+    pool.delete(name);
+    return found;
+  }
+
+  #putTables(
+    plan: PortPlan,
+    compiled: readonly CompiledFrontend[],
+    before: PortState | undefined,
+    ids: readonly number[],
+    taken: (() => void)[],
+  ): Map<TableName, Table> {
+    const tables = new Map<TableName, Table>();
+    for (const { inside, outside } of compiled)
+      for (const name of [inside, outside]) {
+        if (name === undefined || tables.has(name)) continue;
+        const entries = compileTable(plan, name);
+        const wanted: number[] = new Array(entries.length);
+        for (let at = 0; at < entries.length; at++) wanted[at] = ids[entries[at]!]!;
+        const kept = before?.tables.get(name);
+        if (kept && sameNumbers(kept.ids, wanted)) tables.set(name, kept);
+        else
+          tables.set(
+            name,
+            this.#adoptTable(plan, compiled, name, wanted) ?? this.#newTable(plan, wanted, taken),
+          );
+      }
+    return tables;
+  }
+
+  /** A table that the kernel has already under one of this port's frontends. */
+  #adoptTable(
+    plan: PortPlan,
+    compiled: readonly CompiledFrontend[],
+    name: TableName,
+    ids: readonly number[],
+  ): Table | undefined {
+    const left = this.#leftovers;
+    if (!left) return undefined;
+    for (const frontend of compiled) {
+      const sides = [
+        [frontend.inside, VALUE.insideLine, VALUE.insideSize],
+        [frontend.outside, VALUE.outsideLine, VALUE.outsideSize],
+      ] as const;
+      for (const [table, lineAt, sizeAt] of sides) {
+        if (table !== name) continue;
+        const key = textOf(encodeEndpoint(frontend.address, frontend.port, PROTOCOL_NUMBER[plan.protocol]!));
+        const value = left.frontends.get(key);
+        if (value === undefined) continue;
+        const view = viewOf(bytesOf(value));
+        const line = view.getUint32(lineAt, true);
+        if (!left.tables.has(line) || !left.hasTable(line, view.getUint32(sizeAt, true), ids)) continue;
+        left.tables.delete(line);
+        return { line, ids };
+      }
+    }
+    return undefined;
+  }
+
+  #newTable(plan: PortPlan, ids: readonly number[], taken: (() => void)[]): Table {
+    const lines = linesOf(ids.length);
+    const line = this.#take(this.#lines, lines, plan, 'lb_tables');
+    taken.push(() => this.#lines.give(line, lines));
+    for (let at = 0; at < lines; at++) {
+      const view = viewOf(this.#tables.stage(line + at));
+      const entries = Math.min(LINE_ENTRIES, ids.length - at * LINE_ENTRIES);
+      for (let entry = 0; entry < entries; entry++)
+        view.setUint32(entry * 4, ids[at * LINE_ENTRIES + entry]!, true);
+    }
+    return { line, ids };
+  }
+
+  #putFrontends(
+    plan: PortPlan,
+    compiled: readonly CompiledFrontend[],
+    before: PortState | undefined,
+    service: number,
+    tables: ReadonlyMap<TableName, Table>,
+    taken: (() => void)[],
+  ): Frontend[] {
+    const frontends: Frontend[] = [];
+    const staged: Frontend[] = [];
+    let added = 0;
+    for (const one of compiled) {
+      if (one.wildcard) continue;
+      const key = textOf(encodeEndpoint(one.address, one.port, PROTOCOL_NUMBER[plan.protocol]!));
+      const kept = before?.frontends.find((frontend) => frontend.key === key);
+      const left = kept ? undefined : this.#leftovers?.frontends.get(key);
+      const present = kept?.value ?? left;
+      let id: number;
+      if (present !== undefined) id = viewOf(bytesOf(present)).getUint32(VALUE.id, true);
+      else {
+        id = this.#take(this.#frontendIds, 1, plan, 'frontend numbers');
+        taken.push(() => this.#frontendIds.give(id, 1));
+        added++;
+      }
+      const inside = (one.inside && tables.get(one.inside)) || EMPTY_TABLE;
+      const outside = (one.outside && tables.get(one.outside)) || EMPTY_TABLE;
+      const value = textOf(
+        frontendStruct.encode({
+          id,
+          service,
+          flags: one.flags,
+          affinity_s: plan.affinitySeconds,
+          inside_line: inside.line,
+          inside_size: inside.ids.length,
+          outside_line: outside.line,
+          outside_size: outside.ids.length,
+        }),
+      );
+      const frontend = { key, id, value };
+      frontends.push(frontend);
+      if (value !== present) staged.push(frontend);
+    }
+    this.#makeRoom(plan, added);
+    this.#frontendCount += added;
+    for (const { key, value } of staged) this.#set.set(key, value);
+    for (const { key } of frontends) this.#keep(key);
+    return frontends;
+  }
+
+  /** A key that somebody wants: it is no leftover, and not deleted for the one who had it before. */
+  #keep(key: string): void {
+    this.#leftovers?.frontends.delete(key);
+    const id = this.#deleted.get(key);
+    if (id === undefined) return;
+    this.#deleted.delete(key);
+    if (id !== 0) this.#goneFrontendIds.push(id);
+    this.#frontendCount--;
+  }
+
+  #putWildcards(compiled: readonly CompiledFrontend[]): string[] {
+    const keys: string[] = [];
+    for (const { address, wildcard } of compiled) {
+      if (!wildcard) continue;
+      const key = textOf(encodeEndpoint(address, 0, 0));
+      const users = this.#wildcardUsers.get(key) ?? 0;
+      this.#wildcardUsers.set(key, users + 1);
+      keys.push(key);
+      if (users > 0) continue;
+      const present = this.#leftovers?.frontends.get(key);
+      if (present === undefined) this.#frontendCount++;
+      if (present !== WILDCARD_VALUE) this.#set.set(key, WILDCARD_VALUE);
+      this.#keep(key);
+    }
+    return keys;
+  }
+
+  #dropWildcards(keys: readonly string[]): void {
+    for (const key of keys) {
+      const users = this.#wildcardUsers.get(key)! - 1;
+      if (users > 0) this.#wildcardUsers.set(key, users);
+      else {
+        this.#wildcardUsers.delete(key);
+        this.#set.delete(key);
+        this.#deleted.set(key, 0);
+      }
+    }
+  }
+
+  #makeRoom(plan: PortPlan, added: number): void {
+    const used = this.#frontendCount;
+    const { maxEntries } = this.#frontends;
+    if (used + added <= maxEntries) return;
+    const limit = this.#options.frontendsLimit;
+    if (used + added > limit)
+      throw serviceError('SERVICE_MAP_FULL', {
+        service: plan.service,
+        map: 'lb_frontends',
+        used,
+        limit,
+        wanted: added,
+      });
+    this.#frontends = growFrontends(this.#outer, this.#frontends, Math.min(limit, maxEntries * 2));
+  }
+
+  #retire(
+    before: PortState,
+    ids: readonly number[],
+    tables: ReadonlyMap<TableName, Table>,
+    frontends: readonly Frontend[],
+  ): void {
+    for (const { key, id } of before.frontends) {
+      if (frontends.some((frontend) => frontend.key === key)) continue;
+      if (!this.#set.has(key)) this.#deleted.set(key, id);
+      else {
+        // Another port took it over in this same flush.
+        this.#goneFrontendIds.push(id);
+        this.#frontendCount--;
+      }
+    }
+    this.#dropWildcards(before.wildcards);
+    for (const [name, table] of before.tables)
+      if (tables.get(name)?.line !== table.line) this.#goneTables.push(table);
+    const kept = new Set(ids);
+    before.ids.forEach((id, at) => {
+      if (kept.has(id)) return;
+      this.#goneIds.push(id);
+      const { endpoint, port } = before.plan.backends[at]!;
+      const { protocol } = before.plan;
+      if (protocol !== 'SCTP') this.#gone.push({ address: endpoint.address, port, protocol });
+    });
+  }
+
+  #writeFrontends(): void {
+    if (this.#set.size < 4) {
+      for (const [key, value] of this.#set) this.#frontends.set(bytesOf(key), bytesOf(value));
+      return;
+    }
+    this.#frontends.setMany(
+      Iterator.from(this.#set).map(([key, value]) => [bytesOf(key), bytesOf(value)] as const),
+    );
+  }
+}
+
+function sameNumbers(a: ArrayLike<number>, b: ArrayLike<number>): boolean {
+  if (a.length !== b.length) return false;
+  for (let at = 0; at < a.length; at++) if (a[at] !== b[at]) return false;
+  return true;
+}

@@ -1,0 +1,12 @@
+/** Service load balancing: plans (pure), engines, and the controller that joins them. See README.md. */
+export * from './describe.ts';
+export type * from './engine.ts';
+export {
+  EbpfEngine,
+  type EbpfEngineOptions,
+  type EngineSizes,
+  type StaleSockets,
+} from './engines/ebpf/index.ts';
+export { serviceFacts, sliceFacts } from './facts.ts';
+export { ServicePlanner, type ServiceTables } from './planner.ts';
+export type * from './types.ts';

@@ -115,8 +115,8 @@ test('of two candidates one leads, and the other takes over when it ends', async
       name: 'l',
       identity,
       signal: stops[i]!.signal,
-      leaseDurationMs: 400,
-      renewDeadlineMs: 200,
+      leaseDurationMs: 3_000,
+      renewDeadlineMs: 2_000,
       retryPeriodMs: 10,
     }).run(async (signal) => {
       said.push(`${identity} leads`);
@@ -145,8 +145,8 @@ test('a leader whose lease was stolen stops and says so', async (t) => {
     ...named,
     identity: 'a',
     signal: new AbortController().signal,
-    leaseDurationMs: 300,
-    renewDeadlineMs: 200,
+    leaseDurationMs: 3_000,
+    renewDeadlineMs: 2_000,
     retryPeriodMs: 5,
   });
   await assert.rejects(

@@ -154,8 +154,8 @@ test('a foreign hand on our slices is undone', async (t) => {
 test('a silent Node is tainted and its pods leave the endpoints', async (t) => {
   const { api } = await setup(t, {
     only: ['node-lifecycle', 'endpoint-slices'],
-    nodeGraceMs: 60,
-    nodePeriodMs: 10,
+    nodeGraceMs: 300,
+    nodePeriodMs: 20,
     orphanGraceMs: 50,
   });
   const beat = (count: number) =>
@@ -185,7 +185,7 @@ test('a silent Node is tainted and its pods leave the endpoints', async (t) => {
 });
 
 test('of two instances only the leader works', async (t) => {
-  const leader = { leaseDurationMs: 200, renewDeadlineMs: 150, retryPeriodMs: 10 };
+  const leader = { leaseDurationMs: 3_000, renewDeadlineMs: 2_000, retryPeriodMs: 10 };
   const { api, client, stop, running } = await setup(t, { leaderElect: true, identity: 'a', leader });
   const second = new AbortController();
   const other = startControllers({

@@ -1,4 +1,11 @@
 /** Service load balancing: plans (pure), engines, and the controller that joins them. See README.md. */
+export {
+  ServiceController,
+  type ServiceControllerOptions,
+  type ServiceLog,
+  type TableSource,
+  type Timing,
+} from './controller.ts';
 export * from './describe.ts';
 export type * from './engine.ts';
 export {

@@ -47,6 +47,11 @@ export class ServicePlanner {
     return { ...delta, full };
   }
 
+  /** All plans as they are, as a full delta: for an engine that has to compare everything. */
+  everything(): PlanDelta {
+    return { full: true, upsert: [...this.#plans.values()], remove: [] };
+  }
+
   /** Plans what a change of these Services and slices touches. */
   plan(services: Iterable<string>, slices: Iterable<string>): PlanDelta {
     const dirty = new Set(services);

@@ -1,0 +1,246 @@
+/**
+ * Joins tables, planner and engine:
+ *
+ *     reflector ─► dirty keys ─► (next microtask) ─► plan what they touch ─► engine ─► result of each Service
+ *                                                          ▲                    │
+ *                                                          └── again, later ◄───┘ failed
+ *
+ * Nothing is written before Services and EndpointSlices have been listed: a half known Service would lose its
+ * endpoints for a moment.
+ */
+import { isNetError } from '../errors/index.ts';
+import type { ApplyReport, ServiceEngine } from './engine.ts';
+import { ServicePlanner } from './planner.ts';
+import type { NodeContext, PlanDelta, ServiceFacts, ServicePlan, SliceFacts } from './types.ts';
+
+/** A table that somebody else keeps up to date; a Reflector of src/client fits. */
+export interface TableSource<P> {
+  readonly items: ReadonlyMap<string, P>;
+  /** Resolves when the table has been filled once. */
+  readonly synced: Promise<void>;
+  onChange(listener: (keys: ReadonlySet<string>) => void): void;
+}
+
+/** Where the controller tells what it does. */
+export interface ServiceLog {
+  info(context: object, message: string): void;
+  warn(context: object, message: string): void;
+}
+
+export interface ServiceControllerOptions {
+  readonly services: TableSource<ServiceFacts>;
+  readonly slices: TableSource<SliceFacts>;
+  /** CIDRs of each ServiceCIDR object; without it `serviceRanges` counts. */
+  readonly ranges?: TableSource<readonly string[]>;
+  readonly serviceRanges?: readonly string[];
+  readonly engine: ServiceEngine;
+  readonly node: NodeContext;
+  readonly log?: ServiceLog;
+  /** Called when a Service can't be programmed, and with undefined when it can again. */
+  readonly onResult?: (service: string, error: Error | undefined) => void;
+  /** Called with the plans that changed, after they were programmed: health checks, events. */
+  readonly onApplied?: (delta: PlanDelta) => void;
+  /** First and longest wait before failed Services are tried again, 1,000 and 30,000 ms by default. */
+  readonly retry?: { readonly firstMs?: number; readonly maxMs?: number };
+  /** Monotonic clock in milliseconds. */
+  readonly now?: () => number;
+}
+
+/** How long changes took from the first event until the kernel had them. */
+export interface Timing {
+  readonly count: number;
+  readonly totalMs: number;
+  readonly lastMs: number;
+  readonly maxMs: number;
+}
+
+export class ServiceController {
+  readonly #options: ServiceControllerOptions;
+  readonly #planner: ServicePlanner;
+  readonly #now: () => number;
+  readonly #failed = new Map<string, Error>();
+  readonly #services = new Set<string>();
+  readonly #slices = new Set<string>();
+  #timing: Timing = { count: 0, totalMs: 0, lastMs: 0, maxMs: 0 };
+  #firstEventMs: number | undefined;
+  #running: Promise<void> | undefined;
+  #everything = false;
+  #ready = false;
+  #closed = false;
+  #retryTimer: NodeJS.Timeout | undefined;
+  #retryMs = 0;
+
+  constructor(options: ServiceControllerOptions) {
+    this.#options = options;
+    this.#now = options.now ?? (() => performance.now());
+    const { services, slices } = options;
+    this.#planner = new ServicePlanner({ services: services.items, slices: slices.items }, options.node);
+    services.onChange((keys) => this.#mark(this.#services, keys));
+    slices.onChange((keys) => this.#mark(this.#slices, keys));
+    options.ranges?.onChange(() => this.#setRanges());
+  }
+
+  /** Plans by Service key. */
+  get plans(): ReadonlyMap<string, ServicePlan> {
+    return this.#planner.plans;
+  }
+
+  /** The node that is planned for. */
+  get node(): NodeContext {
+    return this.#planner.node;
+  }
+
+  /** Services that are not programmed, with the reason. */
+  get failed(): ReadonlyMap<string, Error> {
+    return this.#failed;
+  }
+
+  get timing(): Timing {
+    return this.#timing;
+  }
+
+  /** True once everything known at start has been programmed. */
+  get ready(): boolean {
+    return this.#ready;
+  }
+
+  /** Waits for the tables, programs everything, and from then on every change. Resolves after the first. */
+  async start(): Promise<void> {
+    const { services, slices, ranges } = this.#options;
+    await Promise.all([services.synced, slices.synced, ranges?.synced]);
+    if (this.#closed) return;
+    this.#setRanges();
+    const began = this.#now();
+    this.#services.clear();
+    this.#slices.clear();
+    const delta = this.#planner.planAll();
+    this.#ready = true;
+    await this.#apply(delta);
+    this.#options.log?.info(
+      { services: delta.upsert.length, ms: Math.round(this.#now() - began), failed: this.#failed.size },
+      'Services are programmed',
+    );
+    this.#schedule();
+  }
+
+  /** The node changed (zone, addresses): everything is planned again. */
+  setNode(node: NodeContext): void {
+    if (!this.#ready) throw new Error('setNode() before start()');
+    void this.#enqueue(() => this.#apply(this.#planner.planAll(node)));
+  }
+
+  /** Compares everything with the kernel and writes what differs. */
+  resync(): Promise<void> {
+    return this.#enqueue(() => this.#apply(this.#planner.everything()));
+  }
+
+  /** Resolves when all changes told so far are in the kernel. */
+  async settled(): Promise<void> {
+    do await this.#running;
+    while (this.#running);
+  }
+
+  /** Stops programming; what is programmed works on. */
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#retryTimer);
+  }
+
+  #mark(dirty: Set<string>, keys: ReadonlySet<string>): void {
+    for (const key of keys) dirty.add(key);
+    this.#firstEventMs ??= this.#now();
+    if (this.#ready) this.#schedule();
+  }
+
+  #schedule(): void {
+    if (this.#running || this.#closed) return;
+    if (this.#services.size === 0 && this.#slices.size === 0 && !this.#everything) return;
+    void this.#enqueue(() => this.#flush());
+  }
+
+  /** One step after the other: an engine is never asked twice at once. */
+  #enqueue(step: () => Promise<void>): Promise<void> {
+    const before = this.#running ?? Promise.resolve();
+    const run = before.then(step).catch((error: unknown) => {
+      this.#options.log?.warn({ err: error }, 'Cannot program Services');
+      this.#retry();
+    });
+    this.#running = run;
+    void run.then(() => {
+      if (this.#running !== run) return;
+      this.#running = undefined;
+      this.#schedule();
+    });
+    return run;
+  }
+
+  async #flush(): Promise<void> {
+    if (this.#closed) return;
+    const services = [...this.#services];
+    const slices = [...this.#slices];
+    this.#services.clear();
+    this.#slices.clear();
+    const delta = this.#planner.plan(services, slices);
+    const everything = this.#everything;
+    this.#everything = false;
+    await this.#apply(everything ? this.#planner.everything() : delta);
+  }
+
+  async #apply(delta: PlanDelta): Promise<void> {
+    const { engine, onApplied } = this.#options;
+    const applied = engine.apply(delta);
+    // An engine that is done at once must not wait for a turn of the queue.
+    const report = applied instanceof Promise ? await applied : applied;
+    this.#measure();
+    this.#record(delta, report);
+    onApplied?.(delta);
+  }
+
+  #measure(): void {
+    if (this.#firstEventMs === undefined) return;
+    const lastMs = this.#now() - this.#firstEventMs;
+    this.#firstEventMs = undefined;
+    const { count, totalMs, maxMs } = this.#timing;
+    this.#timing = { count: count + 1, totalMs: totalMs + lastMs, lastMs, maxMs: Math.max(maxMs, lastMs) };
+  }
+
+  #record(delta: PlanDelta, report: ApplyReport): void {
+    const { onResult, log } = this.#options;
+    for (const key of delta.remove) this.#failed.delete(key);
+    for (const { key } of delta.upsert) {
+      const error = report.failed.get(key);
+      if (error) {
+        if (this.#failed.get(key)?.message !== error.message) {
+          log?.warn({ service: key, err: error }, error.message);
+          onResult?.(key, error);
+        }
+        this.#failed.set(key, error);
+      } else if (this.#failed.delete(key)) onResult?.(key, undefined);
+    }
+    if (this.#failed.size > 0) this.#retry();
+    else this.#retryMs = 0;
+  }
+
+  #retry(): void {
+    if (this.#retryTimer || this.#closed) return;
+    const { firstMs = 1000, maxMs = 30_000 } = this.#options.retry ?? {};
+    this.#retryMs = Math.min(maxMs, this.#retryMs === 0 ? firstMs : this.#retryMs * 2);
+    this.#retryTimer = setTimeout(() => {
+      this.#retryTimer = undefined;
+      for (const [key, error] of this.#failed) {
+        // What is wrong with the object itself does not heal by time.
+        if (isNetError(error, 'SERVICE_PROTOCOL_UNSUPPORTED')) continue;
+        this.#services.add(key);
+        if (isNetError(error, 'SERVICE_PROGRAM_FAILED')) this.#everything = true;
+      }
+      this.#schedule();
+    }, this.#retryMs);
+    this.#retryTimer.unref();
+  }
+
+  #setRanges(): void {
+    const { ranges, serviceRanges = [], engine } = this.#options;
+    const cidrs = ranges ? [...new Set([...ranges.items.values()].flat())].sort() : serviceRanges;
+    engine.setServiceRanges(cidrs);
+  }
+}

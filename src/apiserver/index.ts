@@ -6,12 +6,20 @@ import { type Cidr, tryParseCidr } from '../addr/index.ts';
 import { apiError } from '../errors/api.ts';
 import { storeError } from '../errors/store.ts';
 import { SqliteStore, type Store } from '../store/index.ts';
+import { NodePorts } from './allocate/node-ports.ts';
+import { ServiceAddresses } from './allocate/service-addresses.ts';
+import { serviceCidrStrategy } from './allocate/service-cidr-strategy.ts';
+import { serviceStrategy } from './allocate/service-strategy.ts';
 import { createHandler } from './handler.ts';
 import { HttpServer, type ListenAddress } from './http/server.ts';
 import { bootstrap } from './lifecycle/bootstrap.ts';
+import { expireEvents } from './lifecycle/event-expiry.ts';
+import { GarbageCollector } from './lifecycle/garbage.ts';
+import { NamespaceCollector } from './lifecycle/namespaces.ts';
 import { ensureCredentials, tokenUsers } from './pki/credentials.ts';
 import { Registry } from './registry/registry.ts';
-import { strategiesOf } from './registry/strategies.ts';
+import { plainStrategies } from './registry/strategies.ts';
+import { EndpointsSource } from './rest/endpoints-source.ts';
 import type { PodLogs } from './rest/pods.ts';
 import { storeSource } from './rest/source.ts';
 
@@ -60,6 +68,8 @@ export interface ApiServer {
   readonly store: Store;
   close(): Promise<void>;
 }
+
+const EXPIRY_INTERVAL_MS = 60_000;
 
 /** Names of the service certificate of Kubernetes. */
 const SERVICE_NAMES = [
@@ -139,7 +149,13 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
   const store = SqliteStore.open(join(options.dataDir, 'store.db'));
   const undo: (() => unknown)[] = [() => store.close()];
   try {
-    const registry = new Registry({ store, strategies: strategiesOf(), clock });
+    const addresses = new ServiceAddresses(store);
+    const strategies = new Map([
+      ...plainStrategies,
+      ['Service', serviceStrategy(addresses, new NodePorts(store))],
+      ['ServiceCIDR', serviceCidrStrategy(addresses, clock)],
+    ]);
+    const registry = new Registry({ store, strategies, clock });
     const fds = options.listenFds ?? [];
     const listen = options.listen ?? (fds.length > 0 ? [] : [{ host: '127.0.0.1', port: 6443 }]);
     const advertise = options.advertise ?? listen.map(({ host }) => host).filter((host) => !isWildcard(host));
@@ -157,10 +173,12 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
     const subjectAltNames = [...names];
     const first = await ensureCredentials(options.dataDir, { subjectAltNames, serverUrl: '', now: clock() });
     let ready = false;
+    const endpoints = new EndpointsSource(store);
     let address = '';
     const handler = createHandler({
       registry,
-      sourceOf: (resource) => storeSource(store, resource),
+      sourceOf: (resource) =>
+        resource.schema.kind === 'Endpoints' ? endpoints : storeSource(store, resource),
       get address() {
         return address;
       },
@@ -177,13 +195,13 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
       log,
     });
     undo.unshift(() => server.close());
-    const addresses: ListenAddress[] = [];
-    for (const at of listen) addresses.push(await server.listen(at));
-    for (const fd of fds) addresses.push(await server.listen({ fd }));
-    const port = addresses[0]!.port;
-    const reach = advertise[0] ?? (isWildcard(addresses[0]!.host) ? '127.0.0.1' : addresses[0]!.host);
-    const local = addresses.find(({ host }) => !isWildcard(host))?.host ?? '127.0.0.1';
-    const url = `https://${urlHost(isWildcard(addresses[0]!.host) ? local : addresses[0]!.host)}:${port}`;
+    const listening: ListenAddress[] = [];
+    for (const at of listen) listening.push(await server.listen(at));
+    for (const fd of fds) listening.push(await server.listen({ fd }));
+    const port = listening[0]!.port;
+    const reach = advertise[0] ?? (isWildcard(listening[0]!.host) ? '127.0.0.1' : listening[0]!.host);
+    const local = listening.find(({ host }) => !isWildcard(host))?.host ?? '127.0.0.1';
+    const url = `https://${urlHost(isWildcard(listening[0]!.host) ? local : listening[0]!.host)}:${port}`;
     address = `${urlHost(reach)}:${port}`;
     await ensureCredentials(options.dataDir, { subjectAltNames, serverUrl: url, now: clock() });
     await bootstrap(registry, {
@@ -193,13 +211,25 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
         .filter((host) => isIP(host) && host !== '127.0.0.1' && host !== '::1')
         .map((host) => ({ address: host, port })),
     });
+    const onError = (what: string) => (key: string, error: unknown) =>
+      log('warn', { key, error: String(error) }, `${what} failed, will be repeated`);
+    const garbage = new GarbageCollector(registry, onError('garbage collection'));
+    const namespaces = new NamespaceCollector(registry, onError('namespace deletion'));
+    undo.unshift(
+      () => garbage.close(),
+      () => namespaces.close(),
+    );
+    const expiry = setInterval(() => {
+      expireEvents(registry).catch((error: unknown) => onError('event expiry')('events', error));
+    }, EXPIRY_INTERVAL_MS);
+    undo.unshift(() => clearInterval(expiry.unref()));
     const compaction = compactRegularly(store, options.compactIntervalMs ?? 300_000, log);
     undo.unshift(() => clearInterval(compaction));
     ready = true;
     log('info', { url, revision: store.revision }, 'API server is ready');
     return {
       url,
-      addresses,
+      addresses: listening,
       store,
       close: async () => {
         ready = false;

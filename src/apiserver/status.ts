@@ -88,8 +88,16 @@ const translations: Readonly<Record<string, Translation>> = {
     }),
   },
   // Older clients print the causes of an invalid request, not its message.
-  API_PATCH_NOT_APPLICABLE: { code: 422, reason: 'Invalid', details: (c) => ({ causes: [faultOf(c['path'], c)] }) },
-  API_PATCH_INVALID_FIELD: { code: 422, reason: 'Invalid', details: (c) => ({ causes: [faultOf(c['field'], c)] }) },
+  API_PATCH_NOT_APPLICABLE: {
+    code: 422,
+    reason: 'Invalid',
+    details: (c) => ({ causes: [faultOf(c['path'], c)] }),
+  },
+  API_PATCH_INVALID_FIELD: {
+    code: 422,
+    reason: 'Invalid',
+    details: (c) => ({ causes: [faultOf(c['field'], c)] }),
+  },
 };
 
 function translationOf(error: NetError): Translation | undefined {

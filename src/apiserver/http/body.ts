@@ -2,6 +2,8 @@
 import type { IncomingMessage } from 'node:http';
 import { parse as parseYaml } from 'yaml';
 import { apiError } from '../../errors/api.ts';
+import { decodeProtobufBody, PROTOBUF_TYPE } from '../protobuf/decode.ts';
+import { WireError } from '../protobuf/reader.ts';
 import { badRequest } from '../status.ts';
 
 /** Kubernetes takes 3 MiB (apiserver --max-request-body-bytes is etcd's 1.5 MiB, doubled for patches). */
@@ -30,15 +32,42 @@ const YAML_TYPES = new Set([
 ]);
 const JSON_TYPES = new Set(['', 'application/json', '*/*']);
 
-/** The value in a body of type application/json or application/yaml. @throws API_UNSUPPORTED_MEDIA_TYPE, API_BAD_REQUEST */
-export function parseObjectBody(body: Buffer, contentType: string | undefined): unknown {
+export interface ParsedBody {
+  readonly json: unknown;
+  /** The JSON text, when it was JSON. */
+  readonly text?: string;
+}
+
+/** What a body says, whether as JSON, YAML or protobuf. @throws API_UNSUPPORTED_MEDIA_TYPE, API_BAD_REQUEST */
+export function parseBody(body: Buffer, contentType: string | undefined): ParsedBody {
   const type = mediaTypeOf(contentType);
-  if (!JSON_TYPES.has(type) && !YAML_TYPES.has(type))
+  if (type === PROTOBUF_TYPE) return { json: parseProtobuf(body) };
+  const yaml = YAML_TYPES.has(type);
+  if (!JSON_TYPES.has(type) && !yaml)
     throw apiError('API_UNSUPPORTED_MEDIA_TYPE', {
       sent: type,
-      accepted: 'application/json, application/yaml',
+      accepted: `application/json, application/yaml, ${PROTOBUF_TYPE}`,
     });
-  return parseText(body.toString('utf8'), YAML_TYPES.has(type));
+  const text = body.toString('utf8');
+  return { json: parseText(text, yaml), ...(!yaml && { text }) };
+}
+
+/** The same for bodies whose text nobody needs. */
+export const parseObjectBody = (body: Buffer, contentType: string | undefined): unknown =>
+  parseBody(body, contentType).json;
+
+function parseProtobuf(body: Buffer): unknown {
+  try {
+    return decodeProtobufBody(body);
+  } catch (error) {
+    if (!(error instanceof WireError)) throw error;
+    if (error.message.endsWith('as JSON only'))
+      throw apiError('API_UNSUPPORTED_MEDIA_TYPE', {
+        sent: `${PROTOBUF_TYPE}: ${error.message}`,
+        accepted: 'application/json',
+      });
+    throw badRequest(`couldn't decode protobuf: ${error.message}`);
+  }
 }
 
 /** @throws API_BAD_REQUEST */

@@ -12,8 +12,9 @@ export const podStrategy: Strategy = {
     pod.status = { phase: 'Pending', qosClass: qosClassOf(pod) };
   },
   prepareStatus: (next, old) => {
-    const status = ((next as Pod).status ??= {});
-    status.qosClass ??= (old as Pod).status?.qosClass ?? qosClassOf(old as Pod);
+    const pod = next as Pod;
+    pod.status ??= {};
+    pod.status.qosClass ??= (old as Pod).status?.qosClass ?? qosClassOf(old as Pod);
   },
   // A pod that no kubelet has, or that is over already, goes at once.
   gracePeriodSeconds: (object, asked) => {
@@ -49,14 +50,12 @@ export const namespaceStrategy: Strategy = {
 export const counted: Strategy = { generation: true };
 export const createOnUpdate: Strategy = { createOnUpdate: true };
 
-/** By kind of the stored object. */
-export function strategiesOf(): Map<string, Strategy> {
-  return new Map<string, Strategy>([
-    ['Pod', podStrategy],
-    ['Namespace', namespaceStrategy],
-    ['EndpointSlice', counted],
-    ['NetworkPolicy', counted],
-    ['Lease', createOnUpdate],
-    ['Event', createOnUpdate],
-  ]);
-}
+/** By kind of the stored object; those of Service and ServiceCIDR come from `allocate/`. */
+export const plainStrategies: readonly (readonly [string, Strategy])[] = [
+  ['Pod', podStrategy],
+  ['Namespace', namespaceStrategy],
+  ['EndpointSlice', counted],
+  ['NetworkPolicy', counted],
+  ['Lease', createOnUpdate],
+  ['Event', createOnUpdate],
+];

@@ -1,11 +1,44 @@
-/** Between the version of a kind that a client speaks and the one that is stored. */
+/**
+ * Between the version of a kind that a client speaks and the one that is stored. Only Event has two: core/v1 is
+ * stored, events.k8s.io/v1 is the same object under newer names (pkg/apis/events/v1/conversion.go).
+ */
 import type { KubeObject } from '../../model/kubernetes.ts';
 import type { Resource } from '../resources.ts';
+import { groupVersionOf } from '../schema/index.ts';
 
-export function fromStored(resource: Resource, object: KubeObject): KubeObject {
-  return resource.stored === resource.schema ? object : object;
+/** Name in events.k8s.io/v1 to name in core/v1. */
+const EVENT_FIELDS: readonly (readonly [string, string])[] = [
+  ['regarding', 'involvedObject'],
+  ['note', 'message'],
+  ['reportingController', 'reportingComponent'],
+  ['deprecatedSource', 'source'],
+  ['deprecatedFirstTimestamp', 'firstTimestamp'],
+  ['deprecatedLastTimestamp', 'lastTimestamp'],
+  ['deprecatedCount', 'count'],
+];
+
+const newNames = new Map(EVENT_FIELDS.map(([newer, older]) => [older, newer]));
+const oldNames = new Map(EVENT_FIELDS);
+
+function renamed(object: KubeObject, names: ReadonlyMap<string, string>, apiVersion: string): KubeObject {
+  const entries = Object.entries(object).map(([key, value]) => [names.get(key) ?? key, value]);
+  return { ...Object.fromEntries(entries), apiVersion } as KubeObject;
 }
 
+/** The stored object as the resource's version has it; the same object where that is the stored one. */
+export function fromStored(resource: Resource, object: KubeObject): KubeObject {
+  return resource.stored === resource.schema
+    ? object
+    : renamed(object, newNames, groupVersionOf(resource.schema));
+}
+
+/** The other way. */
 export function toStored(resource: Resource, object: KubeObject): KubeObject {
-  return resource.stored === resource.schema ? object : object;
+  if (resource.stored === resource.schema) return object;
+  const stored = renamed(object, oldNames, groupVersionOf(resource.stored)) as KubeObject & {
+    involvedObject?: object;
+  };
+  // Required by the stored version.
+  stored.involvedObject ??= {};
+  return stored;
 }

@@ -52,8 +52,8 @@ export async function bindPod(context: WriteContext): Promise<ApiResponse> {
           `pod ${path.name} is already assigned to node "${pod.spec.nodeName}"`,
         );
       pod.spec.nodeName = nodeName;
-      Object.assign((pod.metadata.annotations ??= {}), binding?.metadata?.annotations);
-      if (Object.keys(pod.metadata.annotations).length === 0) delete pod.metadata.annotations;
+      if (binding?.metadata?.annotations)
+        pod.metadata.annotations = { ...pod.metadata.annotations, ...binding.metadata.annotations };
       const scheduled: Condition = {
         type: 'PodScheduled',
         status: 'True',

@@ -1,7 +1,7 @@
 /** POST, PUT, PATCH and DELETE of objects. */
 import { apiError } from '../../errors/api.ts';
 import type { KubeObject } from '../../model/kubernetes.ts';
-import { mediaTypeOf, parseObjectBody, parseText } from '../http/body.ts';
+import { mediaTypeOf, parseBody, parseObjectBody, parseText } from '../http/body.ts';
 import { type ApiRequest, flag, type ResourcePath, wholeNumber } from '../http/request.ts';
 import { type ApiResponse, jsonResponse, textResponse, warningHeader } from '../http/response.ts';
 import { applyPatch, type PatchType } from '../patch/index.ts';
@@ -73,10 +73,10 @@ export type WriteCheck = (object: KubeObject, gracePeriodSeconds?: number) => vo
 export async function createResponse(context: WriteContext, check?: WriteCheck): Promise<ApiResponse> {
   const { request, resource, registry, path } = context;
   const warnings: string[] = [];
-  const json = parseObjectBody(request.body, request.headers['content-type']);
+  const { json, text } = parseBody(request.body, request.headers['content-type']);
   const object = decodeBody(resource, json, {
     validation: fieldValidationOf(request.query),
-    text: request.body.toString('utf8'),
+    ...(text !== undefined && { text }),
     warnings,
   });
   if (resource.schema.namespaced && path.namespace === undefined)
@@ -92,10 +92,10 @@ export async function createResponse(context: WriteContext, check?: WriteCheck):
 export async function updateResponse(context: WriteContext, check?: WriteCheck): Promise<ApiResponse> {
   const { request, resource, registry, path } = context;
   const warnings: string[] = [];
-  const json = parseObjectBody(request.body, request.headers['content-type']);
+  const { json, text } = parseBody(request.body, request.headers['content-type']);
   const object = decodeBody(resource, json, {
     validation: fieldValidationOf(request.query),
-    text: request.body.toString('utf8'),
+    ...(text !== undefined && { text }),
     warnings,
   });
   const subresource = path.subresource === 'status' ? 'status' : '';
@@ -195,8 +195,9 @@ function checkApplied(patch: unknown, path: ResourcePath): void {
 
 /** DeleteOptions come as a body, as query parameters, or both. @throws API_BAD_REQUEST */
 function deleteOptionsOf(request: ApiRequest): DeleteOptions {
-  const text = request.body.toString('utf8').trim();
-  const body = (text === '' ? {} : parseObjectBody(request.body, request.headers['content-type'])) as {
+  const body = (
+    request.body.length === 0 ? {} : parseObjectBody(request.body, request.headers['content-type'])
+  ) as {
     gracePeriodSeconds?: unknown;
     propagationPolicy?: unknown;
     orphanDependents?: unknown;

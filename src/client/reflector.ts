@@ -125,7 +125,9 @@ export class Reflector<T extends KubeObject, P = T> {
       try {
         if (this.#revision === undefined) await this.#list();
         const openedAt = performance.now();
-        await this.#watch(backoff);
+        await this.#watch(backoff).finally(() => {
+          this.#connected = false;
+        });
         // A server that ends each watch at once must not be asked in a tight loop.
         if (performance.now() - openedAt < 1000) await sleep(backoff.nextMs(), signal);
       } catch (error) {
@@ -143,8 +145,6 @@ export class Reflector<T extends KubeObject, P = T> {
           log?.warn({ resource: resource.plural, error: (error as Error).message }, 'watch failed, retrying');
         }
         await sleep(backoff.nextMs(), signal);
-      } finally {
-        this.#connected = false;
       }
     }
   }

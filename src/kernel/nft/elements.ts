@@ -134,16 +134,15 @@ export class NftElements {
     const key = typesOf(keyType) ?? unsupported(`its key has a type that is not known here (${keyType})`);
     if (flags & SET_FLAG.OBJECT) unsupported('it maps to stateful objects');
     const isMap = (flags & SET_FLAG.MAP) !== 0;
-    const data =
-      dataType === VERDICT_TYPE
-        ? 'verdict'
-        : (typesOf(dataType) ?? unsupported(`its data has a type that is not known here (${dataType})`));
+    const dataOf = () =>
+      typesOf(dataType) ?? unsupported(`its data has a type that is not known here (${dataType})`);
+    const data = !isMap ? undefined : dataType === VERDICT_TYPE ? 'verdict' : dataOf();
     return {
       family,
       table,
       name,
       key,
-      data: isMap ? data : undefined,
+      data,
       interval: (flags & SET_FLAG.INTERVAL) !== 0,
       timeoutMs: flags & SET_FLAG.TIMEOUT ? Number(timeout ?? 0n) : undefined,
     };

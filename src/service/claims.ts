@@ -3,8 +3,21 @@ import type { FrontendKind, FrontendPlan, Protocol } from './types.ts';
 /** One Service's wish for a frontend. */
 interface Claim {
   readonly service: string;
-  /** Sorts claims: the smallest wins. */
-  readonly rank: string;
+  readonly kind: FrontendKind;
+  readonly createdAt: string;
+}
+
+/** The first in this order wins. */
+function byRank(a: Claim, b: Claim): number {
+  return (
+    KIND_RANK[a.kind] - KIND_RANK[b.kind] ||
+    compare(a.createdAt, b.createdAt) ||
+    compare(a.service, b.service)
+  );
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
 }
 
 /** ClusterIPs are allocated and can't be stolen; external addresses anyone may write into a Service. */
@@ -32,7 +45,7 @@ export class FrontendClaims {
 
   /** Adds or renews a claim. Returns the other claimants when the owner changes by it: their plans tell the owner. */
   claim(key: string, service: string, kind: FrontendKind, createdAt: string): readonly string[] {
-    const claim: Claim = { service, rank: `${KIND_RANK[kind]}|${createdAt}|${service}` };
+    const claim: Claim = { service, kind, createdAt };
     const held = this.#claims.get(key);
     if (held === undefined || (!Array.isArray(held) && held.service === service)) {
       this.#claims.set(key, claim);
@@ -40,7 +53,7 @@ export class FrontendClaims {
     }
     const before = this.owner(key);
     const others = (Array.isArray(held) ? held : [held]).filter((one) => one.service !== service);
-    const all = [...others, claim].sort((a, b) => (a.rank < b.rank ? -1 : 1));
+    const all = [...others, claim].sort(byRank);
     this.#claims.set(key, all.length === 1 ? claim : all);
     return before === all[0]!.service ? nobody : others.map((one) => one.service);
   }

@@ -40,9 +40,9 @@ export function clusterRules(
   any: boolean,
 ): Rules {
   const set = service.internalLocal ? 'local' : 'cluster';
-  const rule = (masquerade: boolean): Rule => ({ set, verdict: verdictOf(sets[set], any), masquerade });
+  const rule = (masquerade: boolean) => shared(set, verdictOf(sets[set], any), masquerade);
   // A client outside may route the Service range to any node: its answers must come back this way.
-  return { pod: rule(node.masqueradeAll), node: rule(node.masqueradeAll), outside: rule(true) };
+  return ruled(rule(node.masqueradeAll), rule(node.masqueradeAll), rule(true));
 }
 
 /** Rules of nodePorts, load balancer addresses and externalIPs. */
@@ -51,14 +51,36 @@ export function externalRules(
   sets: Readonly<Record<SetName, EndpointSet>>,
   any: boolean,
 ): Rules {
-  const rule = (set: SetName, masquerade: boolean): Rule => ({
-    set,
-    verdict: verdictOf(sets[set], any),
-    masquerade,
-  });
+  const rule = (set: SetName, masquerade: boolean) => shared(set, verdictOf(sets[set], any), masquerade);
   if (!service.externalLocal)
-    return { pod: rule('cluster', true), node: rule('cluster', true), outside: rule('cluster', true) };
-  return { pod: rule('cluster', false), node: rule('cluster', true), outside: rule('local', false) };
+    return ruled(rule('cluster', true), rule('cluster', true), rule('cluster', true));
+  return ruled(rule('cluster', false), rule('cluster', true), rule('local', false));
+}
+
+/** There are few rules and many frontends: each rule exists once. */
+const rules = new Map<string, Rule>();
+const ruleSets = new Map<string, Rules>();
+
+function shared(set: SetName, verdict: Rule['verdict'], masquerade: boolean): Rule {
+  const key = ruleKey({ set, verdict, masquerade });
+  const known = rules.get(key);
+  if (known) return known;
+  const rule: Rule = { set, verdict, masquerade };
+  rules.set(key, rule);
+  return rule;
+}
+
+function ruleKey({ set, verdict, masquerade }: Rule): string {
+  return `${set} ${verdict} ${masquerade}`;
+}
+
+function ruled(pod: Rule, node: Rule, outside: Rule): Rules {
+  const key = `${ruleKey(pod)},${ruleKey(node)},${ruleKey(outside)}`;
+  const known = ruleSets.get(key);
+  if (known) return known;
+  const made: Rules = { pod, node, outside };
+  ruleSets.set(key, made);
+  return made;
 }
 
 function verdictOf(set: EndpointSet, any: boolean): Rule['verdict'] {

@@ -16,7 +16,7 @@ export class ServicePlanner {
   readonly #tables: ServiceTables;
   readonly #plans = new Map<string, ServicePlan>();
   /** Service → keys of its slices, and back, because a slice that is gone no longer says whose it was. */
-  readonly #slicesOf = new Map<string, Set<string>>();
+  readonly #slicesOf = new Map<string, string[]>();
   readonly #serviceOf = new Map<string, string>();
   readonly #claims = new FrontendClaims();
   #node: NodeContext;
@@ -69,16 +69,16 @@ export class ServicePlanner {
     const after = this.#tables.slices.get(key)?.service;
     if (before === after) return after;
     if (before !== undefined) {
-      const keys = this.#slicesOf.get(before);
-      keys?.delete(key);
-      if (keys?.size === 0) this.#slicesOf.delete(before);
+      const left = this.#slicesOf.get(before)!.filter((slice) => slice !== key);
+      if (left.length === 0) this.#slicesOf.delete(before);
+      else this.#slicesOf.set(before, left);
     }
     if (after === undefined) this.#serviceOf.delete(key);
     else {
       this.#serviceOf.set(key, after);
       const keys = this.#slicesOf.get(after);
-      if (keys) keys.add(key);
-      else this.#slicesOf.set(after, new Set([key]));
+      if (keys) keys.push(key);
+      else this.#slicesOf.set(after, [key]);
     }
     return after;
   }

@@ -36,7 +36,18 @@ export class ChunkedArray {
   /** All elements that exist, in no order. */
   *entries(): Generator<[index: number, value: Uint8Array]> {
     for (const [chunk, map] of this.#chunks)
-      for (const [key, value] of map.entries()) yield [chunk * CHUNK + viewOf(key).getUint32(0, true), value];
+      for (const [key, value] of passing(map).entries())
+        yield [chunk * CHUNK + viewOf(key).getUint32(0, true), value];
+  }
+
+  /**
+   * Makes room for elements 0 to `count` - 1 in one go. Each change of a map of maps waits until all programs have
+   * seen it, some milliseconds; a batch waits once.
+   */
+  reserve(count: number): void {
+    const missing: number[] = [];
+    for (let chunk = 0; chunk * CHUNK < count; chunk++) if (!this.#chunks.has(chunk)) missing.push(chunk);
+    this.#add(missing);
   }
 
   /** Room for the next value of an element, zeroed, valid until the next call of stage(). */
@@ -60,7 +71,7 @@ export class ChunkedArray {
       while (to < indexes.length && Math.floor(indexes[to]! / CHUNK) === chunk) to++;
       const map = this.#chunk(chunk);
       if (to - from < 4) for (const [key, value] of this.#elements(from, to)) map.set(key, value);
-      else map.setMany(this.#elements(from, to));
+      else passing(map).setMany(this.#elements(from, to));
       from = to;
     }
     this.discard();
@@ -88,19 +99,42 @@ export class ChunkedArray {
   }
 
   #chunk(number: number): BpfMap {
-    const known = this.#chunks.get(number);
-    if (known) return known;
-    const map = BpfMap.create({
-      name: this.#outer.name.slice(0, 15),
-      type: MAP_TYPE.ARRAY,
-      keySize: 4,
-      valueSize: this.#valueSize,
-      maxEntries: CHUNK,
-    });
-    const key = new Uint8Array(4);
-    viewOf(key).setUint32(0, number, true);
-    this.#outer.setFd(key, map);
-    this.#chunks.set(number, map);
-    return map;
+    if (!this.#chunks.has(number)) this.#add([number]);
+    return this.#chunks.get(number)!;
   }
+
+  #add(numbers: readonly number[]): void {
+    if (numbers.length === 0) return;
+    const made = numbers.map((number) => {
+      const map = BpfMap.create({
+        name: this.#outer.name.slice(0, 15),
+        type: MAP_TYPE.ARRAY,
+        keySize: 4,
+        valueSize: this.#valueSize,
+        maxEntries: CHUNK,
+      });
+      this.#chunks.set(number, map);
+      return [u32Bytes(number), u32Bytes(map.fd)] as const;
+    });
+    try {
+      this.#outer.setMany(made);
+    } catch (error) {
+      for (const number of numbers) {
+        this.#chunks.get(number)!.close();
+        this.#chunks.delete(number);
+      }
+      throw error;
+    }
+  }
+}
+
+/** The same map without the buffer that a batch leaves with it: chunks are many, batches are rare. */
+function passing(map: BpfMap): BpfMap {
+  return new BpfMap(map.fd, map);
+}
+
+function u32Bytes(value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  viewOf(bytes).setUint32(0, value, true);
+  return bytes;
 }

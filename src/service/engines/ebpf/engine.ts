@@ -12,6 +12,7 @@ import {
   CHUNKS,
   CONFIG_RANGES,
   CONFIG_SIZE,
+  LINE_ENTRIES,
   PROTOCOL_NUMBER,
   peerStruct,
   REASONS,
@@ -120,6 +121,7 @@ export class EbpfEngine implements ServiceEngine {
       }
       staged = [];
     };
+    if (delta.full) this.#reserve(delta.upsert);
     for (const plan of delta.upsert) {
       const error = this.#putService(plan);
       if (error) failed.set(plan.key, error);
@@ -233,6 +235,25 @@ export class EbpfEngine implements ServiceEngine {
         now: this.#now,
       },
     );
+  }
+
+  #reserve(plans: readonly ServicePlan[]): void {
+    const more = { frontends: 0, lines: 0, backends: 0 };
+    for (const plan of plans) {
+      if (this.#portsOf.has(plan.key)) continue;
+      for (const port of plan.ports) {
+        more.frontends += port.frontends.length + 1;
+        more.lines += Math.ceil(port.backends.length / LINE_ENTRIES);
+        more.backends += port.backends.length;
+      }
+    }
+    const { frontends, backends, lines } = this.#writer.usage();
+    // What an earlier process left will mostly be found again.
+    this.#writer.reserve({
+      frontends: Math.max(0, more.frontends - frontends),
+      lines: Math.max(0, more.lines - lines),
+      backends: Math.max(0, more.backends - backends),
+    });
   }
 
   /** Stages all ports of a Service. One that fails does not hold up the others. */

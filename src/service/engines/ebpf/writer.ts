@@ -41,13 +41,14 @@ interface PortState {
   readonly service: number;
   /** Ids of `plan.backends`, in their order. */
   readonly ids: readonly number[];
-  readonly tables: ReadonlyMap<TableName, Table>;
+  readonly tables: readonly Table[];
   readonly frontends: readonly Frontend[];
   /** Keys of ClusterIPs as such; shared with the other ports of the Service. */
   readonly wildcards: readonly string[];
 }
 
 interface Table {
+  readonly name: TableName;
   readonly line: number;
   readonly ids: ArrayLike<number>;
 }
@@ -91,7 +92,9 @@ const WILDCARD_VALUE = textOf(
     outside_size: 0,
   }),
 );
-const EMPTY_TABLE: Table = { line: 0, ids: [] };
+const EMPTY_TABLE: Omit<Table, 'name'> = { line: 0, ids: [] };
+const named = (tables: readonly Table[] | undefined, name: TableName) =>
+  tables?.find((table) => table.name === name);
 const linesOf = (entries: number) => Math.ceil(entries / LINE_ENTRIES);
 
 export class Writer {
@@ -114,7 +117,7 @@ export class Writer {
   readonly #wildcardUsers = new Map<string, number>();
   #goneFrontendIds: number[] = [];
   #goneIds: number[] = [];
-  #goneTables: Table[] = [];
+  #goneTables: Omit<Table, 'name'>[] = [];
   #gone: GoneBackend[] = [];
 
   constructor(maps: WriterMaps, options: WriterOptions) {
@@ -153,6 +156,17 @@ export class Writer {
     return this.#ports.get(key);
   }
 
+  /** Makes room for this many things more, so that a first sync does not grow maps step by step. */
+  reserve(more: { frontends: number; lines: number; backends: number }): void {
+    this.#backends.reserve(Math.min(CHUNK * CHUNKS, this.#ids.top + more.backends));
+    this.#tables.reserve(Math.min(CHUNK * CHUNKS, this.#lines.top + more.lines));
+    let entries = this.#frontends.maxEntries;
+    while (entries < this.#frontendCount + more.frontends) entries *= 2;
+    entries = Math.min(entries, this.#options.frontendsLimit);
+    if (entries > this.#frontends.maxEntries)
+      this.#frontends = growFrontends(this.#outer, this.#frontends, entries);
+  }
+
   /** Stages a Service port. Throws SERVICE_MAP_FULL, and then leaves it as it was. */
   put(plan: PortPlan): void {
     const before = this.#ports.get(plan.key);
@@ -178,7 +192,7 @@ export class Writer {
     const before = this.#ports.get(key);
     if (!before) return;
     this.#ports.delete(key);
-    this.#retire(before, [], new Map(), []);
+    this.#retire(before, [], [], []);
     this.#services.give(before.service, 1);
   }
 
@@ -341,21 +355,20 @@ export class Writer {
     before: PortState | undefined,
     ids: readonly number[],
     taken: (() => void)[],
-  ): Map<TableName, Table> {
-    const tables = new Map<TableName, Table>();
+  ): Table[] {
+    const tables: Table[] = [];
     for (const { inside, outside } of compiled)
       for (const name of [inside, outside]) {
-        if (name === undefined || tables.has(name)) continue;
+        if (name === undefined || named(tables, name)) continue;
         const entries = compileTable(plan, name);
         const wanted: number[] = new Array(entries.length);
         for (let at = 0; at < entries.length; at++) wanted[at] = ids[entries[at]!]!;
-        const kept = before?.tables.get(name);
-        if (kept && sameNumbers(kept.ids, wanted)) tables.set(name, kept);
-        else
-          tables.set(
-            name,
-            this.#adoptTable(plan, compiled, name, wanted) ?? this.#newTable(plan, wanted, taken),
-          );
+        const kept = named(before?.tables, name);
+        tables.push(
+          kept && sameNumbers(kept.ids, wanted)
+            ? kept
+            : (this.#adoptTable(plan, compiled, name, wanted) ?? this.#newTable(plan, name, wanted, taken)),
+        );
       }
     return tables;
   }
@@ -383,13 +396,13 @@ export class Writer {
         const line = view.getUint32(lineAt, true);
         if (!left.tables.has(line) || !left.hasTable(line, view.getUint32(sizeAt, true), ids)) continue;
         left.tables.delete(line);
-        return { line, ids };
+        return { name, line, ids };
       }
     }
     return undefined;
   }
 
-  #newTable(plan: PortPlan, ids: readonly number[], taken: (() => void)[]): Table {
+  #newTable(plan: PortPlan, name: TableName, ids: readonly number[], taken: (() => void)[]): Table {
     const lines = linesOf(ids.length);
     const line = this.#take(this.#lines, lines, plan, 'lb_tables');
     taken.push(() => this.#lines.give(line, lines));
@@ -399,7 +412,7 @@ export class Writer {
       for (let entry = 0; entry < entries; entry++)
         view.setUint32(entry * 4, ids[at * LINE_ENTRIES + entry]!, true);
     }
-    return { line, ids };
+    return { name, line, ids };
   }
 
   #putFrontends(
@@ -407,7 +420,7 @@ export class Writer {
     compiled: readonly CompiledFrontend[],
     before: PortState | undefined,
     service: number,
-    tables: ReadonlyMap<TableName, Table>,
+    tables: readonly Table[],
     taken: (() => void)[],
   ): Frontend[] {
     const frontends: Frontend[] = [];
@@ -426,8 +439,8 @@ export class Writer {
         taken.push(() => this.#frontendIds.give(id, 1));
         added++;
       }
-      const inside = (one.inside && tables.get(one.inside)) || EMPTY_TABLE;
-      const outside = (one.outside && tables.get(one.outside)) || EMPTY_TABLE;
+      const inside = (one.inside && named(tables, one.inside)) || EMPTY_TABLE;
+      const outside = (one.outside && named(tables, one.outside)) || EMPTY_TABLE;
       const value = textOf(
         frontendStruct.encode({
           id,
@@ -509,7 +522,7 @@ export class Writer {
   #retire(
     before: PortState,
     ids: readonly number[],
-    tables: ReadonlyMap<TableName, Table>,
+    tables: readonly Table[],
     frontends: readonly Frontend[],
   ): void {
     for (const { key, id } of before.frontends) {
@@ -522,8 +535,8 @@ export class Writer {
       }
     }
     this.#dropWildcards(before.wildcards);
-    for (const [name, table] of before.tables)
-      if (tables.get(name)?.line !== table.line) this.#goneTables.push(table);
+    for (const table of before.tables)
+      if (named(tables, table.name)?.line !== table.line) this.#goneTables.push(table);
     const kept = new Set(ids);
     before.ids.forEach((id, at) => {
       if (kept.has(id)) return;

@@ -6,23 +6,14 @@ import { type Cidr, tryParseCidr } from '../addr/index.ts';
 import { apiError } from '../errors/api.ts';
 import { storeError } from '../errors/store.ts';
 import { SqliteStore, type Store } from '../store/index.ts';
-import { NodePorts } from './allocate/node-ports.ts';
-import { ServiceAddresses } from './allocate/service-addresses.ts';
-import { serviceCidrStrategy } from './allocate/service-cidr-strategy.ts';
-import { serviceStrategy } from './allocate/service-strategy.ts';
+import { Core, type LogFunction } from './core.ts';
 import { createHandler } from './handler.ts';
 import { HttpServer, type ListenAddress } from './http/server.ts';
 import { bootstrap } from './lifecycle/bootstrap.ts';
-import { expireEvents } from './lifecycle/event-expiry.ts';
-import { GarbageCollector } from './lifecycle/garbage.ts';
-import { NamespaceCollector } from './lifecycle/namespaces.ts';
-import { ensureCredentials, tokenUsers } from './pki/credentials.ts';
-import { Registry } from './registry/registry.ts';
-import { plainStrategies } from './registry/strategies.ts';
-import { EndpointsSource } from './rest/endpoints-source.ts';
+import { ensureCredentials, tokenUsers, writeAdminKubeconfig } from './pki/credentials.ts';
 import type { PodLogs } from './rest/pods.ts';
-import { storeSource } from './rest/source.ts';
 
+export type { LogFunction } from './core.ts';
 export {
   issueControllerKubeconfig,
   issueNodeKubeconfig,
@@ -30,12 +21,6 @@ export {
   type Kubeconfig,
   kubeconfigText,
 } from './pki/credentials.ts';
-
-export type LogFunction = (
-  level: 'debug' | 'info' | 'warn' | 'error',
-  fields: object,
-  message: string,
-) => void;
 
 export interface ApiServerOptions {
   /** Directory of the store (`store.db`), the keys (`pki/`) and `admin.kubeconfig`. */
@@ -68,8 +53,6 @@ export interface ApiServer {
   readonly store: Store;
   close(): Promise<void>;
 }
-
-const EXPIRY_INTERVAL_MS = 60_000;
 
 /** Names of the service certificate of Kubernetes. */
 const SERVICE_NAMES = [
@@ -149,13 +132,8 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
   const store = SqliteStore.open(join(options.dataDir, 'store.db'));
   const undo: (() => unknown)[] = [() => store.close()];
   try {
-    const addresses = new ServiceAddresses(store);
-    const strategies = new Map([
-      ...plainStrategies,
-      ['Service', serviceStrategy(addresses, new NodePorts(store))],
-      ['ServiceCIDR', serviceCidrStrategy(addresses, clock)],
-    ]);
-    const registry = new Registry({ store, strategies, clock });
+    const core = new Core({ store, clock, log });
+    const { registry } = core;
     const fds = options.listenFds ?? [];
     const listen = options.listen ?? (fds.length > 0 ? [] : [{ host: '127.0.0.1', port: 6443 }]);
     const advertise = options.advertise ?? listen.map(({ host }) => host).filter((host) => !isWildcard(host));
@@ -169,16 +147,13 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
       ...(options.names ?? []),
     ]);
     for (const { host } of listen) if (!isWildcard(host)) names.add(host);
-    // The certificate comes before the sockets; a port 0 is known only after them, so the kubeconfig is last.
     const subjectAltNames = [...names];
-    const first = await ensureCredentials(options.dataDir, { subjectAltNames, serverUrl: '', now: clock() });
+    const credentials = await ensureCredentials(options.dataDir, subjectAltNames, clock());
     let ready = false;
-    const endpoints = new EndpointsSource(store);
     let address = '';
     const handler = createHandler({
       registry,
-      sourceOf: (resource) =>
-        resource.schema.kind === 'Endpoints' ? endpoints : storeSource(store, resource),
+      sourceOf: (resource) => core.sourceOf(resource),
       get address() {
         return address;
       },
@@ -189,9 +164,9 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
     const server = new HttpServer({
       handler,
       tokenUser: tokenUsers(options.dataDir),
-      authority: first.authority,
-      certificate: first.server.certificate,
-      key: first.server.key,
+      authority: credentials.authority,
+      certificate: credentials.server.certificate,
+      key: credentials.server.key,
       log,
     });
     undo.unshift(() => server.close());
@@ -203,7 +178,7 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
     const local = listening.find(({ host }) => !isWildcard(host))?.host ?? '127.0.0.1';
     const url = `https://${urlHost(isWildcard(listening[0]!.host) ? local : listening[0]!.host)}:${port}`;
     address = `${urlHost(reach)}:${port}`;
-    await ensureCredentials(options.dataDir, { subjectAltNames, serverUrl: url, now: clock() });
+    writeAdminKubeconfig(options.dataDir, url);
     await bootstrap(registry, {
       serviceCidrs: serviceCidrs.map(String),
       kubernetesIps,
@@ -211,20 +186,8 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
         .filter((host) => isIP(host) && host !== '127.0.0.1' && host !== '::1')
         .map((host) => ({ address: host, port })),
     });
-    const onError = (what: string) => (key: string, error: unknown) =>
-      log('warn', { key, error: String(error) }, `${what} failed, will be repeated`);
-    const garbage = new GarbageCollector(registry, onError('garbage collection'));
-    const namespaces = new NamespaceCollector(registry, onError('namespace deletion'));
-    undo.unshift(
-      () => garbage.close(),
-      () => namespaces.close(),
-    );
-    const expiry = setInterval(() => {
-      expireEvents(registry).catch((error: unknown) => onError('event expiry')('events', error));
-    }, EXPIRY_INTERVAL_MS);
-    undo.unshift(() => clearInterval(expiry.unref()));
-    const compaction = compactRegularly(store, options.compactIntervalMs ?? 300_000, log);
-    undo.unshift(() => clearInterval(compaction));
+    undo.unshift(() => core.close());
+    core.start(options.compactIntervalMs ?? 300_000);
     ready = true;
     log('info', { url, revision: store.revision }, 'API server is ready');
     return {
@@ -240,17 +203,4 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
     for (const step of undo) await step();
     throw error;
   }
-}
-
-/** Each round forgets what was history already at the round before. */
-function compactRegularly(store: Store, intervalMs: number, log: LogFunction): NodeJS.Timeout {
-  let before = store.revision;
-  return setInterval(() => {
-    const target = before;
-    before = store.revision;
-    store.compact(target).then(
-      (rows) => rows > 0 && log('debug', { revision: target, rows }, 'compacted history'),
-      (error: unknown) => log('error', { error: String(error) }, 'compaction failed'),
-    );
-  }, intervalMs).unref();
 }

@@ -87,6 +87,7 @@ const translations: Readonly<Record<string, Translation>> = {
       })),
     }),
   },
+  API_BODY_PROTOBUF: { code: 400, reason: 'BadRequest' },
   // Older clients print the causes of an invalid request, not its message.
   API_PATCH_NOT_APPLICABLE: {
     code: 422,

@@ -2,8 +2,7 @@
 import type { IncomingMessage } from 'node:http';
 import { parse as parseYaml } from 'yaml';
 import { apiError } from '../../errors/api.ts';
-import { decodeProtobufBody, PROTOBUF_TYPE } from '../protobuf/decode.ts';
-import { WireError } from '../protobuf/reader.ts';
+import { PROTOBUF_TYPE, protobufToJson } from '../schema/index.ts';
 import { badRequest } from '../status.ts';
 
 /** Kubernetes takes 3 MiB (apiserver --max-request-body-bytes is etcd's 1.5 MiB, doubled for patches). */
@@ -38,10 +37,10 @@ export interface ParsedBody {
   readonly text?: string;
 }
 
-/** What a body says, whether as JSON, YAML or protobuf. @throws API_UNSUPPORTED_MEDIA_TYPE, API_BAD_REQUEST */
+/** What a body says, whether as JSON, YAML or protobuf. @throws API_UNSUPPORTED_MEDIA_TYPE, API_BAD_REQUEST, API_BODY_PROTOBUF */
 export function parseBody(body: Buffer, contentType: string | undefined): ParsedBody {
   const type = mediaTypeOf(contentType);
-  if (type === PROTOBUF_TYPE) return { json: parseProtobuf(body) };
+  if (type === PROTOBUF_TYPE) return { json: protobufToJson(body) };
   const yaml = YAML_TYPES.has(type);
   if (!JSON_TYPES.has(type) && !yaml)
     throw apiError('API_UNSUPPORTED_MEDIA_TYPE', {
@@ -55,20 +54,6 @@ export function parseBody(body: Buffer, contentType: string | undefined): Parsed
 /** The same for bodies whose text nobody needs. */
 export const parseObjectBody = (body: Buffer, contentType: string | undefined): unknown =>
   parseBody(body, contentType).json;
-
-function parseProtobuf(body: Buffer): unknown {
-  try {
-    return decodeProtobufBody(body);
-  } catch (error) {
-    if (!(error instanceof WireError)) throw error;
-    if (error.message.endsWith('as JSON only'))
-      throw apiError('API_UNSUPPORTED_MEDIA_TYPE', {
-        sent: `${PROTOBUF_TYPE}: ${error.message}`,
-        accepted: 'application/json',
-      });
-    throw badRequest(`couldn't decode protobuf: ${error.message}`);
-  }
-}
 
 /** @throws API_BAD_REQUEST */
 export function parseText(text: string, yaml: boolean): unknown {

@@ -79,9 +79,9 @@ export interface ServerCredentials {
 /** Reads what is in the data directory and makes what is missing. @throws API_DATA_DIR, API_PKI_DAMAGED, STORE_FULL */
 export async function ensureCredentials(
   dataDir: string,
-  options: { subjectAltNames: readonly string[]; serverUrl: string; now: Date },
+  subjectAltNames: readonly string[],
+  now: Date,
 ): Promise<ServerCredentials> {
-  const { subjectAltNames, serverUrl, now } = options;
   const authority =
     readPair(dataDir, 'ca') ?? writePair(dataDir, 'ca', await createAuthority('portolan-ca', now));
   let server = readPair(dataDir, 'server');
@@ -91,16 +91,23 @@ export async function ensureCredentials(
       'server',
       await createLeaf(authority, { commonName: 'kube-apiserver', subjectAltNames, now }),
     );
-  let admin = readPair(dataDir, 'admin');
+  const admin = readPair(dataDir, 'admin');
   if (!admin || !isCurrent(admin.certificate, authority.certificate, [], now))
-    admin = writePair(
+    writePair(
       dataDir,
       'admin',
       await createLeaf(authority, { commonName: 'admin', organizations: [MASTERS], now }),
     );
-  const config = kubeconfigOf(authority.certificate, admin, serverUrl, 'admin');
-  writePrivate(join(dataDir, 'admin.kubeconfig'), kubeconfigText(config));
   return { authority: authority.certificate, server };
+}
+
+/** Writes `<dataDir>/admin.kubeconfig` for the URL at which the server listens; comes after the sockets, which may choose the port. */
+export function writeAdminKubeconfig(dataDir: string, serverUrl: string): void {
+  const admin = readPair(dataDir, 'admin');
+  if (!admin)
+    throw apiError('API_PKI_DAMAGED', { path: pkiPath(dataDir, 'admin.crt'), detail: 'it is not there' });
+  const config = kubeconfigOf(authorityOf(dataDir).certificate, admin, serverUrl, 'admin');
+  writePrivate(join(dataDir, 'admin.kubeconfig'), kubeconfigText(config));
 }
 
 function kubeconfigOf(authority: string, pair: KeyPair, server: string, user: string): Kubeconfig {

@@ -133,10 +133,11 @@ export class Registry {
     const causes = validateCreate(resource.stored, next);
     if (causes.length === 0) causes.push(...((strategy.admit?.(next, undefined) ?? []) as typeof causes));
     if (causes.length > 0) throw invalid(resource, meta.name, causes);
+    // Before addresses are chosen: those are the server's, so no manager owns them.
+    this.#track(resource, next, undefined, options, '');
     const reservation = strategy.allocate?.(next, undefined);
     let written: Promise<StoreEntry>;
     try {
-      this.#track(resource, next, undefined, options, '');
       if (options.dryRun) {
         reservation?.undo();
         return { object: next, created: true, removed: false };
@@ -240,10 +241,10 @@ export class Registry {
         causes.push(...((strategy.admit?.(after, old) ?? []) as typeof causes));
       if (causes.length > 0) throw invalid(resource, meta.name, causes);
     }
+    this.#track(resource, after, old, { ...options, managed }, subresource === 'status' ? 'status' : '');
     const reservation = subresource === '' ? strategy.allocate?.(after, old) : undefined;
     let written: Promise<StoreEntry>;
     try {
-      this.#track(resource, after, old, { ...options, managed }, subresource === 'status' ? 'status' : '');
       if (!removes && unchanged(after, old) && this.store.get(key) === entry) {
         reservation?.undo();
         return { object: old, entry, created: false, removed: false };

@@ -22,7 +22,7 @@ test('members of the wrong type are told with their path and the words of Go', (
     [
       { metadata: { labels: { a: true } } },
       'metadata.labels.a',
-      'json: cannot unmarshal bool into Go struct field ObjectMeta.metadata.labels.a of type string',
+      'json: cannot unmarshal bool into Go struct field ObjectMeta.metadata.labels of type string',
     ],
     [
       { spec: { ports: [{ port: 1.5 }] } },

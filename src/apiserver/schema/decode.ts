@@ -39,6 +39,8 @@ interface Walk {
   readonly unknownFields: string[];
   /** Last part of the name of the struct being read, for the wording of type errors. */
   struct: string;
+  /** Names of the declared fields on the path, without places in lists and keys of maps. */
+  readonly fields: string[];
   readonly keepZeros: boolean;
 }
 
@@ -54,6 +56,7 @@ const absent: unique symbol = Symbol('absent');
 export function decodeObject(schema: KindSchema, json: unknown, options: DecodeOptions = {}): Decoded {
   const walk: Walk = {
     path: [],
+    fields: [],
     typeErrors: [],
     unknownFields: [],
     struct: schema.kind,
@@ -117,8 +120,10 @@ function decodeStruct(walk: Walk, type: StructType, json: unknown): unknown {
     walk.path.push(key);
     if (!field) walk.unknownFields.push(pathText(walk.path));
     else {
+      walk.fields.push(key);
       const value = decodeField(walk, field, json[key]);
       if (value !== absent) result[key] = value;
+      walk.fields.pop();
     }
     walk.path.pop();
   }
@@ -220,7 +225,7 @@ function decodeTime(walk: Walk, json: unknown, digits: 0 | 6): unknown {
 
 /** The words of Go's JSON decoder, which people know and tools search for. */
 function wrongType(walk: Walk, json: unknown, want: string, found = jsonTypeName(json)): typeof absent {
-  const names = walk.path.filter((step) => typeof step === 'string').join('.');
+  const names = walk.fields.join('.');
   const where = names === '' ? 'Go value' : `Go struct field ${walk.struct}.${names}`;
   return typeError(walk, `json: cannot unmarshal ${found} into ${where} of type ${want}`);
 }

@@ -4,6 +4,7 @@ export { applyDefaults } from './defaults/index.ts';
 export { dropTypeDependentFields } from './defaults/service-type.ts';
 export { duplicateFields } from './duplicate-fields.ts';
 export { findKind, groupVersionOf, type KindSchema, kinds } from './kinds.ts';
+export { PROTOBUF_TYPE, protobufToJson } from './protobuf/decode.ts';
 export { validateCreate, validateUpdate } from './validate/index.ts';
 
 import type { KubeObject } from '../../model/kubernetes.ts';

@@ -1,4 +1,4 @@
-/** Failures of patches and of server-side apply. The API server answers 400, 409, 415 or 422, see each entry. */
+/** Failures of patches, of server-side apply and of protobuf bodies. The API server answers 400, 409, 415 or 422, see each entry. */
 import { entry, errorsOf } from './net-error.ts';
 
 /** One field that other managers own; travels in `Status.details.causes`. */
@@ -43,6 +43,11 @@ export const apiPatchCatalogue = {
   API_PATCH_MANAGED_FIELDS: entry(
     (_: object) => 'metadata.managedFields must be nil',
     () => 'Remove metadata.managedFields from what is applied',
+  ),
+  /** 400: a body of type application/vnd.kubernetes.protobuf that is none. */
+  API_BODY_PROTOBUF: entry(
+    (c: { reason: string }) => `the body of the request is not Kubernetes protobuf: ${c.reason}`,
+    () => 'Send application/json, or a message of a kind that is served',
   ),
   /** 409. `causes` go into `Status.details.causes`: reason FieldManagerConflict, message `conflict with ${manager}`. */
   API_APPLY_CONFLICT: entry(

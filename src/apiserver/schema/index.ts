@@ -1,7 +1,6 @@
 /** What the rest of the API server may use of the schemas. */
 export { type Decoded, decodeObject, type FieldError, type FieldErrorType } from './decode.ts';
 export { applyDefaults } from './defaults/index.ts';
-export { dropTypeDependentFields } from './defaults/service-type.ts';
 export { duplicateFields } from './duplicate-fields.ts';
 export { findKind, groupVersionOf, type KindSchema, kinds } from './kinds.ts';
 export { PROTOBUF_TYPE, protobufToJson } from './protobuf/decode.ts';

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { Service } from '../../../model/kubernetes.ts';
-import { applyDefaults, decodeObject, dropTypeDependentFields, findKind } from '../index.ts';
+import { applyDefaults, decodeObject, findKind } from '../index.ts';
 import { imageTag } from './pod.ts';
 
 function defaulted(apiVersion: string, kind: string, members: object): Record<string, unknown> {
@@ -44,27 +43,6 @@ test('a Service gets the defaults of its type', () => {
     ],
   ];
   for (const [spec, want] of cases) assert.deepEqual(defaulted('v1', 'Service', { spec })['spec'], want);
-});
-
-test('a Service that changes its type loses what only the old type has', () => {
-  const service = (spec: object) => ({ metadata: { name: 'x' }, spec }) as Service;
-  const old = service({
-    type: 'LoadBalancer',
-    clusterIP: '10.96.0.1',
-    clusterIPs: ['10.96.0.1'],
-    allocateLoadBalancerNodePorts: true,
-    externalTrafficPolicy: 'Cluster',
-    ports: [{ port: 80, nodePort: 30001 }],
-  });
-  const next = structuredClone(old);
-  next.spec.type = 'ClusterIP';
-  dropTypeDependentFields(next, old);
-  assert.deepEqual(next.spec, {
-    type: 'ClusterIP',
-    clusterIP: '10.96.0.1',
-    clusterIPs: ['10.96.0.1'],
-    ports: [{ port: 80 }],
-  });
 });
 
 test('a Pod gets the defaults of Kubernetes', () => {

@@ -125,6 +125,17 @@ test('several conflicts are listed by manager', () => {
   });
 });
 
+test('a value that means absent is a conflict only where another value was', () => {
+  const empty = web({ publishNotReadyAddresses: false, externalIPs: [] }, { labels: {} });
+  const shared = apply(empty, apply(empty, undefined), 'bob');
+  assert.deepEqual(
+    fields(shared).map(([manager]) => manager),
+    ['alice', 'bob'],
+  );
+  const first = apply(web({ publishNotReadyAddresses: true }), undefined);
+  assert.throws(() => apply(empty, first, 'bob'), { code: 'API_APPLY_CONFLICT' });
+});
+
 test('kubectl takes over what the same kubectl applied on the client side', () => {
   const config = web({ type: 'ClusterIP', sessionAffinity: 'None' });
   const annotations = { 'kubectl.kubernetes.io/last-applied-configuration': JSON.stringify(config) };

@@ -86,8 +86,9 @@ function applyOnce(options: ApplyOptions): KubeObject {
   managers.set(key, self);
   const merged = mergeValues(schema.type, live, config);
   const pruned = last ? pruneLeftOut(schema, merged, last.set, applied, managers) : merged;
-  settleConflicts(schema, live, pruned, managers, self, force);
   const next = decodeObject(schema, pruned).object;
+  const written = writtenFields(schema, live, pruned, next);
+  settleConflicts(managers, self, written, force);
   if (options.manager === 'kubectl') rewriteLastApplied(next, options.config);
   // Nothing changed: the times stay as well, so that the store sees the same object.
   if (last && equalSets(last.set, self.set) && equalJson(live, next)) self.time = last.time;
@@ -150,20 +151,27 @@ function pruneLeftOut(
   return removeFields(type, merged, intersection(gone, mine)) ?? {};
 }
 
+interface Written {
+  /** Fields that have another value afterwards. */
+  readonly changed: FieldSet;
+  readonly removed: FieldSet;
+}
+
+/**
+ * What an apply does to the stored object. Values that mean absent (`hostNetwork: false`, `labels: {}`) count when
+ * they replace another value, not when nothing was there: they are not stored.
+ */
+function writtenFields(schema: KindSchema, live: KubeObject, pruned: unknown, next: KubeObject): Written {
+  const asked = compare(schema.type, live, pruned);
+  const stored = compare(schema.type, live, next);
+  return { changed: union(asked.modified, intersection(asked.added, stored.added)), removed: asked.removed };
+}
+
 /** Finds fields of other managers that this apply changes; throws, or takes them over with force. */
-function settleConflicts(
-  schema: KindSchema,
-  live: KubeObject,
-  next: unknown,
-  managers: Managers,
-  self: Manager,
-  force: boolean,
-): void {
-  const change = compare(schema.type, live, next);
-  const written = union(change.modified, change.added);
+function settleConflicts(managers: Managers, self: Manager, written: Written, force: boolean): void {
   const others = [...managers.values()].filter((manager) => manager !== self);
   const conflicts = others
-    .map((manager) => ({ manager, set: intersection(manager.set, written) }))
+    .map((manager) => ({ manager, set: intersection(manager.set, written.changed) }))
     .filter(({ set }) => !isEmptySet(set));
   if (!force && conflicts.length > 0)
     throw apiPatchError('API_APPLY_CONFLICT', {
@@ -173,7 +181,7 @@ function settleConflicts(
       paths: conflicts.map(({ set }) => set).reduce(union),
     });
   for (const { manager, set } of conflicts) manager.set = difference(manager.set, set);
-  for (const manager of others) manager.set = difference(manager.set, change.removed);
+  for (const manager of others) manager.set = difference(manager.set, written.removed);
 }
 
 /** The fields of the last client-side apply that still have the value applied then. */

@@ -3,10 +3,12 @@
  * over TLS, on loopback. Nothing but what is expected may appear on stderr.
  */
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { execFile } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, suite, test } from 'node:test';
+import { promisify } from 'node:util';
 import { startApiServer } from '../../src/apiserver/index.ts';
 import { type Kubectl, kubectls, type Outcome, runKubectl } from '../lib/kubectl.ts';
 
@@ -304,6 +306,79 @@ for (const kubectl of kubectls()) {
         modern ? '' : 'Warning: unknown field "spec.ports[0].prot"\nWarning: unknown field "spec.selektor"\n',
       );
     });
+
+    test('members that occur twice are named', async () => {
+      const twice =
+        '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"twice"},"data":{"a":"1","a":"2"}}';
+      const path = `/api/v1/namespaces/${namespace}/configmaps?fieldValidation=Strict`;
+      assert.match(
+        await fails(['create', '--raw', path, ...stdin], twice),
+        /strict decoding error: duplicate field "data\.a"/,
+      );
+    });
+
+    test('edit sends what changed, and tells when it was refused', async () => {
+      const home = join(directory, `home-${kubectl.version}`);
+      const edit = async (from: string, to: string): Promise<string> => {
+        const editor = `sed -i 's/${from}/${to}/'`;
+        const args = [
+          '--kubeconfig',
+          join(directory, 'data', 'admin.kubeconfig'),
+          '-n',
+          namespace,
+          'edit',
+          'service',
+          'web',
+        ];
+        const env = {
+          PATH: process.env['PATH'] ?? '',
+          HOME: home,
+          TERM: 'dumb',
+          TMPDIR: directory,
+          EDITOR: editor,
+        };
+        const done = await promisify(execFile)(kubectl.path, args, { env }).catch(
+          (error: unknown) => error as Outcome,
+        );
+        return done.stdout + done.stderr;
+      };
+      assert.match(await edit('sessionAffinity: ClientIP', 'sessionAffinity: None'), /service\/web edited/);
+      // The reason stands in the copy that the editor would show again.
+      const refused = await edit('type: ClusterIP', 'type: Sometimes');
+      const copy = /stored to "(.*)"/.exec(refused)?.[1];
+      assert(copy, refused);
+      assert.match(readFileSync(copy, 'utf8'), /# \* spec\.type: Unsupported value: "Sometimes"/);
+    });
+
+    if (modern)
+      test('the status is patched through its subresource', async () => {
+        await ok(['apply', ...stdin], pod({ containers: [{ name: 'c', image: 'nginx' }] }, 'phased'));
+        const status = { phase: 'Running', podIP: '10.244.0.9', podIPs: [{ ip: '10.244.0.9' }] };
+        await ok([
+          'patch',
+          'pod',
+          'phased',
+          '--subresource=status',
+          '--type=merge',
+          '-p',
+          JSON.stringify({ status, spec: { hostname: 'x' } }),
+        ]);
+        assert.equal(
+          await get('pod phased', '{.status.phase} {.status.podIP} {.spec.hostname}'),
+          'Running 10.244.0.9',
+        );
+        assert.deepEqual(
+          (await managers('pod phased')).map((m) => [
+            m.manager,
+            (m as { subresource?: string }).subresource ?? '',
+          ]),
+          [
+            ['kubectl-client-side-apply', ''],
+            ['kubectl-patch', 'status'],
+          ],
+        );
+        await ok(['delete', 'pod', 'phased', '--grace-period=0', '--wait=false']);
+      });
 
     test('imperative create works, in whatever form the client sends it', async () => {
       assert.equal(await ok(['create', 'configmap', 'made', '--from-literal=a=b']), 'configmap/made created');

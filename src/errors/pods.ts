@@ -72,6 +72,14 @@ export const podsCatalogue = {
     (c: { field: string; why: string }) => `Cannot run this pod: ${c.field} ${c.why}`,
     () => 'Remove the field, or run the pod with a CRI runtime',
   ),
+  PODS_NO_LOG: entry(
+    (c: { container: string; previous: boolean }) =>
+      `Cannot read the ${c.previous ? 'previous ' : ''}log of container "${c.container}": there is none`,
+    (c) =>
+      c.previous
+        ? 'The container has not been restarted; leave out --previous'
+        : 'The container has not been started yet: see "kubectl describe pod"',
+  ),
   PODS_RECORD_BROKEN: entry(
     (c: { path: string; why: string }) => `Cannot read the record "${c.path}": ${c.why}`,
     () => 'The pod is removed and started again; nothing has to be done',

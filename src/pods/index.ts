@@ -2,6 +2,7 @@ export { podApi } from './api.ts';
 export { type BackoffSettings, defaultBackoff } from './backoff.ts';
 export type { DnsDefaults } from './container-config.ts';
 export type { PodEvents } from './context.ts';
+export { podLogFolder, readPodLog } from './logs.ts';
 export { PodManager, type PodManagerOptions, type PodOnNode, type PodSource } from './manager.ts';
 export { defaultMaskedPaths } from './process/mounts.ts';
 export { ProcessRunner, type ProcessRunnerOptions } from './process/runner.ts';

@@ -16,4 +16,5 @@ export {
 } from './engines/ebpf/index.ts';
 export { serviceFacts, sliceFacts } from './facts.ts';
 export { ServicePlanner, type ServiceTables } from './planner.ts';
+export { destroyStaleSockets, type StaleSocketOptions } from './stale-sockets.ts';
 export type * from './types.ts';

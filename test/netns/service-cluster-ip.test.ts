@@ -1,9 +1,11 @@
 /** ClusterIPs through the eBPF engine, as real sockets see them. */
 import assert from 'node:assert/strict';
 import test, { after, before, describe } from 'node:test';
+import { type Netns, openNetns } from '../../src/kernel/netns/index.ts';
 import { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
+import { destroyStaleSockets } from '../../src/service/stale-sockets.ts';
 import { aNode, aService, aSlice } from '../../src/service/testing.ts';
 import type { ServiceFacts, SliceFacts } from '../../src/service/types.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
@@ -21,6 +23,8 @@ describe('ClusterIP', () => {
   let client: TestPod;
   let one: TestPod;
   let two: TestPod;
+  let destroyed = 0;
+  const podNamespaces: Netns[] = [];
   const services = new Map<string, ServiceFacts>();
   const slices = new Map<string, SliceFacts>();
   const planner = new ServicePlanner({ services, slices }, aNode({ nodePortAddresses: [] }));
@@ -58,9 +62,19 @@ describe('ClusterIP', () => {
       cgroupPath: node.cgroup,
       netns: node.netns,
       nodeName: 'node-a',
+      onStaleSockets: destroyStaleSockets({
+        namespaces: () => [node.netns, ...podNamespaces],
+        onDone: (count, error) => {
+          destroyed += count;
+          assert.equal(error, undefined);
+        },
+      }),
     });
     engine.setServiceRanges(['10.96.0.0/16', 'fd00:10:96::/112']);
-    for (const pod of node.pods) engine.attachPodLink(pod.ifindex);
+    for (const pod of node.pods) {
+      engine.attachPodLink(pod.ifindex);
+      podNamespaces.push(openNetns(pod.netns));
+    }
     const facts = serviceFacts(aService({ clusterIPs: [VIP4, VIP6], ports }));
     services.set(facts.key, facts);
     endpoints([one, two]);
@@ -68,6 +82,7 @@ describe('ClusterIP', () => {
 
   after(async () => {
     engine?.remove();
+    for (const netns of podNamespaces) netns.close();
     await node?.[Symbol.asyncDispose]();
   });
 
@@ -203,6 +218,30 @@ describe('ClusterIP', () => {
       endpoints([other]);
       try {
         assert.equal((await talker.ask('')).split(' ')[0], other.name);
+      } finally {
+        endpoints([one, two]);
+      }
+    }
+  });
+
+  test('a datagram socket connected to a removed endpoint is destroyed, and one that chose the endpoint itself is not', async () => {
+    for (const [family, vip] of [
+      ['ip4', VIP4],
+      ['ip6', VIP6],
+    ] as const) {
+      const talker = node.holdUdp(podCgroup(), vip, 53, true);
+      const first = (await talker.ask('')).split(' ')[0]!;
+      const [stale, other] = first === 'one' ? [one, two] : [two, one];
+      const own = node.holdUdp(podCgroup(), stale[family], 8080, true);
+      assert.equal((await own.ask('')).split(' ')[0], first);
+      const before = destroyed;
+      endpoints([other]);
+      try {
+        await new Promise((resolve) => setTimeout(resolve, 20));
+        // The kernel tells ECONNABORTED once; the socket then has no peer.
+        assert.match(await talker.ask(''), /^error (ECONNABORTED|EDESTADDRREQ)$/);
+        assert.equal((await own.ask('')).split(' ')[0], first);
+        assert.ok(destroyed > before);
       } finally {
         endpoints([one, two]);
       }

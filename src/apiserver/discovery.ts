@@ -60,10 +60,12 @@ for (const resource of resources) {
   byGroupVersion.set(groupVersion, [...(byGroupVersion.get(groupVersion) ?? []), resource]);
 }
 
-/** Groups other than core, each with the one version it has. */
-const groups = new Map<string, string>();
-for (const { schema } of resources) if (schema.group !== '') groups.set(schema.group, schema.version);
-for (const { group, version } of reviews) groups.set(group, version);
+/** Groups other than core with their versions, the preferred one first. */
+const groups = new Map<string, string[]>();
+for (const { group, version } of [...resources.map(({ schema }) => schema), ...reviews]) {
+  const versions = groups.get(group) ?? [];
+  if (group !== '' && !versions.includes(version)) groups.set(group, [...versions, version]);
+}
 const groupNames = [...groups.keys()].sort();
 
 function entriesOf(apiVersion: string): ResourceEntry[] {
@@ -106,48 +108,49 @@ function resourceList(groupVersion: string): unknown {
 }
 
 function apiGroup(name: string) {
-  const version = { groupVersion: `${name}/${groups.get(name)}`, version: groups.get(name)! };
-  return { name, versions: [version], preferredVersion: version };
+  const versions = groups.get(name)!.map((version) => ({ groupVersion: `${name}/${version}`, version }));
+  return { name, versions, preferredVersion: versions[0] };
 }
 
 /** One group in the aggregated form (apidiscovery.k8s.io). */
 function aggregatedGroup(name: string): unknown {
-  const version = name === '' ? 'v1' : groups.get(name)!;
-  const apiVersion = name === '' ? 'v1' : `${name}/${version}`;
+  const versions = name === '' ? ['v1'] : groups.get(name)!;
+  return {
+    metadata: name === '' ? { creationTimestamp: null } : { name, creationTimestamp: null },
+    versions: versions.map((version) => aggregatedVersionOf(name, version)),
+  };
+}
+
+function aggregatedVersionOf(name: string, version: string): unknown {
   const kindOf = (entry: ResourceEntry) => ({
     group: entry.group ?? name,
     version: entry.version ?? version,
     kind: entry.kind,
   });
-  const entries = entriesOf(apiVersion);
+  const entries = entriesOf(groupVersionOf({ group: name, version }));
   const main = entries.filter((entry) => !entry.name.includes('/'));
   return {
-    metadata: name === '' ? { creationTimestamp: null } : { name, creationTimestamp: null },
-    versions: [
-      {
-        version,
-        freshness: 'Current',
-        resources: main.map((entry) => {
-          const subs = entries.filter((sub) => sub.name.startsWith(`${entry.name}/`));
-          return {
-            resource: entry.name,
-            responseKind: kindOf(entry),
-            scope: entry.namespaced ? 'Namespaced' : 'Cluster',
-            singularResource: entry.singularName,
-            verbs: entry.verbs,
-            ...(entry.shortNames && { shortNames: entry.shortNames }),
-            ...(entry.categories && { categories: entry.categories }),
-            ...(subs.length > 0 && {
-              subresources: subs.map((sub) => ({
-                subresource: sub.name.slice(entry.name.length + 1),
-                responseKind: kindOf(sub),
-                verbs: sub.verbs,
-              })),
-            }),
-          };
+    version,
+    freshness: 'Current',
+    resources: main.map((entry) => {
+      const subs = entries.filter((sub) => sub.name.startsWith(`${entry.name}/`));
+      return {
+        resource: entry.name,
+        responseKind: kindOf(entry),
+        scope: entry.namespaced ? 'Namespaced' : 'Cluster',
+        singularResource: entry.singularName,
+        verbs: entry.verbs,
+        ...(entry.shortNames && { shortNames: entry.shortNames }),
+        ...(entry.categories && { categories: entry.categories }),
+        ...(subs.length > 0 && {
+          subresources: subs.map((sub) => ({
+            subresource: sub.name.slice(entry.name.length + 1),
+            responseKind: kindOf(sub),
+            verbs: sub.verbs,
+          })),
         }),
-      },
-    ],
+      };
+    }),
   };
 }
 
@@ -200,7 +203,9 @@ export function discoveryResponse(
   if (root !== 'apis' || group === undefined || more.length > 0 || !groups.has(group)) return undefined;
   if (version === undefined)
     return jsonResponse(200, { kind: 'APIGroup', apiVersion: 'v1', ...apiGroup(group) });
-  return version === groups.get(group) ? jsonResponse(200, resourceList(`${group}/${version}`)) : undefined;
+  return groups.get(group)!.includes(version)
+    ? jsonResponse(200, resourceList(`${group}/${version}`))
+    : undefined;
 }
 
 /** `GET /`: the paths that exist. */
@@ -209,7 +214,10 @@ export function rootPaths(): string[] {
     '/api',
     '/api/v1',
     '/apis',
-    ...groupNames.flatMap((name) => [`/apis/${name}`, `/apis/${name}/${groups.get(name)}`]),
+    ...groupNames.flatMap((name) => [
+      `/apis/${name}`,
+      ...groups.get(name)!.map((version) => `/apis/${name}/${version}`),
+    ]),
     '/healthz',
     '/livez',
     '/openapi/v2',

@@ -35,7 +35,9 @@ const extraSubresources: Readonly<Record<string, readonly Subresource[]>> = {
 
 function resourceOf(schema: KindSchema): Resource {
   const stored = schema.viewOf
-    ? kinds.find((k) => k.kind === schema.viewOf!.kind && k.group === schema.viewOf!.group)!
+    ? kinds.find(
+        (k) => k.kind === schema.viewOf!.kind && groupVersionOf(k) === groupVersionOf(schema.viewOf!),
+      )!
     : schema;
   const status: Subresource[] = schema.hasStatus
     ? [{ name: 'status', kind: schema.kind, verbs: ['get', 'patch', 'update'] }]

@@ -103,9 +103,13 @@ export function rootsOf(served: readonly KindSchema[]): Root[] {
       ? root
       : { ...root, gvks: versions.map((v) => ({ ...v, kind: root.type.name.split('.').at(-1)! })) },
   );
-  for (const kind of served) {
-    roots.push({ type: kind.type, gvks: [gvkOf(kind)] });
-    roots.push({ type: listTypeOf(kind), gvks: [{ ...gvkOf(kind), kind: `${kind.kind}List` }] });
+  // A kind that is served in two versions of one form has one schema with both names.
+  for (const [type, same] of Map.groupBy(served, (kind) => kind.type)) {
+    roots.push({ type, gvks: same.map(gvkOf) });
+    roots.push({
+      type: listTypeOf(same[0]!),
+      gvks: same.map((kind) => ({ ...gvkOf(kind), kind: `${kind.kind}List` })),
+    });
   }
   if (served.some((kind) => kind.kind === 'Pod'))
     roots.push({ type: binding, gvks: [{ group: '', version: 'v1', kind: 'Binding' }] });

@@ -34,6 +34,7 @@ test('the v3 index names each group and version with a hash of its document', ()
     'apis/discovery.k8s.io/v1',
     'apis/events.k8s.io/v1',
     'apis/networking.k8s.io/v1',
+    'apis/networking.k8s.io/v1beta1',
   ]);
   assert.match(paths['api/v1']!.serverRelativeURL, /^\/openapi\/v3\/api\/v1\?hash=[0-9A-F]{128}$/);
 });

@@ -1,6 +1,7 @@
 /**
- * Between the version of a kind that a client speaks and the one that is stored. Only Event has two: core/v1 is
- * stored, events.k8s.io/v1 is the same object under newer names (pkg/apis/events/v1/conversion.go).
+ * Between the version of a kind that a client speaks and the one that is stored. Of Event, core/v1 is stored, and
+ * events.k8s.io/v1 is the same object under newer names (pkg/apis/events/v1/conversion.go); ServiceCIDR v1beta1 is
+ * ServiceCIDR v1 in all but its apiVersion.
  */
 import type { KubeObject } from '../../model/kubernetes.ts';
 import type { Resource } from '../resources.ts';
@@ -27,15 +28,17 @@ function renamed(object: KubeObject, names: ReadonlyMap<string, string>, apiVers
 
 /** The stored object as the resource's version has it; the same object where that is the stored one. */
 export function fromStored(resource: Resource, object: KubeObject): KubeObject {
-  return resource.stored === resource.schema
-    ? object
-    : renamed(object, newNames, groupVersionOf(resource.schema));
+  if (resource.stored === resource.schema) return object;
+  const apiVersion = groupVersionOf(resource.schema);
+  return resource.stored.kind === 'Event' ? renamed(object, newNames, apiVersion) : { ...object, apiVersion };
 }
 
 /** The other way. */
 export function toStored(resource: Resource, object: KubeObject): KubeObject {
   if (resource.stored === resource.schema) return object;
-  const stored = renamed(object, oldNames, groupVersionOf(resource.stored)) as KubeObject & {
+  const apiVersion = groupVersionOf(resource.stored);
+  if (resource.stored.kind !== 'Event') return { ...object, apiVersion };
+  const stored = renamed(object, oldNames, apiVersion) as KubeObject & {
     involvedObject?: object;
   };
   // Required by the stored version.

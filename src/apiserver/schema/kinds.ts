@@ -20,7 +20,7 @@ export interface KindSchema {
   readonly type: StructType;
   /**
    * Set when the kind is another view of objects stored under this kind: events.k8s.io/v1 Event shows the same
-   * objects as core/v1 Event (see event-conversion.ts).
+   * objects as core/v1 Event. The view comes after what it views.
    */
   readonly viewOf?: { readonly group: string; readonly version: string; readonly kind: string };
 }
@@ -70,6 +70,12 @@ export const kinds: readonly KindSchema[] = [
   kind('networking.k8s.io/v1', 'ServiceCIDR', 'servicecidrs', serviceCIDR, {
     namespaced: false,
     hasStatus: true,
+  }),
+  // Kubernetes 1.32 has this kind as beta only, and its kubectl describes it through that version.
+  kind('networking.k8s.io/v1beta1', 'ServiceCIDR', 'servicecidrs', serviceCIDR, {
+    namespaced: false,
+    hasStatus: true,
+    viewOf: { group: 'networking.k8s.io', version: 'v1', kind: 'ServiceCIDR' },
   }),
 ];
 

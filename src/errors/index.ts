@@ -10,6 +10,7 @@ export * from './ipam.ts';
 export * from './kernel.ts';
 export * from './net-error.ts';
 export * from './nft.ts';
+export * from './overlay.ts';
 export * from './podlink.ts';
 export * from './pods.ts';
 export * from './rtnl.ts';

@@ -268,6 +268,10 @@ export function openNetlinkFd({ netns, protocol }: NetlinkOptions, groups: reado
   set(SOL_NETLINK, NETLINK_OPTION.CAP_ACK, 1);
   set(SOL_NETLINK, NETLINK_OPTION.GET_STRICT_CHK, 1);
   try {
+    // A socket without a port number counts as the kernel's own and is left out of what the kernel tells.
+    const address = new Uint8Array(12);
+    viewOf(address).setUint16(0, AF.NETLINK, true);
+    checked('bind', 'netlink socket', sys(NR.bind, fd, address, address.length));
     for (const group of groups)
       checked(
         'subscribe to',

@@ -107,6 +107,18 @@ static __always_inline int to_backend(struct __sk_buff *skb, const struct lb_pac
 	return NEXT;
 }
 
+/*
+ * The client uses its port for a backend directly now, which it used through a VIP before: what the backend answers
+ * from here on is not to be shown as the VIP's. An open connection is left alone.
+ */
+static __always_inline void forget_flow(struct lb_flows *flows, const struct lb_packet *p)
+{
+	struct lb_flow *flow = lb_flow_from(flows, p->target, p->target_port, 0);
+
+	if (flow && (p->protocol == IPPROTO_UDP || lb_flow_over(flow)))
+		flow->flags = 0;
+}
+
 /* Chooses a backend and remembers it. Returns the flow, or NULL with the verdict in `verdict`. */
 static __always_inline struct lb_flow *open_flow(const struct lb_packet *p, const struct lb_endpoint *client,
 						 struct lb_flows *flows, bool opens, int *verdict)
@@ -123,6 +135,8 @@ static __always_inline struct lb_flow *open_flow(const struct lb_packet *p, cons
 	lb_endpoint_of(&to, p->target, p->target_port, p->protocol);
 	frontend = lb_frontend_of(&to);
 	if (!frontend) {
+		if (flows && (opens || p->protocol == IPPROTO_UDP))
+			forget_flow(flows, p);
 		*verdict = no_frontend(p);
 		return NULL;
 	}

@@ -341,6 +341,31 @@ describe('packet programs', () => {
     }
   });
 
+  test('a client port that was used through a VIP may be used for the backend directly', () => {
+    const sourcePort = ++port;
+    const through = {
+      from: '10.244.1.5',
+      to: '10.96.0.10',
+      protocol: 'tcp' as const,
+      sourcePort,
+      targetPort: 80,
+    };
+    const answer = {
+      from: '10.244.2.2',
+      to: '10.244.1.5',
+      protocol: 'tcp' as const,
+      sourcePort: 8080,
+      targetPort: sourcePort,
+      flags: TCP.SYN | TCP.ACK,
+    };
+    fromPod(through);
+    assert.equal(toPod(answer).packet.from, '10.96.0.10');
+    toPod({ ...answer, flags: TCP.RST });
+    const direct = { ...through, to: '10.244.2.2', targetPort: 8080 };
+    assert.equal(fromPod(direct).packet.to, '10.244.2.2');
+    assert.equal(toPod(answer).packet.from, '10.244.2.2');
+  });
+
   test('programs stay within their budgets of instructions', () => {
     // Loaded instructions, and those that the verifier walks through; Katran: 3,165 and 88,879.
     const budgets: Record<string, readonly [loaded: number, verified: number]> = {

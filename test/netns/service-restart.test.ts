@@ -1,0 +1,130 @@
+/** The engine's process is killed and started again and again while connections are made through a Service. */
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { after, before, describe } from 'node:test';
+import { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
+import type { AgentInput } from '../lib/service-agent.ts';
+import { type Seen, ServiceNode, type Talker, type TestPod } from '../lib/services.ts';
+
+const VIP = '10.96.0.10';
+
+describe('restart of the engine', () => {
+  let node: ServiceNode;
+  let client: TestPod;
+  let input: AgentInput;
+  let agent: ChildProcess | undefined;
+
+  async function start(): Promise<{ changes: number }> {
+    const child = spawn(
+      process.execPath,
+      [join(import.meta.dirname, '../lib/service-agent.ts'), JSON.stringify(input)],
+      {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      },
+    );
+    agent = child;
+    const line = await new Promise<string>((resolve, reject) => {
+      child.stdout!.once('data', (data: Buffer) => resolve(data.toString()));
+      child.once('exit', (code) => reject(new Error(`agent ended with ${code}`)));
+    });
+    return { changes: Number(line.split(' ')[1]) };
+  }
+
+  async function kill(): Promise<void> {
+    const child = agent!;
+    const ended = new Promise((resolve) => child.once('exit', resolve));
+    child.kill('SIGKILL');
+    await ended;
+  }
+
+  before(async () => {
+    node = ServiceNode.create('r');
+    client = node.addPod('client');
+    const servers = ['one', 'two', 'three'].map((name) => node.addPod(name));
+    for (const pod of servers) await node.serve(pod.name, pod.netns, pod.ip4, 8080);
+    input = {
+      bpffs: node.bpffs,
+      cgroup: node.cgroup,
+      netns: node.prefix,
+      podLinks: node.pods.map((pod) => pod.ifindex),
+      vip: VIP,
+      endpoints: servers.slice(0, 2).map((pod) => pod.ip4),
+      flapping: servers[2]!.ip4,
+      others: 500,
+    };
+  });
+
+  after(async () => {
+    if (agent?.exitCode === null) agent.kill('SIGKILL');
+    await node?.[Symbol.asyncDispose]();
+  });
+
+  test('kill -9 and start under load break no connection and refuse none', async () => {
+    await start();
+    const ways = [
+      { netns: client.netns, cgroup: true },
+      { netns: client.netns, cgroup: false },
+    ];
+    const held: Talker[] = [];
+    for (const from of ways)
+      for (let at = 0; at < 4; at++) {
+        const talker = node.hold(from, VIP, 80);
+        await talker.ask();
+        held.push(talker);
+      }
+    let going = true;
+    const seen: Seen[] = [];
+    const load = ways.map(async (from) => {
+      while (going) seen.push(...(await node.attempt('tcp', from, VIP, 80, { times: 200, timeout: 3 })));
+    });
+    for (let round = 0; round < 5; round++) {
+      // Somewhere among the changes that it makes all the time.
+      await new Promise((resolve) => setTimeout(resolve, 100 + round * 37));
+      await kill();
+      for (const talker of held) assert.equal(await talker.ask(`down ${round}`), `echo down ${round}`);
+      const { changes } = await start();
+      assert.ok(changes < 10, `${changes} changes at start ${round}`);
+      for (const talker of held) assert.equal(await talker.ask(`up ${round}`), `echo up ${round}`);
+    }
+    going = false;
+    await Promise.all(load);
+    assert.ok(seen.length > 400);
+    const failed = seen.filter((s) => s.result !== 'ok');
+    assert.deepEqual(failed, [], `${failed.length} of ${seen.length} failed`);
+    await kill();
+  });
+
+  test('an engine that ends in order leaves everything at work, remove() takes everything away', async () => {
+    const open = () =>
+      EbpfEngine.open({
+        bpffsDir: node.bpffs,
+        cgroupPath: node.cgroup,
+        netns: node.netns,
+        nodeName: 'node-a',
+      });
+    const first = open();
+    assert.deepEqual(
+      first.status().podLinks,
+      [...input.podLinks].sort((a, b) => a - b),
+    );
+    first.close();
+    const [seen] = await node.attempt('tcp', { netns: client.netns, cgroup: false }, VIP, 80);
+    assert.equal(seen!.result, 'ok');
+
+    // A pod's link that vanished while nobody looked is forgotten.
+    node.ip('link del po5');
+    const second = open();
+    assert.equal(second.status().podLinks.length, input.podLinks.length - 1);
+    second.remove();
+    assert.deepEqual(
+      readdirSync(node.bpffs).filter((name) => !name.endsWith('.debug')),
+      [],
+    );
+    const [after] = await node.attempt('tcp', { netns: client.netns, cgroup: true }, VIP, 80, {
+      timeout: 0.3,
+    });
+    assert.notEqual(after!.result, 'ok');
+  });
+});

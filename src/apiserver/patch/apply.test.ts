@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { isNetError } from '../../errors/net-error.ts';
 import type { KubeObject } from '../../model/kubernetes.ts';
-import { findKind } from '../schema/index.ts';
+import { applyDefaults, findKind } from '../schema/index.ts';
 import { applyPatch, trackManagedFields } from './index.ts';
 
 const service = findKind('v1', 'Service')!;
@@ -134,6 +134,28 @@ test('a value that means absent is a conflict only where another value was', () 
   );
   const first = apply(web({ publishNotReadyAddresses: true }), undefined);
   assert.throws(() => apply(empty, first, 'bob'), { code: 'API_APPLY_CONFLICT' });
+});
+
+test('a list without the defaults that the server filled in is the same list', () => {
+  const policy = findKind('networking.k8s.io/v1', 'NetworkPolicy')!;
+  const config = {
+    apiVersion: 'networking.k8s.io/v1',
+    kind: 'NetworkPolicy',
+    metadata: { name: 'p', namespace: 'default' },
+    spec: { podSelector: {}, ingress: [{ ports: [{ port: 80 }] }] },
+  };
+  const applyPolicy = (current: KubeObject | undefined, fieldManager: string, at: Date) => {
+    const options = { schema: policy, type: 'apply', patch: config, force: false, subresource: '' } as const;
+    const { object } = applyPatch({ ...options, current, fieldManager, now: at });
+    applyDefaults(policy, object);
+    return object;
+  };
+  const first = applyPolicy(undefined, 'alice', now);
+  assert.deepEqual(applyPolicy(first, 'alice', later), first);
+  assert.deepEqual(
+    fields(applyPolicy(first, 'bob', later)).map(([manager]) => manager),
+    ['alice', 'bob'],
+  );
 });
 
 test('kubectl takes over what the same kubectl applied on the client side', () => {

@@ -8,6 +8,7 @@ import { apiPatchError } from '../../errors/api-patch.ts';
 import { isNetError } from '../../errors/net-error.ts';
 import type { KubeObject } from '../../model/kubernetes.ts';
 import { decodeObject, isObject, setOwn } from '../schema/decode.ts';
+import { applyDefaults } from '../schema/defaults/index.ts';
 import { groupVersionOf, type KindSchema } from '../schema/kinds.ts';
 import { equalJson } from '../schema/validate/field-errors.ts';
 import {
@@ -87,11 +88,12 @@ function applyOnce(options: ApplyOptions): KubeObject {
   const merged = mergeValues(schema.type, live, config);
   const pruned = last ? pruneLeftOut(schema, merged, last.set, applied, managers) : merged;
   const next = decodeObject(schema, pruned).object;
-  const written = writtenFields(schema, live, pruned, next);
-  settleConflicts(managers, self, written, force);
+  const stored = asStored(schema, next);
+  settleConflicts(managers, self, writtenFields(schema, live, pruned, stored), force);
   if (options.manager === 'kubectl') rewriteLastApplied(next, options.config);
   // Nothing changed: the times stay as well, so that the store sees the same object.
-  if (last && equalSets(last.set, self.set) && equalJson(live, next)) self.time = last.time;
+  if (last && equalSets(last.set, self.set) && equalJson(asStored(schema, live), stored))
+    self.time = last.time;
   const entries = writeManagers(managers);
   if (entries.length > 0) next.metadata.managedFields = entries;
   return next;
@@ -158,13 +160,22 @@ interface Written {
 }
 
 /**
- * What an apply does to the stored object. Values that mean absent (`hostNetwork: false`, `labels: {}`) count when
- * they replace another value, not when nothing was there: they are not stored.
+ * What an apply does to the stored object. A field counts as changed when it is written with another value and the
+ * object that would be stored differs there, too: `hostNetwork: false` changes nothing where nothing was, and a list
+ * without the defaults that the server filled in is the same list.
  */
-function writtenFields(schema: KindSchema, live: KubeObject, pruned: unknown, next: KubeObject): Written {
+function writtenFields(schema: KindSchema, live: KubeObject, pruned: unknown, stored: KubeObject): Written {
   const asked = compare(schema.type, live, pruned);
-  const stored = compare(schema.type, live, next);
-  return { changed: union(asked.modified, intersection(asked.added, stored.added)), removed: asked.removed };
+  const done = compare(schema.type, live, stored);
+  const differs = union(union(done.added, done.modified), done.removed);
+  return { changed: intersection(union(asked.added, asked.modified), differs), removed: asked.removed };
+}
+
+/** The object as it would be stored, apart from what the server allocates. */
+function asStored(schema: KindSchema, value: unknown): KubeObject {
+  const { object } = decodeObject(schema, value);
+  applyDefaults(schema, object);
+  return object;
 }
 
 /** Finds fields of other managers that this apply changes; throws, or takes them over with force. */
@@ -195,7 +206,8 @@ function unchangedSinceLastApplied(schema: KindSchema, current: KubeObject): Fie
     return undefined;
   }
   const applied = decodeObject(schema, json).object;
-  const change = compare(schema.type, withoutManagedFields(current), applied);
+  const live = withoutManagedFields(current);
+  const change = compare(schema.type, live, asStored(schema, mergeValues(schema.type, live, applied)));
   return difference(fieldSetOf(schema.type, applied), union(change.modified, change.added));
 }
 

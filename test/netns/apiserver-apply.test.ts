@@ -394,6 +394,27 @@ for (const kubectl of kubectls()) {
       );
     });
 
+    test('slices and service networks are described through the version that this kubectl knows', async () => {
+      const slice = {
+        apiVersion: 'discovery.k8s.io/v1',
+        kind: 'EndpointSlice',
+        metadata: { name: 'zoned' },
+        addressType: 'IPv4',
+        endpoints: [{ addresses: ['10.1.2.3'], zone: 'a' }],
+        ports: [{ name: '', port: 80 }],
+      };
+      await ok(['create', ...stdin], JSON.stringify(slice));
+      const beta = ['get', 'endpointslices.v1beta1.discovery.k8s.io', 'zoned', '-o', 'json'];
+      await ok(['replace', ...stdin], await ok(beta));
+      assert.equal(
+        await get('endpointslice zoned', '{.apiVersion} {.endpoints[0].zone}'),
+        'discovery.k8s.io/v1 a',
+      );
+      const zone = modern ? /Zone:\s+a/ : /Topology:\s+topology\.kubernetes\.io\/zone=a/;
+      assert.match(await ok(['describe', 'endpointslice', 'zoned']), zone);
+      assert.match(await ok(['describe', 'servicecidr', 'kubernetes']), /10\.96\.0\.0\/16/);
+    });
+
     test('explain knows every kind', async () => {
       assert.match(await ok(['explain', 'service.spec.ports']), /nodePort\s+<integer>/);
       assert.match(

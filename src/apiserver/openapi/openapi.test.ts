@@ -32,6 +32,7 @@ test('the v3 index names each group and version with a hash of its document', ()
     'api/v1',
     'apis/coordination.k8s.io/v1',
     'apis/discovery.k8s.io/v1',
+    'apis/discovery.k8s.io/v1beta1',
     'apis/events.k8s.io/v1',
     'apis/networking.k8s.io/v1',
     'apis/networking.k8s.io/v1beta1',

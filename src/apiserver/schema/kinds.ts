@@ -1,7 +1,14 @@
 /** The kinds that the API server serves, with the names under which clients address them. */
 import { configMap, coreEvent, endpoints, event, namespace, node } from './types/core.ts';
 import type { StructType } from './types/field.ts';
-import { endpointSlice, lease, networkPolicy, service, serviceCIDR } from './types/network.ts';
+import {
+  endpointSlice,
+  endpointSliceBeta,
+  lease,
+  networkPolicy,
+  service,
+  serviceCIDR,
+} from './types/network.ts';
 import { pod } from './types/pod.ts';
 
 export interface KindSchema {
@@ -71,7 +78,10 @@ export const kinds: readonly KindSchema[] = [
     namespaced: false,
     hasStatus: true,
   }),
-  // Kubernetes 1.32 has this kind as beta only, and its kubectl describes it through that version.
+  // Versions beside the stored one, each for a kubectl that describes the kind through it: 1.20 and 1.32.
+  kind('discovery.k8s.io/v1beta1', 'EndpointSlice', 'endpointslices', endpointSliceBeta, {
+    viewOf: { group: 'discovery.k8s.io', version: 'v1', kind: 'EndpointSlice' },
+  }),
   kind('networking.k8s.io/v1beta1', 'ServiceCIDR', 'servicecidrs', serviceCIDR, {
     namespaced: false,
     hasStatus: true,

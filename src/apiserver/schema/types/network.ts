@@ -129,6 +129,22 @@ export const endpointSlice = topLevel(
   },
 );
 
+const endpointBeta = struct('discovery.v1beta1.Endpoint', endpoint.doc, {
+  addresses: endpoint.fields.get('addresses')!,
+  conditions: endpoint.fields.get('conditions')!,
+  hostname: endpoint.fields.get('hostname')!,
+  targetRef: endpoint.fields.get('targetRef')!,
+  topology: stringMap('Labels of the place of the endpoint: its zone and its node.'),
+  nodeName: endpoint.fields.get('nodeName')!,
+  hints: endpoint.fields.get('hints')!,
+});
+/** The version that kubectl up to 1.20 describes; the zone is a label there. */
+export const endpointSliceBeta = topLevel('discovery.v1beta1.EndpointSlice', endpointSlice.doc, {
+  addressType: endpointSlice.fields.get('addressType')!,
+  endpoints: req(list(() => endpointBeta, {}, 'The endpoints, at most 1000.')),
+  ports: endpointSlice.fields.get('ports')!,
+});
+
 const ipBlock = struct('networking.v1.IPBlock', 'A range of addresses with holes.', {
   cidr: req(str('The range, e.g. 192.168.1.0/24.')),
   except: strings('Ranges inside cidr that do not count.'),

@@ -119,6 +119,14 @@ export interface Probe {
   failureThreshold?: number;
 }
 
+/** What to do right after the start or before the stop of a container. */
+export interface LifecycleHandler {
+  exec?: { command?: string[] };
+  httpGet?: NonNullable<Probe['httpGet']>;
+  tcpSocket?: NonNullable<Probe['tcpSocket']>;
+  sleep?: { seconds: number };
+}
+
 export interface EnvVar {
   name: string;
   value?: string;
@@ -147,6 +155,8 @@ export interface Container {
   volumeMounts?: { name: string; mountPath: string; subPath?: string; readOnly?: boolean }[];
   securityContext?: Record<string, unknown>;
   terminationMessagePath?: string;
+  terminationMessagePolicy?: 'File' | 'FallbackToLogsOnError';
+  lifecycle?: { postStart?: LifecycleHandler; preStop?: LifecycleHandler };
   stdin?: boolean;
   tty?: boolean;
   restartPolicy?: 'Always';

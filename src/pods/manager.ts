@@ -42,6 +42,8 @@ export interface PodManagerOptions {
   backoff?: Partial<BackoffSettings>;
   /** Default 8. */
   parallelStarts?: number;
+  /** Default 30 s. */
+  resyncMs?: number;
   nowMs?: () => number;
   log?: (message: string, error?: unknown) => void;
 }
@@ -57,7 +59,7 @@ export interface PodOnNode {
   containers: RunnerContainer[];
 }
 
-/** Looked at as a whole this often, against anything missed. */
+/** Looked at as a whole this often, against anything missed, and for changed ConfigMaps. */
 const RESYNC_MS = 30_000;
 
 export class PodManager {
@@ -102,7 +104,7 @@ export class PodManager {
     source.onChange((keys) => this.#reconcile(keys));
     this.#reconcile(source.items.keys());
     await this.#removeOrphans();
-    this.#resync = setInterval(() => this.#resyncAll(), RESYNC_MS);
+    this.#resync = setInterval(() => this.#resyncAll(), this.#options.resyncMs ?? RESYNC_MS);
     this.#resync.unref();
   }
 
@@ -186,6 +188,7 @@ export class PodManager {
     const keys = new Set(items.keys());
     for (const worker of this.#workers.values()) {
       keys.add(worker.key);
+      void worker.refreshVolumes();
       worker.wake();
     }
     for (const key of keys) {

@@ -6,6 +6,7 @@ import { Backoff, goDuration } from './backoff.ts';
 import { containerConfig, hasCommand, sandboxConfig } from './container-config.ts';
 import { ContainerProbes } from './container-probes.ts';
 import type { ManagerContext } from './context.ts';
+import { runHook } from './hooks.ts';
 import {
   allContainers,
   isSidecar,
@@ -24,6 +25,10 @@ import { containerMounts, prepareVolumes } from './volumes.ts';
 const DEFAULT_GRACE_SECONDS = 30;
 /** Waits between tries of what failed for a reason outside the container: 0.5 s doubling to 30 s. */
 const RETRY = { baseMs: 500, maxMs: 30_000, resetMs: Number.POSITIVE_INFINITY };
+/** What a preStop hook leaves at least. kubelet: minimumGracePeriodInSeconds. */
+const MIN_GRACE_MS = 2_000;
+/** A postStart hook has no bound in Kubernetes; one that hangs would hold the pod's worker. */
+const HOOK_TIMEOUT_MS = 60_000;
 /** Runs of a container that are kept with their logs: the present one and the one before. */
 const KEPT_RUNS = 2;
 
@@ -52,6 +57,8 @@ export class PodWorker {
   readonly #memory = new Map<string, Memory>();
   readonly #stop = new AbortController();
   readonly #markGone: () => void;
+  /** Resolves when nobody wants to wait for hooks any more. */
+  readonly #impatient = Promise.withResolvers<void>();
   #before: PodStatus | undefined;
   #sandboxAttempt = 0;
   #sandboxRetryAtMs = 0;
@@ -86,7 +93,11 @@ export class PodWorker {
 
   /** A newer version of the object. */
   update(pod: Pod): void {
+    const before = this.#isEnding() ? this.#graceMs() : undefined;
     this.pod = pod;
+    // Deleted once more, with less patience.
+    if (before !== undefined && this.#graceMs() < before)
+      setTimeout(() => this.#killAll(), this.#graceMs()).unref();
     this.wake();
   }
 
@@ -94,9 +105,27 @@ export class PodWorker {
   vanish(): void {
     this.#vanished = true;
     // Deleted by force: whoever did that does not want to wait.
-    for (const container of this.#running())
-      void this.#context.runner.stopContainer(container.id, 0).catch(() => {});
+    this.#killAll();
     this.wake();
+  }
+
+  #killAll(): void {
+    this.#impatient.resolve();
+    for (const { id } of this.#running())
+      this.#context.runner
+        .stopContainer(id, 0)
+        .catch((error) => this.#context.log(`container ${id} lives on`, error));
+  }
+
+  /** Brings configMap volumes up to date; their files are replaced as a whole. */
+  async refreshVolumes(): Promise<void> {
+    if (!this.pod.spec.volumes?.some((volume) => volume.configMap) || this.#running().length === 0) return;
+    try {
+      const maps = await this.#configMaps();
+      prepareVolumes(join(this.#context.volumesFolder, this.uid), this.pod, (name) => maps.get(name));
+    } catch (error) {
+      this.#context.log(`volumes of pod ${this.key} were not refreshed`, error);
+    }
   }
 
   /** Stops looking after the pod; its processes go on. */
@@ -382,10 +411,50 @@ export class PodWorker {
       await runner.startContainer(id);
       this.#retry.forget(container.name);
       this.#event('Normal', 'Started', `Started container ${container.name}`);
+      if (container.lifecycle?.postStart) await this.#postStart(container, id, sandbox);
     } catch (error) {
       this.#block(container, memory, error);
     }
     this.#again = true;
+  }
+
+  /** A container whose hook fails is killed, and restarted by its policy. */
+  async #postStart(container: Container, id: string, sandbox: Sandbox): Promise<void> {
+    const { ok, message } = await this.#hook(container, id, 'postStart', sandbox, HOOK_TIMEOUT_MS);
+    if (ok) return;
+    this.#event('Warning', 'FailedPostStartHook', `PostStartHook failed: ${message}`);
+    await this.#context.runner.stopContainer(id, this.#ownGraceMs());
+  }
+
+  #hook(
+    container: Container,
+    id: string,
+    which: 'postStart' | 'preStop',
+    sandbox: Sandbox | undefined,
+    timeoutMs: number,
+  ) {
+    return runHook(container.lifecycle![which]!, {
+      runner: this.#context.runner,
+      containerId: id,
+      container,
+      podIp: this.#podIp(sandbox),
+      timeoutMs,
+    });
+  }
+
+  /** The preStop hook counts into the grace; what it leaves of it, at least two seconds, is for SIGTERM. */
+  async #stopContainer(container: Container, id: string, graceMs: number): Promise<void> {
+    let leftMs = graceMs;
+    if (container.lifecycle?.preStop && graceMs > 0) {
+      const startedMs = performance.now();
+      const { ok, message } = await Promise.race([
+        this.#hook(container, id, 'preStop', this.#sandboxes().at(-1), graceMs),
+        this.#impatient.promise.then(() => ({ ok: true, message: '' })),
+      ]);
+      if (!ok) this.#event('Warning', 'FailedPreStopHook', `PreStopHook failed: ${message}`);
+      leftMs = Math.max(graceMs - (performance.now() - startedMs), MIN_GRACE_MS);
+    }
+    await this.#context.runner.stopContainer(id, leftMs);
   }
 
   async #create(container: Container, attempt: number, sandbox: Sandbox): Promise<string> {
@@ -475,10 +544,15 @@ export class PodWorker {
     );
   }
 
+  /** Of a restart: the pod's own grace. */
+  #ownGraceMs(): number {
+    return (this.pod.spec.terminationGracePeriodSeconds ?? DEFAULT_GRACE_SECONDS) * 1000;
+  }
+
+  /** Of the pod's end: whoever deletes it may shorten it. */
   #graceMs(): number {
     const { deletionGracePeriodSeconds } = this.pod.metadata;
-    const { terminationGracePeriodSeconds } = this.pod.spec;
-    return (deletionGracePeriodSeconds ?? terminationGracePeriodSeconds ?? DEFAULT_GRACE_SECONDS) * 1000;
+    return deletionGracePeriodSeconds === undefined ? this.#ownGraceMs() : deletionGracePeriodSeconds * 1000;
   }
 
   #killContainer(container: Container, id: string, why: 'liveness' | 'startup' | 'deadline'): void {
@@ -490,9 +564,7 @@ export class PodWorker {
         ? 'Pod deadline exceeded'
         : `Container ${container.name} failed ${why} probe, will be restarted`;
     this.#event('Normal', 'Killing', told);
-    const grace = (this.pod.spec.terminationGracePeriodSeconds ?? DEFAULT_GRACE_SECONDS) * 1000;
-    void this.#context.runner
-      .stopContainer(id, grace)
+    void this.#stopContainer(container, id, this.#ownGraceMs())
       .catch((error) =>
         this.#context.log(`container ${container.name} of pod ${this.key} was not stopped`, error),
       )
@@ -517,8 +589,14 @@ export class PodWorker {
     const sidecars = new Set((this.pod.spec.initContainers ?? []).filter(isSidecar).map((one) => one.name));
     const running = this.#running();
     for (const container of running) this.#event('Normal', 'Killing', `Stopping container ${container.name}`);
+    const specs = new Map(allContainers(this.pod).map((one) => [one.name, one]));
     const stop = (some: RunnerContainer[]) =>
-      Promise.all(some.map((container) => runner.stopContainer(container.id, graceMs)));
+      Promise.all(
+        some.map((run) => {
+          const spec = specs.get(run.name);
+          return spec ? this.#stopContainer(spec, run.id, graceMs) : runner.stopContainer(run.id, graceMs);
+        }),
+      );
     await stop(running.filter((container) => !sidecars.has(container.name)));
     await stop(running.filter((container) => sidecars.has(container.name)));
     this.#tell();

@@ -64,7 +64,8 @@ export class ProcessRunner implements PodRunner {
       network: options.network,
       shimPath: options.shimPath ?? distPath('native/pod-shim'),
       netnsPrefix: options.netnsPrefix ?? 'portolan-',
-      maskedPaths: [...defaultMaskedPaths, ...(options.maskedPaths ?? [])],
+      // The state folder holds keys and what belongs to other pods.
+      maskedPaths: [...defaultMaskedPaths, options.stateDir, ...(options.maskedPaths ?? [])],
       logMaxBytes: options.logMaxBytes ?? 10 << 20,
       logFiles: options.logFiles ?? 5,
       bootId: bootId(),

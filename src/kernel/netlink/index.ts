@@ -1,3 +1,4 @@
+export { AsyncNetlink } from './async.ts';
 export {
   type AttributeCodec,
   type AttributesOf,

@@ -1,0 +1,19 @@
+export { type HostEnds, type LinkTables, PodLinks, type PodLinksOptions } from './links.ts';
+export { hostSysctls, planHostEnd, planPodEnd, podSysctls, type Step, vethSpec, vethText } from './plan.ts';
+export {
+  type DesiredPodLink,
+  type PodLinkPass,
+  PodLinkReconciler,
+  type PodLinkReconcilerOptions,
+} from './reconciler.ts';
+export { LinkRemover } from './remover.ts';
+export {
+  type HostEnd,
+  hostLinkName,
+  isHostLinkName,
+  POD_GATEWAYS,
+  type PodEnd,
+  type PodLink,
+  type PodLinkSpec,
+  podLinkSpec,
+} from './types.ts';

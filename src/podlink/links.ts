@@ -1,0 +1,254 @@
+import { isNetError, kernelCause, type NetError } from '../errors/net-error.ts';
+import { podlinkError } from '../errors/podlink.ts';
+import { deleteLink, type Link, RTPROT_PORTOLAN, Rtnl } from '../kernel/rtnl/index.ts';
+import { ensureSysctl } from '../kernel/sysctl/index.ts';
+import { hostSysctls, planHostEnd, planPodEnd, podSysctls, type Step, vethSpec } from './plan.ts';
+import { type HostEnd, isHostLinkName, type PodEnd, type PodLink, type PodLinkSpec } from './types.ts';
+
+/** The part of the routing tables that pod links use; tests pass one that fails where they want. */
+export type LinkTables = Pick<
+  Rtnl,
+  'apply' | 'createLink' | 'link' | 'links' | 'addrs' | 'routes' | 'neighs' | 'close'
+>;
+
+export interface PodLinksOptions {
+  /** Descriptor of the node's network namespace, default the process's own. */
+  readonly netns?: { readonly fd: number } | undefined;
+  readonly openTables?: (netns: number | { readonly fd: number } | undefined) => LinkTables;
+  readonly setSysctl?: typeof ensureSysctl;
+}
+
+/** What of the host's side was found, by name of the host link. */
+export type HostEnds = ReadonlyMap<string, HostEnd>;
+
+/** Index of `lo` in every namespace: include/net/net_namespace.h, LOOPBACK_IFINDEX. */
+const LOOPBACK_IFINDEX = 1;
+
+/**
+ * Makes, repairs, checks and removes the links of the pods of one node. All calls are synchronous: about ten system
+ * calls a link, and no moment in which another task could see half of one.
+ */
+export class PodLinks {
+  readonly #options: Required<Omit<PodLinksOptions, 'netns'>> & Pick<PodLinksOptions, 'netns'>;
+  readonly #host: LinkTables;
+
+  /** Throws KERNEL_SYSCALL. */
+  constructor(options: PodLinksOptions = {}) {
+    this.#options = {
+      netns: options.netns,
+      openTables: options.openTables ?? ((netns) => Rtnl.open({ netns })),
+      setSysctl: options.setSysctl ?? ensureSysctl,
+    };
+    this.#host = this.#options.openTables(options.netns);
+  }
+
+  get netns(): { readonly fd: number } | undefined {
+    return this.#options.netns;
+  }
+
+  close(): void {
+    this.#host.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** Lets the node forward packets: once, at start. Throws KERNEL_SYSCALL. */
+  enableForwarding(): void {
+    for (const name of ['net/ipv4/ip_forward', 'net/ipv6/conf/all/forwarding'])
+      this.#sysctl(name, 1, this.#options.netns);
+  }
+
+  /**
+   * Creates a link in a namespace where its name is free. On any failure everything made is removed again.
+   * @throws PODLINK_IFNAME_TAKEN, PODLINK_HOST_LINK_FOREIGN, PODLINK_FAILED, PODLINK_SYSCTL
+   */
+  create(spec: PodLinkSpec, netnsFd: number): PodLink {
+    const link = this.#createVeth(spec, netnsFd);
+    try {
+      this.#sysctls(spec, netnsFd);
+      this.#apply(this.#host, spec, planHostEnd(spec, { link, routes: [], neighs: [] }));
+      this.#furnishPod(spec, netnsFd, link);
+      return { ifindex: link.ifindex, spec };
+    } catch (error) {
+      this.#undo(spec, error);
+    }
+  }
+
+  /**
+   * Makes a link as it must be, whatever is there of it: nothing, a part, or a pair whose far end is elsewhere, which
+   * is made anew. Returns also whether the pair itself is new. Throws as `create`.
+   */
+  ensure(spec: PodLinkSpec, netnsFd: number): PodLink & { readonly created: boolean } {
+    const found = this.#host.link(spec.hostLink);
+    if (found) this.#refuseForeign(found);
+    if (found && this.#endsMatch(spec, found, netnsFd)) {
+      this.#sysctls(spec, netnsFd);
+      this.#apply(this.#host, spec, planHostEnd(spec, this.#hostEnd(found)));
+      this.#furnishPod(spec, netnsFd, found);
+      return { ifindex: found.ifindex, spec, created: false };
+    }
+    if (found) this.remove(spec.hostLink);
+    return { ...this.create(spec, netnsFd), created: true };
+  }
+
+  /** Brings the host's end up to date; the pod's end is not looked at. Returns how many changes were needed. */
+  repairHostEnd(spec: PodLinkSpec, end: HostEnd): number {
+    for (const [name, value] of hostSysctls(spec)) this.#sysctl(name, value, this.#options.netns);
+    const steps = planHostEnd(spec, end);
+    this.#apply(this.#host, spec, steps);
+    return steps.length;
+  }
+
+  /** Removes a link with its routes and neighbours; absent is success. Names that are not ours are left alone. */
+  remove(hostLink: string): void {
+    if (!isHostLinkName(hostLink)) return;
+    for (const { error } of this.#host.apply([deleteLink(hostLink)])) if (error) throw error;
+  }
+
+  /** What is not as it must be, in words; empty when all is well. `netnsFd` undefined: the pod is gone. */
+  check(spec: PodLinkSpec, netnsFd: number | undefined): string[] {
+    const link = this.#host.link(spec.hostLink);
+    const missing = link
+      ? planHostEnd(spec, this.#hostEnd(link)).map((step) => step.missing)
+      : [`host link ${spec.hostLink} is missing`];
+    if (netnsFd === undefined) return [...missing, 'the network namespace of the pod is gone'];
+    const pod = this.#options.openTables(netnsFd);
+    try {
+      const end = readPodEnd(pod, spec.ifname);
+      if (!end) return [...missing, `pod interface ${spec.ifname} is missing`];
+      if (link && end.link.lowerIfindex !== link.ifindex)
+        missing.push(`pod interface ${spec.ifname} is not the other end of ${spec.hostLink}`);
+      return [...missing, ...planPodEnd(spec, LOOPBACK_IFINDEX, end).map((step) => step.missing)];
+    } finally {
+      pod.close();
+    }
+  }
+
+  /** All links with names of ours, each with its routes and permanent neighbours. */
+  observe(): HostEnds {
+    const links = this.#host.links().filter((link) => isHostLinkName(link.name) && link.kind === 'veth');
+    const routes = Map.groupBy(this.#host.routes({ protocol: RTPROT_PORTOLAN }), (route) => route.oif);
+    const neighs = Map.groupBy(this.#host.neighs(), (neigh) => neigh.ifindex);
+    return new Map(
+      links.map((link) => [
+        link.name,
+        { link, routes: routes.get(link.ifindex) ?? [], neighs: neighs.get(link.ifindex) ?? [] },
+      ]),
+    );
+  }
+
+  #createVeth(spec: PodLinkSpec, netnsFd: number): Link {
+    try {
+      return this.#host.createLink(vethSpec(spec, netnsFd));
+    } catch (error) {
+      if (isNetError(error, 'RTNL_LINK_EXISTS')) {
+        const other = this.#host.link(spec.hostLink);
+        throw podlinkError(
+          'PODLINK_HOST_LINK_FOREIGN',
+          { hostLink: spec.hostLink, kind: other?.kind || 'device' },
+          error,
+        );
+      }
+      if (isNetError(error, 'RTNL_EXISTS'))
+        throw podlinkError('PODLINK_IFNAME_TAKEN', { ifname: spec.ifname, hostLink: spec.hostLink }, error);
+      throw this.#failed(spec, 'create the veth pair', error);
+    }
+  }
+
+  #furnishPod(spec: PodLinkSpec, netnsFd: number, host: Link): void {
+    const pod = this.#options.openTables(netnsFd);
+    try {
+      // A fresh pair: the far end's index came with the near end, so nothing has to be read in the pod.
+      const end = host.up ? readPodEnd(pod, spec.ifname) : freshPodEnd(spec, host);
+      if (!end)
+        throw podlinkError('PODLINK_FAILED', { hostLink: spec.hostLink, change: `find ${spec.ifname}` });
+      this.#apply(pod, spec, planPodEnd(spec, LOOPBACK_IFINDEX, end));
+    } finally {
+      pod.close();
+    }
+  }
+
+  #sysctls(spec: PodLinkSpec, netnsFd: number): void {
+    for (const [name, value] of hostSysctls(spec)) this.#sysctl(name, value, this.#options.netns);
+    for (const [name, value] of podSysctls(spec)) this.#sysctl(name, value, { fd: netnsFd });
+  }
+
+  #sysctl(name: string, value: number, netns: { readonly fd: number } | undefined): void {
+    try {
+      this.#options.setSysctl(name, value, { netns });
+    } catch (error) {
+      const cause = kernelCause(error) ?? error;
+      throw podlinkError('PODLINK_SYSCTL', { name: name.replaceAll('/', '.'), value: String(value) }, cause);
+    }
+  }
+
+  #apply(tables: LinkTables, spec: PodLinkSpec, steps: readonly Step[]): void {
+    for (const { error } of tables.apply(steps.map((step) => step.change)))
+      if (error) throw this.#failed(spec, error.message, error);
+  }
+
+  #failed(spec: PodLinkSpec, change: string, error: unknown): NetError {
+    return podlinkError('PODLINK_FAILED', { hostLink: spec.hostLink, change }, kernelCause(error) ?? error);
+  }
+
+  #undo(spec: PodLinkSpec, error: unknown): never {
+    try {
+      this.remove(spec.hostLink);
+    } catch (second) {
+      throw new AggregateError([error, second], `${(error as Error).message}, and could not be undone`);
+    }
+    throw error;
+  }
+
+  #refuseForeign(link: Link): void {
+    if (link.kind !== 'veth')
+      throw podlinkError('PODLINK_HOST_LINK_FOREIGN', { hostLink: link.name, kind: link.kind || 'device' });
+  }
+
+  #endsMatch(spec: PodLinkSpec, host: Link, netnsFd: number): boolean {
+    const pod = this.#options.openTables(netnsFd);
+    try {
+      const link = pod.link(spec.ifname);
+      return link?.lowerIfindex === host.ifindex && host.lowerIfindex === link.ifindex;
+    } finally {
+      pod.close();
+    }
+  }
+
+  #hostEnd(link: Link): HostEnd {
+    return {
+      link,
+      routes: this.#host.routes({ protocol: RTPROT_PORTOLAN, oif: link.ifindex }),
+      neighs: this.#host.neighs({ ifindex: link.ifindex }),
+    };
+  }
+}
+
+/** The pod's end just after its creation: down and bare. */
+function freshPodEnd(spec: PodLinkSpec, host: Link): PodEnd | undefined {
+  if (host.lowerIfindex === undefined) return undefined;
+  const link: Link = {
+    ...host,
+    ifindex: host.lowerIfindex,
+    name: spec.ifname,
+    mac: spec.podMac,
+    lowerIfindex: host.ifindex,
+    addrGenMode: 'eui64',
+  };
+  return { link, loopbackUp: false, addrs: [], routes: [], neighs: [] };
+}
+
+function readPodEnd(pod: LinkTables, ifname: string): PodEnd | undefined {
+  const link = pod.link(ifname);
+  if (!link) return undefined;
+  const { ifindex } = link;
+  return {
+    link,
+    loopbackUp: pod.link(LOOPBACK_IFINDEX)?.up ?? false,
+    addrs: pod.addrs({ ifindex }),
+    routes: pod.routes({ oif: ifindex }),
+    neighs: pod.neighs({ ifindex }),
+  };
+}

@@ -1,0 +1,189 @@
+import { addressBits, Cidr, type Family, parseCidr } from '../addr/index.ts';
+import {
+  changeLink,
+  createLink,
+  deleteNeigh,
+  deleteRoute,
+  type LinkSpec,
+  type Route,
+  RT_TABLE,
+  RTPROT_PORTOLAN,
+  type RtnlChange,
+  replaceAddr,
+  replaceNeigh,
+  replaceRoute,
+} from '../kernel/rtnl/index.ts';
+import { type HostEnd, POD_GATEWAYS, type PodEnd, type PodLinkSpec } from './types.ts';
+
+/**
+ * Pod link `routed`:
+ *
+ *     pod                                        host
+ *     eth0 10.244.1.5/32 fd00::5/128             po0a1b2c3d4e5 (no address)
+ *       default via 169.254.1.1, fe80::1   ────    10.244.1.5, fd00::5 dev po0a1b2c3d4e5 proto 250
+ *       169.254.1.1, fe80::1 = MAC of host end     10.244.1.5, fd00::5 = MAC of eth0
+ *
+ * One route a pod and one permanent neighbour an address: no bridge, no ARP, no ND, no broadcast. What is planned
+ * here compares with what is there, so making, repairing and checking a link are the same functions.
+ */
+const EVERYWHERE: Readonly<Record<Family, Cidr>> = { 4: parseCidr('0.0.0.0/0'), 6: parseCidr('::/0') };
+
+/** One step, and what CHECK says when it is still to do. */
+export interface Step {
+  readonly change: RtnlChange;
+  readonly missing: string;
+}
+
+/** The veth pair, its far end put straight into the pod's namespace under its final name. */
+export function vethSpec(spec: PodLinkSpec, netnsFd: number): LinkSpec {
+  return {
+    kind: 'veth',
+    name: spec.hostLink,
+    mac: spec.hostMac,
+    mtu: spec.mtuBytes,
+    peer: { name: spec.ifname, mac: spec.podMac, mtu: spec.mtuBytes, netns: netnsFd },
+  };
+}
+
+/** How a person would make the pair: for `--dry-run`. */
+export function vethText(spec: PodLinkSpec): string {
+  return createLink({
+    ...vethSpec(spec, 0),
+    peer: { name: spec.ifname, mac: spec.podMac },
+  } as LinkSpec).text();
+}
+
+/** What the host's end lacks. Neighbours come before routes, so that no packet starts a resolution. Pure. */
+export function planHostEnd(spec: PodLinkSpec, end: HostEnd): Step[] {
+  const { link } = end;
+  const ifindex = link.ifindex;
+  const steps: Step[] = [];
+  const name = `host link ${spec.hostLink}`;
+  if (link.mac !== spec.hostMac || link.mtu !== spec.mtuBytes || link.addrGenMode !== 'none')
+    steps.push({
+      change: changeLink(ifindex, { mac: spec.hostMac, mtu: spec.mtuBytes, addrGenMode: 'none' }),
+      missing: `${name} has mtu ${link.mtu} and MAC ${link.mac}, want ${spec.mtuBytes} and ${spec.hostMac}`,
+    });
+  if (!link.up) steps.push({ change: changeLink(ifindex, { up: true }), missing: `${name} is down` });
+  for (const address of spec.addresses) {
+    const neigh = end.neighs.find((each) => each.destination.equals(address));
+    if (!neigh?.permanent || neigh.mac !== spec.podMac)
+      steps.push({
+        change: replaceNeigh({ ifindex, destination: address, mac: spec.podMac }),
+        missing: `neighbour ${address} is missing on ${name}`,
+      });
+    const destination = Cidr.host(address);
+    if (!end.routes.some((route) => isHostRoute(route, ifindex) && route.destination.equals(destination)))
+      steps.push({
+        change: replaceRoute({ destination, oif: ifindex }),
+        missing: `route ${destination} to ${name} is missing`,
+      });
+  }
+  const isOurs = (address: Cidr) => spec.addresses.some((each) => Cidr.host(each).equals(address));
+  for (const route of end.routes)
+    if (isHostRoute(route, ifindex) && !isOurs(route.destination))
+      steps.push({
+        change: deleteRoute({ destination: route.destination, oif: ifindex, protocol: RTPROT_PORTOLAN }),
+        missing: `stale route ${route.destination} leads to ${name}`,
+      });
+  for (const neigh of end.neighs)
+    if (neigh.permanent && !isOurs(Cidr.host(neigh.destination)))
+      steps.push({
+        change: deleteNeigh({ ifindex, destination: neigh.destination }),
+        missing: `stale neighbour ${neigh.destination} is on ${name}`,
+      });
+  return steps;
+}
+
+function isHostRoute(route: Route, ifindex: number): boolean {
+  return route.oif === ifindex && route.protocol === RTPROT_PORTOLAN && route.table === RT_TABLE.MAIN;
+}
+
+/**
+ * What the pod's end lacks. What others put there (a second plugin, the pod itself) is left alone. Without an IPv6
+ * address the kernel makes no link-local one either. Pure.
+ */
+export function planPodEnd(spec: PodLinkSpec, loopback: number | undefined, end: PodEnd): Step[] {
+  const { link } = end;
+  const ifindex = link.ifindex;
+  const steps: Step[] = [];
+  const name = `pod interface ${spec.ifname}`;
+  if (loopback !== undefined && !end.loopbackUp)
+    steps.push({ change: changeLink(loopback, { up: true }), missing: 'pod interface lo is down' });
+  const hasV6 = spec.addresses.some((address) => address.family === 6);
+  if (link.mac !== spec.podMac || link.mtu !== spec.mtuBytes || (!hasV6 && link.addrGenMode === 'eui64'))
+    steps.push({
+      change: changeLink(ifindex, {
+        mac: spec.podMac,
+        mtu: spec.mtuBytes,
+        ...(hasV6 ? {} : { addrGenMode: 'none' as const }),
+      }),
+      missing: `${name} has mtu ${link.mtu} and MAC ${link.mac}, want ${spec.mtuBytes} and ${spec.podMac}`,
+    });
+  if (!link.up) steps.push({ change: changeLink(ifindex, { up: true }), missing: `${name} is down` });
+  for (const address of spec.addresses) {
+    const { family } = address;
+    const gateway = POD_GATEWAYS[family];
+    const prefixLength = addressBits(family);
+    if (!end.addrs.some((each) => each.address.equals(address) && each.prefixLength === prefixLength))
+      steps.push({
+        change: replaceAddr({ ifindex, address, prefixLength }),
+        missing: `address ${address}/${prefixLength} is missing on ${name}`,
+      });
+    const neigh = end.neighs.find((each) => each.destination.equals(gateway));
+    if (!neigh?.permanent || neigh.mac !== spec.hostMac)
+      steps.push({
+        change: replaceNeigh({ ifindex, destination: gateway, mac: spec.hostMac }),
+        missing: `neighbour ${gateway} (the gateway) is missing on ${name}`,
+      });
+    const isDefault = (route: Route) =>
+      route.family === family && route.destination.prefixLength === 0 && route.oif === ifindex;
+    if (!end.routes.some((route) => isDefault(route) && route.gateway?.equals(gateway)))
+      steps.push({
+        change: replaceRoute({ destination: EVERYWHERE[family], gateway, oif: ifindex, onlink: true }),
+        missing: `default route over ${gateway} is missing on ${name}`,
+      });
+  }
+  return steps;
+}
+
+/** Settings of the host's end; the first part of the name is a folder of net/. */
+export function hostSysctls(spec: PodLinkSpec): [name: string, value: number][] {
+  const v4 = `net/ipv4/conf/${spec.hostLink}`;
+  const v6 = `net/ipv6/conf/${spec.hostLink}`;
+  return [
+    [`${v4}/forwarding`, 1],
+    // Services rewrite a source before the reverse-path check when a pod talks to itself; policy refuses spoofing.
+    [`${v4}/rp_filter`, 0],
+    [`${v4}/proxy_arp`, 0],
+    [`${v4}/send_redirects`, 0],
+    ...(spec.addresses.some((address) => address.family === 6)
+      ? ([
+          [`${v6}/disable_ipv6`, 0],
+          [`${v6}/forwarding`, 1],
+          [`${v6}/accept_ra`, 0],
+        ] as [string, number][])
+      : []),
+  ];
+}
+
+/**
+ * Settings of the pod's end. A redirect would tell the pod to ask for a neighbour by ARP, which nobody answers. IPv6
+ * addresses are usable at once: nobody else is on the link that could have the same.
+ */
+export function podSysctls(spec: PodLinkSpec): [name: string, value: number][] {
+  const v4 = 'net/ipv4/conf';
+  const v6 = `net/ipv6/conf/${spec.ifname}`;
+  return [
+    [`${v4}/all/accept_redirects`, 0],
+    [`${v4}/${spec.ifname}/accept_redirects`, 0],
+    ...(spec.addresses.some((address) => address.family === 6)
+      ? ([
+          [`${v6}/disable_ipv6`, 0],
+          [`${v6}/accept_dad`, 0],
+          [`${v6}/accept_ra`, 0],
+          [`${v6}/accept_redirects`, 0],
+        ] as [string, number][])
+      : []),
+  ];
+}

@@ -1,0 +1,179 @@
+import { isNetError } from '../errors/net-error.ts';
+import { RTPROT_PORTOLAN, type RtnlEvent, RtnlMonitor } from '../kernel/rtnl/index.ts';
+import type { PodLinks } from './links.ts';
+import { isHostLinkName, type PodLink, type PodLinkSpec } from './types.ts';
+
+/** One link that must be there, and how to get into its pod. */
+export interface DesiredPodLink {
+  readonly spec: PodLinkSpec;
+  /** Opens the pod's namespace if it is still the same one, undefined when it is gone. */
+  readonly openNetns: () => { readonly fd: number; close(): void } | undefined;
+}
+
+export interface PodLinkReconcilerOptions {
+  readonly links: PodLinks;
+  /** The whole table, by name of the host link. */
+  readonly desired: () => ReadonlyMap<string, DesiredPodLink>;
+  /** Host links that an ADD or DEL is at work on: neither repaired nor pruned. */
+  readonly busy: () => ReadonlySet<string>;
+  /** A link was made anew, so its index changed: programs must be attached to it again. */
+  readonly onRestored?: (link: PodLink) => void;
+  /** Neither link nor namespace exist any more: the attachment can be released. */
+  readonly onGone?: (hostLink: string) => void;
+  readonly onError?: (error: unknown) => void;
+  /** Waits this long after a notification for more of them; default 10. */
+  readonly coalesceMs?: number;
+  /** Looks at everything this often although nothing was notified; default 60,000. */
+  readonly resyncMs?: number;
+}
+
+/** What one pass did. */
+export interface PodLinkPass {
+  readonly repaired: readonly string[];
+  readonly restored: readonly string[];
+  readonly pruned: readonly string[];
+  readonly gone: readonly string[];
+  readonly errors: readonly unknown[];
+}
+
+/** Wait before a failed pass is repeated: doubled each time up to the resync interval. */
+const RETRY_MS = 100;
+
+/**
+ * Keeps the host's side of all pod links as the table says. Notifications of the kernel only say "look again": each
+ * pass compares the whole table with the whole host side, so a missed one heals with the next.
+ */
+export class PodLinkReconciler {
+  readonly #options: PodLinkReconcilerOptions;
+  readonly #ifindexes = new Set<number>();
+  #monitor: RtnlMonitor | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #resync: NodeJS.Timeout | undefined;
+  #failures = 0;
+
+  constructor(options: PodLinkReconcilerOptions) {
+    this.#options = options;
+  }
+
+  /** Subscribes, then makes a first pass: nothing can change unseen in between. */
+  start(): PodLinkPass {
+    this.#monitor = new RtnlMonitor({
+      netns: this.#options.links.netns,
+      topics: ['link', 'route', 'neigh'],
+      onEvent: (event) => {
+        if (this.#concerns(event)) this.trigger();
+      },
+      onResync: () => this.trigger(),
+    });
+    this.#resync = setInterval(() => this.trigger(), this.#options.resyncMs ?? 60_000);
+    this.#resync.unref();
+    return this.#run();
+  }
+
+  /** Asks for a pass soon. */
+  trigger(delayMs = this.#options.coalesceMs ?? 10): void {
+    this.#timer ??= setTimeout(() => this.#run(), delayMs);
+  }
+
+  close(): void {
+    this.#monitor?.close();
+    this.#monitor = undefined;
+    clearTimeout(this.#timer);
+    clearInterval(this.#resync);
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #run(): PodLinkPass {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    const pass = this.reconcile();
+    for (const error of pass.errors) this.#options.onError?.(error);
+    this.#failures = pass.errors.length > 0 ? this.#failures + 1 : 0;
+    if (this.#failures > 0 && this.#monitor)
+      this.trigger(Math.min(RETRY_MS * 2 ** (this.#failures - 1), this.#options.resyncMs ?? 60_000));
+    return pass;
+  }
+
+  /** One pass; failures of one link do not stop the others. */
+  reconcile(): PodLinkPass {
+    const { links, onRestored, onGone } = this.#options;
+    const pass = {
+      repaired: [] as string[],
+      restored: [] as string[],
+      pruned: [] as string[],
+      gone: [] as string[],
+      errors: [] as unknown[],
+    };
+    const attempt = (work: () => void) => {
+      try {
+        work();
+      } catch (error) {
+        pass.errors.push(error);
+      }
+    };
+    const busy = this.#options.busy();
+    const desired = this.#options.desired();
+    let observed: ReturnType<PodLinks['observe']> = new Map();
+    try {
+      observed = links.observe();
+    } catch (error) {
+      pass.errors.push(error);
+      return pass;
+    }
+    this.#ifindexes.clear();
+    for (const { link } of observed.values()) this.#ifindexes.add(link.ifindex);
+    for (const [hostLink, { spec, openNetns }] of desired) {
+      if (busy.has(hostLink)) continue;
+      const end = observed.get(hostLink);
+      attempt(() => {
+        if (end) {
+          if (links.repairHostEnd(spec, end) > 0) pass.repaired.push(hostLink);
+          return;
+        }
+        const netns = openNetns();
+        if (!netns) {
+          pass.gone.push(hostLink);
+          return;
+        }
+        try {
+          const link = links.ensure(spec, netns.fd);
+          this.#ifindexes.add(link.ifindex);
+          pass.restored.push(hostLink);
+          onRestored?.(link);
+        } catch (error) {
+          // The pod has replaced its interface by one of its own: its choice, and CHECK tells.
+          if (!isNetError(error, 'PODLINK_IFNAME_TAKEN')) throw error;
+        } finally {
+          netns.close();
+        }
+      });
+    }
+    for (const hostLink of observed.keys())
+      if (!desired.has(hostLink) && !busy.has(hostLink))
+        attempt(() => {
+          links.remove(hostLink);
+          pass.pruned.push(hostLink);
+        });
+    for (const hostLink of pass.gone) attempt(() => onGone?.(hostLink));
+    return pass;
+  }
+
+  /** Overlay routes bear the same protocol number and are many: only what touches a pod link counts. */
+  #concerns(event: RtnlEvent): boolean {
+    switch (event.topic) {
+      case 'link':
+        return isHostLinkName(event.link.name);
+      case 'route':
+        return event.route.oif !== undefined && this.#ifindexes.has(event.route.oif)
+          ? event.deleted || event.route.protocol !== RTPROT_PORTOLAN
+          : false;
+      case 'neigh':
+        return this.#ifindexes.has(event.neigh.ifindex);
+      default:
+        return false;
+    }
+  }
+}

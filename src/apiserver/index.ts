@@ -34,7 +34,7 @@ export interface ApiServerOptions {
   /** Pod networks: checked not to overlap the service networks. */
   readonly clusterCidrs?: readonly string[];
   /** Addresses under which others reach the server: default/kubernetes and the certificate carry them. */
-  readonly advertise?: readonly string[];
+  readonly advertise?: string | readonly string[];
   /** Further names of the certificate. */
   readonly names?: readonly string[];
   /** How `kubectl logs` reaches the nodes. */
@@ -136,7 +136,8 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
     const { registry } = core;
     const fds = options.listenFds ?? [];
     const listen = options.listen ?? (fds.length > 0 ? [] : [{ host: '127.0.0.1', port: 6443 }]);
-    const advertise = options.advertise ?? listen.map(({ host }) => host).filter((host) => !isWildcard(host));
+    const given = typeof options.advertise === 'string' ? [options.advertise] : options.advertise;
+    const advertise = given ?? listen.map(({ host }) => host).filter((host) => !isWildcard(host));
     const kubernetesIps = serviceCidrs.map((cidr) => cidr.host(1).toString());
     const names = new Set([
       ...SERVICE_NAMES,

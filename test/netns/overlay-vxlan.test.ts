@@ -271,6 +271,7 @@ test('a foreign link with the name of the device is an error with a remedy, and 
   assert.ok(pings(node.pod.netns, net.nodes[1]!.pod.ip6), 'the other family works on');
   net.ip(node.netns, 'link del flannel.1');
   await until(() => overlay.status().tables.state === 'done', 1500, 'recovery');
+  await overlay.settled();
   overlays[2] = overlays.pop()!;
   assert.ok(pings(node.pod.netns, net.nodes[1]!.pod.ip4));
 });

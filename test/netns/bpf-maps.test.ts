@@ -1,7 +1,7 @@
 /** Maps, constants and variables on the real kernel; bpftool is the oracle. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readFileSync, rmSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { bytes, pad, struct, u8, u16, u32, u64 } from '../../src/codec/index.ts';
@@ -290,4 +290,86 @@ test('keys and values of the wrong size are refused before the kernel sees them'
     () => BpfMap.create({ name: 'odd', type: MAP_TYPE.RINGBUF, keySize: 0, valueSize: 0, maxEntries: 1000 }),
     (error) => isNetError(error, 'BPF_MAP_REFUSED') && error.message.includes('RINGBUF'),
   );
+});
+
+test('entries of a map may be written back to it, and a source of entries may write on its own', () => {
+  using map = BpfMap.create({
+    name: 'own',
+    type: MAP_TYPE.HASH,
+    keySize: 4,
+    valueSize: 4,
+    maxEntries: 20_000,
+  });
+  const typed = map.typed(u32, u32);
+  typed.setMany(Array.from({ length: 9000 }, (_, n) => [n, n] as const));
+  assert.equal(typed.setMany([...typed.entries()].map(([k, v]) => [k, v * 2] as const)), 9000);
+  // Walks and writes at the same time: existing keys only, so the walk ends.
+  assert.equal(map.setMany(map.entries()), 9000);
+  function* nested() {
+    for (let n = 0; n < 100; n++) {
+      typed.setMany([[10_000 + n, 1]]);
+      yield [n, 7] as const;
+    }
+  }
+  assert.equal(typed.setMany(nested()), 100);
+  const found = new Map(typed.entries());
+  assert.equal(found.size, 9100);
+  assert.deepEqual([found.get(99), found.get(100), found.get(10_099)], [7, 200, 1]);
+  assert.equal(map.deleteMany(map.keys()), 9100);
+});
+
+test('map types without batches are written and read one by one', () => {
+  using map = BpfMap.create({
+    name: 'links',
+    type: MAP_TYPE.DEVMAP_HASH,
+    keySize: 4,
+    valueSize: 4,
+    maxEntries: 8,
+  });
+  const LOOPBACK = 1;
+  const typed = map.typed(u32, u32);
+  assert.equal(
+    typed.setMany([
+      [5, LOOPBACK],
+      [6, LOOPBACK],
+    ]),
+    2,
+  );
+  assert.deepEqual([...typed.entries()].sort(), [
+    [5, LOOPBACK],
+    [6, LOOPBACK],
+  ]);
+  assert.equal(typed.deleteMany([5, 7, 6]), 2);
+  assert.deepEqual([...typed.entries()], []);
+});
+
+test('an object of clang that is cut or damaged anywhere is refused or loaded, and nothing leaks', () => {
+  const whole = readFileSync(testObject('maps'));
+  const open = () => readdirSync('/proc/self/fd').length;
+  const refuses = (data: Uint8Array) => {
+    try {
+      readObjectFile(data, 'damaged');
+    } catch (error) {
+      if (!isNetError(error, 'BPF_OBJECT_MALFORMED') && !isNetError(error, 'BPF_OBJECT_UNSUPPORTED'))
+        throw error;
+    }
+  };
+  for (let length = 0; length < whole.length; length += 97) refuses(whole.subarray(0, length));
+  for (let at = 0; at < whole.length; at += 61) {
+    const damaged = Uint8Array.from(whole);
+    damaged[at] = damaged[at]! ^ (1 << (at % 8));
+    refuses(damaged);
+  }
+  // Given to the kernel, damaged code and types are refused by it; whatever was made until then is closed.
+  const before = open();
+  for (let at = 64; at < whole.length; at += 1531) {
+    const damaged = Uint8Array.from(whole);
+    damaged[at] = damaged[at]! ^ 0x55;
+    try {
+      loadObject(damaged).close();
+    } catch (error) {
+      assert.ok(isNetError(error), String(error));
+    }
+  }
+  assert.equal(open(), before);
 });

@@ -57,6 +57,21 @@ export function possibleCpus(): number {
   return cpus;
 }
 
+let page: number | undefined;
+
+/** Bytes of a memory page: the entry AT_PAGESZ that the kernel gave this process. getauxval(3), proc(5). */
+export function pageSize(): number {
+  if (page === undefined) {
+    const AT_PAGESZ = 6n;
+    const ENTRY = 16;
+    const auxiliary = readFileSync('/proc/self/auxv');
+    for (let at = 0; at + ENTRY <= auxiliary.length; at += ENTRY)
+      if (auxiliary.readBigUInt64LE(at) === AT_PAGESZ) page = Number(auxiliary.readBigUInt64LE(at + 8));
+    page ??= 4096;
+  }
+  return page;
+}
+
 /** `EINVAL` for -22, to complete messages. */
 export function failureName(result: number): string {
   return errnoName(-result);

@@ -1,6 +1,6 @@
 /** BPF_BTF_LOAD and BPF_PROG_LOAD, with the verifier's words when it refuses. */
 import { viewOf } from '../../codec/index.ts';
-import { bpfError } from '../../errors/bpf.ts';
+import { bpfError, kernelError } from '../../errors/index.ts';
 import { Arena, closeFd, ERRNO, kernelFailure } from '../syscall/index.ts';
 import { bpf, putName, textOf } from './call.ts';
 import { CMD } from './constants.ts';
@@ -15,7 +15,7 @@ const LOG_BYTES = [1 << 20, 16 << 20] as const;
 /** Lines of the log that go into the message. */
 const TAIL_LINES = 12;
 
-/** Gives type information to the kernel; returns its descriptor. Throws BPF_BTF_REFUSED. */
+/** Gives type information to the kernel; returns its descriptor. Throws BPF_BTF_REFUSED, KERNEL_NEEDS_ROOT. */
 export function loadBtf(data: Uint8Array, label: string): number {
   const ATTR = 32;
   const LOG = 64 << 10;
@@ -26,6 +26,8 @@ export function loadBtf(data: Uint8Array, label: string): number {
   view.setUint32(attr + 16, data.length, true);
   const quiet = bpf(CMD.BTF_LOAD, arena.from(attr, ATTR));
   if (quiet >= 0) return quiet;
+  if (quiet === -ERRNO.EPERM)
+    throw kernelError('KERNEL_NEEDS_ROOT', { action: `load BPF object "${label}"` }, kernelFailure(quiet));
   const log = arena.reserve(LOG);
   arena.point(attr + 8, log);
   view.setUint32(attr + 20, LOG, true);

@@ -16,8 +16,18 @@ const TARGET_BYTES = 256 << 10;
 /** A hash bucket that has more entries than a batch makes the kernel answer ENOSPC; batches then grow up to this. */
 const MOST_ENTRIES = 1 << 20;
 
+/** Entries read at once; copies, so they outlive the next batch. */
+export interface Chunk {
+  readonly count: number;
+  readonly keys: Uint8Array;
+  readonly values: Uint8Array;
+}
+
+/** Memory for one batch at a time of one map. */
 export class BatchBuffer {
   readonly #map: BpfMap;
+  /** True while entries to write are collected here; a source of entries may itself write to the map. */
+  busy = false;
   #capacity: number;
   #arena!: Arena;
   #keysAt = 0;
@@ -37,10 +47,10 @@ export class BatchBuffer {
     const { keySize, valueBytes, fd } = this.#map;
     const positionSize = Math.max(8, keySize);
     this.#capacity = capacity;
-    const arena = new Arena(ATTR + capacity * (keySize + valueBytes) + 2 * positionSize + 64);
+    const arena = new Arena(ATTR + capacity * (keySize + valueBytes) + 2 * positionSize + 96);
     this.#arena = arena;
     arena.reserve(ATTR);
-    this.#positionAt = arena.reserve(positionSize * 2);
+    this.#positionAt = arena.reserve(((positionSize + 7) & ~7) * 2);
     this.#keysAt = arena.reserve(capacity * keySize);
     this.#valuesAt = arena.reserve(capacity * valueBytes);
     arena.view.setUint32(36, fd, true);
@@ -61,9 +71,9 @@ export class BatchBuffer {
     throw bpfError('BPF_MAP_CALL', { action, map: this.#map.name }, kernelFailure(result));
   }
 
-  *entries(): Generator<[Uint8Array, Uint8Array]> {
+  *chunks(): Generator<Chunk> {
     const { keySize, valueBytes } = this.#map;
-    if (!this.#usable) return yield* this.#entriesOneByOne();
+    if (!this.#usable) return yield* this.#chunksOneByOne();
     let capacity = Math.min(this.#capacity, Math.max(16, this.#map.maxEntries));
     let started = false;
     // What a generator walks over must not be shared: another walk may run between two of its steps.
@@ -76,11 +86,11 @@ export class BatchBuffer {
         arena.bytes.set(position, this.#positionAt);
         arena.point(0, this.#positionAt);
       } else arena.view.setBigUint64(0, 0n, true);
-      arena.point(8, this.#positionAt + positionSize);
+      arena.point(8, this.#positionAt + ((positionSize + 7) & ~7));
       const { result, done } = this.#run(CMD.MAP_LOOKUP_BATCH, 0, capacity);
       if (!started && isUnsupported(result)) {
         this.#usable = false;
-        return yield* this.#entriesOneByOne();
+        return yield* this.#chunksOneByOne();
       }
       if (result === -ERRNO.ENOSPC && capacity < MOST_ENTRIES) {
         capacity *= 2;
@@ -88,32 +98,35 @@ export class BatchBuffer {
       }
       if (result < 0 && result !== -ERRNO.ENOENT) this.#fail('read', result);
       started = true;
-      position = arena.from(this.#positionAt + positionSize, positionSize).slice();
-      const keys = arena.from(this.#keysAt, done * keySize).slice();
-      const values = arena.from(this.#valuesAt, done * valueBytes).slice();
-      for (let index = 0; index < done; index++)
-        yield [
-          keys.subarray(index * keySize, (index + 1) * keySize),
-          values.subarray(index * valueBytes, (index + 1) * valueBytes),
-        ];
+      position = arena.from(this.#positionAt + ((positionSize + 7) & ~7), positionSize).slice();
+      yield {
+        count: done,
+        keys: arena.from(this.#keysAt, done * keySize).slice(),
+        values: arena.from(this.#valuesAt, done * valueBytes).slice(),
+      };
       if (result < 0) return;
     }
   }
 
-  *#entriesOneByOne(): Generator<[Uint8Array, Uint8Array]> {
+  *#chunksOneByOne(): Generator<Chunk> {
     // Keys first: a key deleted by the consumer would restart the walk.
     const keys: Uint8Array[] = [];
     const limit = this.#map.maxEntries * 2 + 16;
     for (let key = this.#map.nextKey(); key && keys.length < limit; key = this.#map.nextKey(key))
       keys.push(key);
     for (const key of keys) {
-      const value = this.#map.get(key);
-      if (value) yield [key, value];
+      const values = this.#map.get(key);
+      if (values) yield { count: 1, keys: key, values };
     }
   }
 
-  setMany(entries: Iterable<readonly [Uint8Array, Uint8Array]>, flags: number): number {
-    const { keySize, valueBytes, name } = this.#map;
+  /** Writes entries; `put` writes the key and the value of one into the given places of a view. */
+  setMany<T>(
+    entries: Iterable<T>,
+    put: (view: DataView, keyAt: number, valueAt: number, entry: T) => void,
+    flags: number,
+  ): number {
+    const { keySize, valueBytes } = this.#map;
     let total = 0;
     let filled = 0;
     const flush = () => {
@@ -128,16 +141,16 @@ export class BatchBuffer {
       filled = 0;
     };
     if (!this.#arena) this.#prepare(this.#capacity);
-    for (const [key, value] of entries) {
-      if (key.length !== keySize)
-        throw bpfError('BPF_MAP_SIZE', { map: name, what: 'key', got: key.length, want: keySize });
-      if (value.length !== valueBytes)
-        throw bpfError('BPF_MAP_SIZE', { map: name, what: 'value', got: value.length, want: valueBytes });
-      this.#arena.bytes.set(key, this.#keysAt + filled * keySize);
-      this.#arena.bytes.set(value, this.#valuesAt + filled * valueBytes);
-      if (++filled === this.#capacity) flush();
+    this.busy = true;
+    try {
+      for (const entry of entries) {
+        put(this.#arena.view, this.#keysAt + filled * keySize, this.#valuesAt + filled * valueBytes, entry);
+        if (++filled === this.#capacity) flush();
+      }
+      flush();
+    } finally {
+      this.busy = false;
     }
-    flush();
     return total;
   }
 
@@ -182,13 +195,18 @@ export class BatchBuffer {
       filled = 0;
     };
     if (!this.#arena) this.#prepare(this.#capacity);
-    for (const key of keys) {
-      if (key.length !== keySize)
-        throw bpfError('BPF_MAP_SIZE', { map: name, what: 'key', got: key.length, want: keySize });
-      this.#arena.bytes.set(key, this.#keysAt + filled * keySize);
-      if (++filled === this.#capacity) flush();
+    this.busy = true;
+    try {
+      for (const key of keys) {
+        if (key.length !== keySize)
+          throw bpfError('BPF_MAP_SIZE', { map: name, what: 'key', got: key.length, want: keySize });
+        this.#arena.bytes.set(key, this.#keysAt + filled * keySize);
+        if (++filled === this.#capacity) flush();
+      }
+      flush();
+    } finally {
+      this.busy = false;
     }
-    flush();
     return total;
   }
 }

@@ -7,9 +7,9 @@
 import type { Field } from '../../codec/index.ts';
 import { bpfError } from '../../errors/bpf.ts';
 import { Arena, closeFd, ERRNO, kernelFailure, mapFd } from '../syscall/index.ts';
-import { bpf, objectInfo, possibleCpus, putName, textOf } from './call.ts';
+import { bpf, objectInfo, pageSize, possibleCpus, putName, textOf } from './call.ts';
 import { CMD, MAP_FLAG, MAP_TYPE, mapTypeName, UPDATE, type UpdateMode } from './constants.ts';
-import { BatchBuffer } from './map-batch.ts';
+import { BatchBuffer, type Chunk } from './map-batch.ts';
 import { pinObject } from './pin.ts';
 import { TypedMap } from './typed-map.ts';
 
@@ -66,7 +66,8 @@ export class BpfMap {
   readonly #attr: Uint8Array;
   readonly #key: Uint8Array;
   readonly #value: Uint8Array;
-  #batch: BatchBuffer | undefined;
+  #reader: BatchBuffer | undefined;
+  #writer: BatchBuffer | undefined;
   #open = true;
 
   /** Wraps an open descriptor; use `BpfMap.create`, `adoptMap` or a loaded object instead. */
@@ -236,7 +237,19 @@ export class BpfMap {
    * missing; a key that stays is seen.
    */
   *entries(): Generator<[key: Uint8Array, value: Uint8Array]> {
-    yield* this.#batches().entries();
+    const { keySize, valueBytes } = this;
+    for (const { count, keys, values } of this.chunks())
+      for (let index = 0; index < count; index++)
+        yield [
+          keys.subarray(index * keySize, (index + 1) * keySize),
+          values.subarray(index * valueBytes, (index + 1) * valueBytes),
+        ];
+  }
+
+  /** Like `entries`, many at a time: keys and values lie one behind the other. */
+  chunks(): Generator<Chunk> {
+    this.#reader ??= new BatchBuffer(this);
+    return this.#reader.chunks();
   }
 
   /** Writes many entries; returns how many. Not atomic: on an error those before it are written. */
@@ -244,7 +257,27 @@ export class BpfMap {
     entries: Iterable<readonly [key: Uint8Array, value: Uint8Array]>,
     mode: UpdateMode = 'any',
   ): number {
-    return this.#batches().setMany(entries, UPDATE[mode]);
+    let bytes = new Uint8Array(0);
+    return this.setManyWith(
+      entries,
+      (view, keyAt, valueAt, [key, value]) => {
+        if (key.length !== this.keySize) this.#wrongSize('key', key.length, this.keySize);
+        if (value.length !== this.valueBytes) this.#wrongSize('value', value.length, this.valueBytes);
+        if (bytes.buffer !== view.buffer) bytes = new Uint8Array(view.buffer as ArrayBuffer);
+        bytes.set(key, keyAt);
+        bytes.set(value, valueAt);
+      },
+      mode,
+    );
+  }
+
+  /** Like `setMany`; `put` writes keySize and valueBytes bytes of an entry straight to where the kernel reads them. */
+  setManyWith<T>(
+    entries: Iterable<T>,
+    put: (view: DataView, keyAt: number, valueAt: number, entry: T) => void,
+    mode: UpdateMode = 'any',
+  ): number {
+    return this.#batches().setMany(entries, put, UPDATE[mode]);
   }
 
   /** Deletes many keys; absent ones are skipped. Returns how many were there. */
@@ -273,7 +306,7 @@ export class BpfMap {
    * i * (valueSize rounded up to 8).
    */
   memory(): { buffer: ArrayBuffer; unmap(): void } {
-    const PAGE = 4096;
+    const PAGE = pageSize();
     const length = this.maxEntries * ((this.valueSize + 7) & ~7);
     const PROT_READ_WRITE = 3;
     if ((this.flags & MAP_FLAG.MMAPABLE) === 0) this.#check('map the memory of', -ERRNO.EINVAL);
@@ -300,8 +333,9 @@ export class BpfMap {
   }
 
   #batches(): BatchBuffer {
-    this.#batch ??= new BatchBuffer(this);
-    return this.#batch;
+    if (this.#writer?.busy) return new BatchBuffer(this);
+    this.#writer ??= new BatchBuffer(this);
+    return this.#writer;
   }
 
   #call(command: number, flags: number): number {

@@ -7,6 +7,7 @@
  * A position only grows; its place is position % size. Source: kernel/bpf/ringbuf.c, libbpf ringbuf.c.
  */
 import { FdPoll, mapFd, POLL } from '../syscall/index.ts';
+import { pageSize } from './call.ts';
 import type { BpfMap } from './map.ts';
 
 const BUSY = 0x8000_0000 | 0;
@@ -17,8 +18,6 @@ const PROT_READ = 1;
 const PROT_WRITE = 2;
 /** Records handled before others get a turn on the event loop. */
 const RECORDS_A_TURN = 4096;
-/** Pages are 4 KiB on x86_64 and on the arm64 kernels of Debian and Ubuntu. */
-const PAGE = 4096;
 
 interface Mapping {
   readonly consumer: BigInt64Array;
@@ -40,6 +39,7 @@ export class RingBuffer {
     this.#map = map;
     this.#onRecord = onRecord;
     const size = map.maxEntries;
+    const PAGE = pageSize();
     const own = mapFd(map.fd, PAGE, PROT_READ | PROT_WRITE);
     try {
       const theirs = mapFd(map.fd, PAGE + 2 * size, PROT_READ, PAGE);

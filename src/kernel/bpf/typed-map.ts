@@ -41,8 +41,12 @@ export class TypedMap<K, V> {
   }
 
   *entries(): Generator<[K, V]> {
-    for (const [key, value] of this.map.entries())
-      yield [this.#key.read(viewOf(key), 0), this.#value.read(viewOf(value), 0)];
+    const { keySize, valueBytes } = this.map;
+    for (const { count, keys, values } of this.map.chunks()) {
+      const [keyView, valueView] = [viewOf(keys), viewOf(values)];
+      for (let index = 0; index < count; index++)
+        yield [this.#key.read(keyView, index * keySize), this.#value.read(valueView, index * valueBytes)];
+    }
   }
 
   /** Like `entries`, with each CPU's value. */
@@ -57,11 +61,22 @@ export class TypedMap<K, V> {
     }
   }
 
+  /** See BpfMap.setMany; not for per-CPU maps. */
   setMany(entries: Iterable<readonly [K, V]>, mode?: UpdateMode): number {
-    return this.map.setMany(
-      Iterator.from(entries).map(
-        ([key, value]) => [encode(this.#key, key), encode(this.#value, value)] as const,
-      ),
+    const { map } = this;
+    if (map.valueBytes !== this.#value.size)
+      throw bpfError('BPF_MAP_SIZE', {
+        map: map.name,
+        what: 'value',
+        got: this.#value.size,
+        want: map.valueBytes,
+      });
+    return map.setManyWith(
+      entries,
+      (view, keyAt, valueAt, [key, value]) => {
+        this.#key.write(view, keyAt, key);
+        this.#value.write(view, valueAt, value);
+      },
       mode,
     );
   }

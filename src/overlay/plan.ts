@@ -121,13 +121,16 @@ function sysctlChanges(
   observed: Observed,
   byName: ReadonlyMap<string, Link>,
 ): OverlayChange[] {
-  const created = new Set(
-    desired.devices.filter((device) => !byName.has(device.name)).map((device) => device.name),
-  );
+  const created = new Set<string>();
+  for (const device of desired.devices) {
+    const link = byName.get(device.name);
+    if (!link || mustRecreate(device, link)) created.add(device.name);
+  }
   return desired.sysctls.flatMap(({ path, value, onlyIf }): OverlayChange[] => {
-    const current = observed.sysctl(path);
-    if (current === value) return [];
-    if (current === undefined && !created.has(path.split('/')[3] ?? '')) return [];
+    // A device that is about to be made has the kernel's defaults, whatever the former one had.
+    const isNew = created.has(path.split('/')[3] ?? '');
+    const current = isNew ? undefined : observed.sysctl(path);
+    if (current === value || (current === undefined && !isNew)) return [];
     if (onlyIf !== undefined && current !== onlyIf) return [];
     return [{ do: 'set-sysctl', path, value }];
   });

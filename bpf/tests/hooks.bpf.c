@@ -5,7 +5,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 
-enum { SEEN_XDP, SEEN_XDP_SECOND, SEEN_TCX_IN, SEEN_TCX_OUT, SEEN_CONNECT, SEEN_NETFILTER, SEEN_ITER, SEEN_RAW_TP };
+enum { SEEN_XDP, SEEN_XDP_SECOND, SEEN_TCX_IN, SEEN_TCX_OUT, SEEN_CONNECT, SEEN_NETFILTER, SEEN_ITER, SEEN_RAW_TP, SEEN_TP_BTF };
 
 /* key: SEEN_*, value: runs; written by the programs */
 struct {
@@ -131,6 +131,25 @@ SEC("raw_tp/sys_enter") int on_sys_enter(void *ctx)
 	(void)ctx;
 	see(SEEN_RAW_TP);
 	return 0;
+}
+
+/* Arguments lie in 64-bit words; the third is the reason of the drop. */
+SEC("tp_btf/kfree_skb") int on_drop(__u64 *arguments)
+{
+	if (arguments[2] > 1)
+		see(SEEN_TP_BTF);
+	return 0;
+}
+
+/* Runs only when asked to; adds two numbers that the caller gives. */
+struct sum {
+	__u32 a, b, result;
+};
+
+SEC("syscall") int add_up(struct sum *sum)
+{
+	sum->result = sum->a + sum->b;
+	return 7;
 }
 
 char _license[] SEC("license") = "GPL";

@@ -43,6 +43,7 @@ const SEEN = {
   netfilter: 5,
   iter: 6,
   rawTp: 7,
+  tpBtf: 8,
 } as const;
 
 function ip(...args: string[]): string {
@@ -313,6 +314,19 @@ test('a raw tracepoint runs its program until the link is closed', () => {
   assert.ok(count > 0);
   show('lo');
   assert.equal(seen(object, 'rawTp'), count);
+});
+
+test('a typed tracepoint sees dropped packets, and a syscall program answers in its context', () => {
+  using object = loadObject(testObject('hooks'), { programs: ['on_drop', 'add_up'] });
+  using _link = attachRawTracepoint(object.program('on_drop'));
+  // Nobody listens there: the packet is dropped with reason NO_SOCKET.
+  execFileSync('ip', ['netns', 'exec', left, 'sh', '-c', 'echo x | socat -u - UDP4-SENDTO:127.0.0.1:9']);
+  assert.ok(seen(object, 'tpBtf') > 0);
+  const context = new Uint8Array(12);
+  context.set([40, 0, 0, 0, 2]);
+  const result = object.program('add_up').run({ context });
+  assert.equal(result.returned, 7);
+  assert.equal(numberOf(result.context.slice(8)), 42);
 });
 
 test('a refused program brings the last words of the verifier in its message and all of them in its context', () => {

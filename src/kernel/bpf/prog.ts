@@ -89,7 +89,8 @@ export class BpfProgram {
     const attr = arena.reserve(RUN_ATTR);
     const { view } = arena;
     view.setUint32(attr, this.fd, true);
-    view.setUint32(attr + 32, test.repeat ?? 1, true);
+    // Programs without packets refuse a count.
+    view.setUint32(attr + 32, test.repeat ?? (test.data ? 1 : 0), true);
     view.setUint32(attr + 64, test.flags ?? 0, true);
     view.setUint32(attr + 68, test.cpu ?? 0, true);
     let outAt = 0;
@@ -103,10 +104,11 @@ export class BpfProgram {
     }
     if (test.context) {
       view.setUint32(attr + 40, context.length, true);
-      arena.point(attr + 48, arena.put(context));
-      contextAt = arena.reserve(context.length);
+      contextAt = arena.put(context);
+      arena.point(attr + 48, contextAt);
       // Programs of type syscall write into their input and refuse an output buffer.
       if (test.data) {
+        contextAt = arena.reserve(context.length);
         view.setUint32(attr + 44, context.length, true);
         arena.point(attr + 56, contextAt);
       }
@@ -118,7 +120,9 @@ export class BpfProgram {
     return {
       returned: view.getUint32(attr + 4, true),
       data: arena.from(outAt, test.data ? view.getUint32(attr + 12, true) : 0).slice(),
-      context: arena.from(contextAt, test.data && test.context ? view.getUint32(attr + 44, true) : 0).slice(),
+      context: arena
+        .from(contextAt, test.data && test.context ? view.getUint32(attr + 44, true) : context.length)
+        .slice(),
       durationNs: view.getUint32(attr + 36, true),
     };
   }

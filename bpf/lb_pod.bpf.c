@@ -108,12 +108,13 @@ static __always_inline int to_backend(struct __sk_buff *skb, const struct lb_pac
 }
 
 /*
- * The client uses its port for a backend directly now, which it used through a VIP before: what the backend answers
- * from here on is not to be shown as the VIP's. An open connection is left alone.
+ * The client uses its port for a backend directly, or through another VIP, which it used through a VIP before: what
+ * the backend answers from here on is not to be shown as that VIP's. An open connection is left alone.
  */
-static __always_inline void forget_flow(struct lb_flows *flows, const struct lb_packet *p)
+static __always_inline void forget_flow(struct lb_flows *flows, const struct lb_packet *p, const __be32 *backend,
+					__be16 port)
 {
-	struct lb_flow *flow = lb_flow_from(flows, p->target, p->target_port, 0);
+	struct lb_flow *flow = lb_flow_from(flows, backend, port, 0);
 
 	if (flow && (p->protocol == IPPROTO_UDP || lb_flow_over(flow)))
 		flow->flags = 0;
@@ -136,7 +137,7 @@ static __always_inline struct lb_flow *open_flow(const struct lb_packet *p, cons
 	frontend = lb_frontend_of(&to);
 	if (!frontend) {
 		if (flows && (opens || p->protocol == IPPROTO_UDP))
-			forget_flow(flows, p);
+			forget_flow(flows, p, p->target, p->target_port);
 		*verdict = no_frontend(p);
 		return NULL;
 	}
@@ -158,6 +159,7 @@ static __always_inline struct lb_flow *open_flow(const struct lb_packet *p, cons
 	}
 	now = bpf_jiffies64();
 	if (flows) {
+		forget_flow(flows, p, backend->address, backend->port);
 		flow = lb_flow_place(flows, p->target, p->target_port, now);
 	} else {
 		first = bpf_map_lookup_elem(&lb_scratch, &only);

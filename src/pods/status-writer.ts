@@ -19,15 +19,14 @@ const LAST_RETRY_MS = 5_000;
  */
 export class StatusWriter {
   readonly #api: PodApi;
-  readonly #signal: AbortSignal;
+  readonly #stop = new AbortController();
   readonly #log: (message: string, error?: unknown) => void;
   #next: { pod: Pod; status: PodStatus } | undefined;
   #writing: Promise<void> | undefined;
   #told: string | undefined;
 
-  constructor(api: PodApi, signal: AbortSignal, log: (message: string, error?: unknown) => void) {
+  constructor(api: PodApi, log: (message: string, error?: unknown) => void) {
     this.#api = api;
-    this.#signal = signal;
     this.#log = log;
   }
 
@@ -37,7 +36,7 @@ export class StatusWriter {
   }
 
   write(pod: Pod, status: PodStatus): void {
-    if (JSON.stringify(status) === this.#told) return;
+    if (this.#stop.signal.aborted || JSON.stringify(status) === this.#told) return;
     this.#told = JSON.stringify(status);
     this.#next = { pod, status };
     this.#writing ??= this.#work();
@@ -48,9 +47,14 @@ export class StatusWriter {
     await this.#writing;
   }
 
+  /** Writes no more, and gives up what was not written yet. */
+  close(): void {
+    this.#stop.abort();
+  }
+
   async #work(): Promise<void> {
     let retryMs = FIRST_RETRY_MS;
-    while (this.#next && !this.#signal.aborted) {
+    while (this.#next && !this.#stop.signal.aborted) {
       const { pod, status } = this.#next;
       this.#next = undefined;
       try {
@@ -60,7 +64,7 @@ export class StatusWriter {
         if (isNetError(error, 'CLIENT_NOT_FOUND')) break;
         this.#log(`status of pod ${pod.metadata.namespace}/${pod.metadata.name} was not written`, error);
         this.#next ??= { pod, status };
-        await sleep(retryMs, undefined, { signal: this.#signal, ref: false }).catch(() => {});
+        await sleep(retryMs, undefined, { signal: this.#stop.signal, ref: false }).catch(() => {});
         retryMs = Math.min(retryMs * 2, LAST_RETRY_MS);
       }
     }

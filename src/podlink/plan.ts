@@ -4,6 +4,8 @@ import {
   createLink,
   deleteNeigh,
   deleteRoute,
+  type Link,
+  type LinkSettings,
   type LinkSpec,
   type Route,
   RT_TABLE,
@@ -53,40 +55,60 @@ export function vethText(spec: PodLinkSpec): string {
   } as LinkSpec).text();
 }
 
+/** The settings of a link that differ from what they must be, undefined when none does. Pure. */
+function settingsToChange(link: Link, want: LinkSettings): LinkSettings | undefined {
+  const changed = {
+    ...(want.mac !== undefined && link.mac !== want.mac ? { mac: want.mac } : {}),
+    ...(want.mtu !== undefined && link.mtu !== want.mtu ? { mtu: want.mtu } : {}),
+    ...(want.addrGenMode !== undefined && link.addrGenMode !== want.addrGenMode
+      ? { addrGenMode: want.addrGenMode }
+      : {}),
+  };
+  return Object.keys(changed).length > 0 ? changed : undefined;
+}
+
+/** Setting a MAC, and going down, flushes the neighbours of a link, permanent ones too: neigh_changeaddr(). */
+function losesNeighs(link: Link, change: LinkSettings | undefined): boolean {
+  return !link.up || change?.mac !== undefined;
+}
+
 /** What the host's end lacks. Neighbours come before routes, so that no packet starts a resolution. Pure. */
 export function planHostEnd(spec: PodLinkSpec, end: HostEnd): Step[] {
   const { link } = end;
   const ifindex = link.ifindex;
   const steps: Step[] = [];
   const name = `host link ${spec.hostLink}`;
-  if (link.mac !== spec.hostMac || link.mtu !== spec.mtuBytes || link.addrGenMode !== 'none')
+  const change = settingsToChange(link, { mac: spec.hostMac, mtu: spec.mtuBytes, addrGenMode: 'none' });
+  if (change)
     steps.push({
-      change: changeLink(ifindex, { mac: spec.hostMac, mtu: spec.mtuBytes, addrGenMode: 'none' }),
+      change: changeLink(ifindex, change),
       missing: `${name} has mtu ${link.mtu} and MAC ${link.mac}, want ${spec.mtuBytes} and ${spec.hostMac}`,
     });
+  const neighs = losesNeighs(link, change) ? [] : end.neighs;
+  const routes = link.up ? end.routes : [];
   if (!link.up) steps.push({ change: changeLink(ifindex, { up: true }), missing: `${name} is down` });
   for (const address of spec.addresses) {
-    const neigh = end.neighs.find((each) => each.destination.equals(address));
+    const neigh = neighs.find((each) => each.destination.equals(address));
     if (!neigh?.permanent || neigh.mac !== spec.podMac)
       steps.push({
         change: replaceNeigh({ ifindex, destination: address, mac: spec.podMac }),
         missing: `neighbour ${address} is missing on ${name}`,
       });
     const destination = Cidr.host(address);
-    if (!end.routes.some((route) => isHostRoute(route, ifindex) && route.destination.equals(destination)))
+    if (!routes.some((route) => isHostRoute(route, ifindex) && route.destination.equals(destination)))
       steps.push({
         change: replaceRoute({ destination, oif: ifindex }),
         missing: `route ${destination} to ${name} is missing`,
       });
   }
   const isOurs = (address: Cidr) => spec.addresses.some((each) => Cidr.host(each).equals(address));
-  for (const route of end.routes)
+  for (const route of routes)
     if (isHostRoute(route, ifindex) && !isOurs(route.destination))
       steps.push({
         change: deleteRoute({ destination: route.destination, oif: ifindex, protocol: RTPROT_PORTOLAN }),
         missing: `stale route ${route.destination} leads to ${name}`,
       });
-  for (const neigh of end.neighs)
+  for (const neigh of neighs)
     if (neigh.permanent && !isOurs(Cidr.host(neigh.destination)))
       steps.push({
         change: deleteNeigh({ ifindex, destination: neigh.destination }),
@@ -111,26 +133,31 @@ export function planPodEnd(spec: PodLinkSpec, loopback: number | undefined, end:
   if (loopback !== undefined && !end.loopbackUp)
     steps.push({ change: changeLink(loopback, { up: true }), missing: 'pod interface lo is down' });
   const hasV6 = spec.addresses.some((address) => address.family === 6);
-  if (link.mac !== spec.podMac || link.mtu !== spec.mtuBytes || (!hasV6 && link.addrGenMode === 'eui64'))
+  const change = settingsToChange(link, {
+    mac: spec.podMac,
+    mtu: spec.mtuBytes,
+    ...(!hasV6 && link.addrGenMode === 'eui64' ? { addrGenMode: 'none' } : {}),
+  });
+  if (change)
     steps.push({
-      change: changeLink(ifindex, {
-        mac: spec.podMac,
-        mtu: spec.mtuBytes,
-        ...(hasV6 ? {} : { addrGenMode: 'none' as const }),
-      }),
+      change: changeLink(ifindex, change),
       missing: `${name} has mtu ${link.mtu} and MAC ${link.mac}, want ${spec.mtuBytes} and ${spec.podMac}`,
     });
+  const neighs = losesNeighs(link, change) ? [] : end.neighs;
+  const routes = link.up ? end.routes : [];
+  // IPv6 addresses go when a link goes down.
+  const addrs = end.addrs.filter((addr) => link.up || addr.family === 4);
   if (!link.up) steps.push({ change: changeLink(ifindex, { up: true }), missing: `${name} is down` });
   for (const address of spec.addresses) {
     const { family } = address;
     const gateway = POD_GATEWAYS[family];
     const prefixLength = addressBits(family);
-    if (!end.addrs.some((each) => each.address.equals(address) && each.prefixLength === prefixLength))
+    if (!addrs.some((each) => each.address.equals(address) && each.prefixLength === prefixLength))
       steps.push({
         change: replaceAddr({ ifindex, address, prefixLength }),
         missing: `address ${address}/${prefixLength} is missing on ${name}`,
       });
-    const neigh = end.neighs.find((each) => each.destination.equals(gateway));
+    const neigh = neighs.find((each) => each.destination.equals(gateway));
     if (!neigh?.permanent || neigh.mac !== spec.hostMac)
       steps.push({
         change: replaceNeigh({ ifindex, destination: gateway, mac: spec.hostMac }),
@@ -138,7 +165,7 @@ export function planPodEnd(spec: PodLinkSpec, loopback: number | undefined, end:
       });
     const isDefault = (route: Route) =>
       route.family === family && route.destination.prefixLength === 0 && route.oif === ifindex;
-    if (!end.routes.some((route) => isDefault(route) && route.gateway?.equals(gateway)))
+    if (!routes.some((route) => isDefault(route) && route.gateway?.equals(gateway)))
       steps.push({
         change: replaceRoute({ destination: EVERYWHERE[family], gateway, oif: ifindex, onlink: true }),
         missing: `default route over ${gateway} is missing on ${name}`,

@@ -78,7 +78,8 @@ export class OverlayReconciler {
     this.#config = options.config;
     this.#kernel = openOverlayKernel(options.netns);
     this.#guard = new NftGuard({ netns: options.netns });
-    const common = { resyncMs: options.resyncMs ?? 30_000, onStatus: () => this.#report() };
+    // Long enough to gather a burst of notifications, short beside the work that follows.
+    const common = { coalesceMs: 2, resyncMs: options.resyncMs ?? 30_000, onStatus: () => this.#report() };
     this.#tables = new Reconciler({ name: 'overlay', run: () => this.#runTables(), ...common });
     this.#rules = new Reconciler({ name: 'overlay rules', run: () => this.#runRules(), ...common });
   }

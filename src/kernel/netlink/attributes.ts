@@ -1,5 +1,6 @@
 import { IpAddress, type Mac, macBytes, macFromBytes } from '../../addr/index.ts';
-import { cString, malformed, readAttributes, viewOf } from './reader.ts';
+import { NLA_TYPE_MASK } from './constants.ts';
+import { cString, malformed, viewOf } from './reader.ts';
 import type { NlWriter } from './writer.ts';
 
 /** How the value of one attribute is written and read. */
@@ -106,19 +107,27 @@ export function attributeTable<const Rows extends Readonly<Record<string, Attrib
   what: string,
   rows: Rows,
 ): AttributeTable<AttributesOf<Rows>> {
-  const byId = new Map<number, { key: string; row: AttributeRow }>();
-  for (const [key, row] of Object.entries(rows)) byId.set(row[0], { key, row });
+  const byId: { key: string; name: string; codec: AttributeCodec<unknown> }[] = [];
+  for (const [key, [id, name, codec]] of Object.entries(rows)) byId[id] = { key, name, codec };
   const readFrom = (bytes: Uint8Array, at: number) => {
     const values: Record<string, unknown> = {};
-    readAttributes(bytes, at, what, (type, value) => {
-      const known = byId.get(type);
-      if (!known) return;
-      try {
-        values[known.key] = known.row[2].read(value);
-      } catch (cause) {
-        throw malformed(`${known.row[1]} of ${what}`, (cause as Error).message);
+    const view = viewOf(bytes);
+    if (at > bytes.length) throw malformed(what, `it has ${bytes.length} bytes, want ${at} at least`);
+    // As readAttributes() does, but without a slice for each attribute that nobody asks for: dumps are long.
+    while (bytes.length - at >= 4) {
+      const length = view.getUint16(at, true);
+      if (length < 4 || length > bytes.length - at)
+        throw malformed(what, `an attribute claims ${length} of ${bytes.length - at} bytes`);
+      const known = byId[view.getUint16(at + 2, true) & NLA_TYPE_MASK];
+      if (known) {
+        try {
+          values[known.key] = known.codec.read(bytes.subarray(at + 4, at + length));
+        } catch (cause) {
+          throw malformed(`${known.name} of ${what}`, (cause as Error).message);
+        }
       }
-    });
+      at += (length + 3) & ~3;
+    }
     return values as AttributesOf<Rows>;
   };
   return {

@@ -50,7 +50,7 @@ export async function startContainer(state: PodState, container: Container, atte
     return;
   }
   try {
-    warnImages(state);
+    warnOfLimits(state);
     const id = await starts.run(async () => {
       const made = await create(state, container, attempt, sandbox);
       await runner.startContainer(made);
@@ -137,14 +137,22 @@ function block(state: PodState, container: Container, error: unknown): void {
   state.remember(container).blocked = { reason, message, retryAtMs: state.retryAtMs(container.name) };
 }
 
-/** Once for each pod. */
-function warnImages(state: PodState): void {
-  if (state.warnedImage || state.context.runner.usesImages) return;
-  state.warnedImage = true;
-  const images = new Set(allContainers(state.pod).map((one) => one.image));
+/** Tells, once for each pod, what of its spec has no effect here. */
+function warnOfLimits(state: PodState): void {
+  if (state.warned || state.context.runner.usesImages) return;
+  state.warned = true;
+  const containers = allContainers(state.pod);
+  const images = [...new Set(containers.map((one) => one.image))].filter(Boolean).join(', ');
   state.event(
     'Warning',
     'ImageNotUsed',
-    `Image ${[...images].filter(Boolean).join(', ')} is recorded but not used: the process runner runs the command on the files of the node`,
+    `Image ${images} is recorded but not used: the process runner runs the command on the files of the node`,
   );
+  const ports = containers.flatMap((one) => one.ports ?? []).filter((port) => port.hostPort !== undefined);
+  if (ports.length > 0 && !state.pod.spec.hostNetwork)
+    state.event(
+      'Warning',
+      'HostPortNotUsed',
+      `hostPort ${ports.map((port) => port.hostPort).join(', ')} has no effect: use a Service of type NodePort`,
+    );
 }

@@ -8,8 +8,8 @@ import type { RunnerContainer, Sandbox } from './types.ts';
 
 /** kubelet's default grace. */
 const DEFAULT_GRACE_SECONDS = 30;
-/** Waits between tries of what failed for a reason outside the container: 0.5 s doubling to 30 s. */
-const RETRY = { baseMs: 500, maxMs: 30_000, resetMs: Number.POSITIVE_INFINITY };
+/** Waits between tries of what failed for a reason outside the container: 0.2 s doubling to 10 s. */
+const RETRY = { baseMs: 200, maxMs: 10_000, resetMs: Number.POSITIVE_INFINITY };
 
 /** What is remembered about one container of the spec beside what the runner knows. */
 export interface Memory {
@@ -38,7 +38,8 @@ export class PodState {
   sandboxRetryAtMs = 0;
   /** The object is gone from the API: nothing to write any more. */
   vanished = false;
-  warnedImage: boolean;
+  /** Whether people were told what the runner does not do for this pod. */
+  warned: boolean;
   /** Resolves when nobody wants to wait for hooks any more. */
   readonly impatient = Promise.withResolvers<void>();
   readonly #retry = new Backoff(RETRY);
@@ -52,7 +53,7 @@ export class PodState {
     this.backoff = new Backoff(context.backoff);
     const told = pod.status?.startTime;
     this.#startedAtMs = told === undefined ? context.nowMs() : Date.parse(told);
-    this.warnedImage = told !== undefined;
+    this.warned = told !== undefined;
   }
 
   get key(): string {

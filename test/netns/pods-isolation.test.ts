@@ -4,7 +4,7 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, readlinkSync, writeFile
 import { join } from 'node:path';
 import test from 'node:test';
 import { isNetError } from '../../src/errors/index.ts';
-import { logLines, startPod, testNode, until } from '../lib/pods.ts';
+import { cgroup2, logLines, startPod, testNode, until } from '../lib/pods.ts';
 
 const sh = (script: string) => ['sh', '-c', script];
 const nsenter = (pid: number, ...command: string[]) =>
@@ -25,6 +25,9 @@ test('a container has namespaces of its own, shared by its pod where they should
     if (kind !== 'mnt')
       assert.equal(mine, readlinkSync(`/proc/${sandbox.pid}/ns/${kind}`), `${kind} is the sandbox's`);
   }
+  // What the node's socket programs are attached to.
+  const groups = readFileSync(`/proc/${pid}/cgroup`, 'utf8');
+  assert.ok(groups.includes(`0::${node.cgroupRoot.slice(cgroup2.length)}/${a.sandboxId}/${a.id}`), groups);
   assert.equal(nsenter(pid, 'hostname'), sandbox.metadata.name);
   const processes = nsenter(pid, 'ps', '-eo', 'comm=').split('\n').sort();
   assert.deepEqual(processes, ['pod-sandbox', 'ps', 'sleep']);

@@ -1,7 +1,7 @@
 import { rmSync } from 'node:fs';
 import { FAMILIES } from '../addr/index.ts';
 import type { NetError } from '../errors/index.ts';
-import { listNftJson, monitorNft, NftGuard, type NftPart } from '../kernel/nft/index.ts';
+import { listNftJson, monitorNft, NftGuard, type NftPart, runNft } from '../kernel/nft/index.ts';
 import { RTPROT_PORTOLAN, type RtnlEvent, RtnlMonitor } from '../kernel/rtnl/index.ts';
 import { type ObjectStatus, Reconciler } from '../reconcile/index.ts';
 import { desiredOverlay, emptyOverlay } from './desired.ts';
@@ -308,7 +308,7 @@ export async function cleanupOverlay(
     const errors: unknown[] = kernel.apply(plan);
     for (const part of emptyFilterParts()) {
       const there = await listNftJson({ netns, query: ['table', part.family, part.table] });
-      if (there) await guard.ensure(part).catch((error: unknown) => errors.push(error));
+      if (there) await removePart(guard, part, netns).catch((error: unknown) => errors.push(error));
     }
     if (config.subnetEnvPath) rmSync(config.subnetEnvPath, { force: true });
     if (errors.length > 0) throw new AggregateError(errors, `${errors.length} changes failed`);
@@ -317,4 +317,17 @@ export async function cleanupOverlay(
     kernel.close();
     guard.close();
   }
+}
+
+/** Empties a part, and deletes the table when it was the last one in it. */
+async function removePart(guard: NftGuard, part: NftPart, netns: OverlayOptions['netns']): Promise<void> {
+  await guard.ensure(part);
+  const { family, table } = part;
+  const left = (await listNftJson({ netns, query: ['table', family, table] })) ?? [];
+  if (left.every((object) => 'metainfo' in object || 'table' in object))
+    await runNft({
+      netns,
+      script: `delete table ${family} ${table}\n`,
+      what: `delete table ${family} ${table}`,
+    });
 }

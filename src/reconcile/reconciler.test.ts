@@ -88,3 +88,11 @@ test('difference() tells missing, changed and superfluous rows, a double one amo
     same: 2,
   });
 });
+
+test('a fight with somebody who undoes every change does not make the process spin', async () => {
+  const reconciler = new Reconciler({ name: 'test', coalesceMs: 0, run: () => reconciler.trigger() });
+  reconciler.start();
+  await sleep(300);
+  await reconciler.stop();
+  assert.ok(reconciler.runs <= 36, `${reconciler.runs} runs`);
+});

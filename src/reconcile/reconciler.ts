@@ -19,6 +19,10 @@ export interface ReconcilerOptions {
   readonly now?: () => number;
 }
 
+/** So many runs in one second are too many; from there on runs keep this distance. */
+const BUSY_RUNS = 30;
+const BUSY_PAUSE_MS = 100;
+
 /**
  * Runs one function again and again: soon after a trigger (many triggers make one run), after a failure with
  * growing waits, and now and then without any reason. A trigger during a run causes one more run, so the last one
@@ -39,6 +43,8 @@ export class Reconciler {
   #dirty = false;
   #failures = 0;
   #runs = 0;
+  /** When the last runs began. */
+  #recent: number[] = [];
   #idle: (() => void)[] = [];
 
   constructor(options: ReconcilerOptions) {
@@ -75,7 +81,7 @@ export class Reconciler {
   /** Something may have changed. */
   trigger(): void {
     this.#dirty = true;
-    if (this.#started && !this.#running) this.#schedule(this.#options.coalesceMs);
+    if (this.#started && !this.#running) this.#schedule(this.#pauseMs());
   }
 
   /** Resolves when the last trigger has been dealt with, well or badly. */
@@ -113,9 +119,18 @@ export class Reconciler {
     }, ms);
   }
 
+  /** Somebody who undoes each change at once must not make this process spin: many runs in a second slow down. */
+  #pauseMs(): number {
+    const oldest = this.#recent[0];
+    const busy = this.#recent.length === BUSY_RUNS && performance.now() - oldest! < 1_000;
+    return busy ? Math.max(BUSY_PAUSE_MS, this.#options.coalesceMs) : this.#options.coalesceMs;
+  }
+
   async #run(): Promise<void> {
     this.#dirty = false;
     this.#runs++;
+    this.#recent.push(performance.now());
+    if (this.#recent.length > BUSY_RUNS) this.#recent.shift();
     try {
       await this.#options.run(this.#abort.signal);
       this.#failures = 0;
@@ -129,9 +144,9 @@ export class Reconciler {
   }
 
   #after(): void {
-    const { coalesceMs, resyncMs, retryMs, retryMaxMs } = this.#options;
+    const { resyncMs, retryMs, retryMaxMs } = this.#options;
     if (this.#dirty) {
-      this.#schedule(coalesceMs);
+      this.#schedule(this.#pauseMs());
       return;
     }
     if (this.#failures > 0)

@@ -147,6 +147,45 @@ test('nodes on one link route directly from the start; host-gw the same, with th
   }
 });
 
+test('an IPv6-only overlay comes back whole, with its MAC, when its device is deleted (flannel: nothing)', async () => {
+  const net = testNet('pt6', 2, { routed: true });
+  const leases = new Map<string, Lease>();
+  const overlays = net.nodes.map(
+    (node) =>
+      new OverlayReconciler({
+        config: {
+          node: node.name,
+          backend: 'vxlan',
+          podCidrs: [parseCidr(node.podCidr6)],
+          clusterCidrs: [parseCidr('fd00:10:244::/48')],
+        },
+        netns: node.ns,
+        onLease: (lease) => leases.set(node.name, lease),
+      }),
+  );
+  try {
+    for (const overlay of overlays) overlay.start();
+    await until(() => leases.size === 2);
+    for (const overlay of overlays) overlay.setLeases([...leases.values()]);
+    await Promise.all(overlays.map((overlay) => overlay.settled()));
+    const [one, two] = net.nodes as [TestNode, TestNode];
+    assert.ok(pings(one.pod.netns, two.pod.ip6));
+    const mac = net.json(one.netns, 'link show flannel-v6.1')[0]!['address'];
+    net.ip(one.netns, 'link del flannel-v6.1');
+    await until(
+      () => net.ip(one.netns, '-6 route show fd00:10:244:2::/64').includes('flannel-v6.1'),
+      500,
+      'the route',
+    );
+    assert.equal(net.json(one.netns, 'link show flannel-v6.1')[0]!['address'], mac);
+    assert.ok(pings(one.pod.netns, two.pod.ip6));
+    assert.doesNotMatch(net.ip(one.netns, 'link show'), /flannel\.1/);
+  } finally {
+    for (const overlay of overlays) await overlay.stop();
+    net.close();
+  }
+});
+
 test('an address of the node that changes is followed: device, lease and peers', async () => {
   const net = testNet('pth', 2, { routed: true });
   const { overlays, leases, stop } = await startAll(net, 'vxlan');

@@ -77,6 +77,23 @@ test('pods of three nodes reach each other over VXLAN in both families', () => {
   assert.ok(pings(one.netns, two.pod.ip6));
 });
 
+test('packets of the announced MTU pass whole, larger ones are told the MTU', () => {
+  const [one, two] = net.nodes as [TestNode, TestNode];
+  const whole = (to: string, bytes: number) => {
+    try {
+      inside(one.pod.netns, 'ping', '-c', '1', '-W', '1', '-M', 'do', '-s', String(bytes), to);
+      return true;
+    } catch {
+      return false;
+    }
+  };
+  assert.equal(overlays[0]!.status().podMtuBytes, 1430);
+  assert.ok(whole(two.pod.ip4, 1450 - 28), 'IPv4');
+  assert.ok(whole(two.pod.ip6, 1430 - 48), 'IPv6');
+  assert.equal(whole(two.pod.ip4, 1451 - 28), false);
+  assert.match(inside(one.pod.netns, 'ip', 'route', 'get', two.pod.ip4), /mtu 1450/);
+});
+
 test('the tables are those of flannel: device, address, route, neighbour and FDB entry', () => {
   const [one, two] = net.nodes as [TestNode, TestNode];
   const lease = leases.get(two.name)!.endpoints[4]!;
@@ -295,7 +312,7 @@ test('cleanup removes exactly what the overlay made', async () => {
   assert.ok(plan.length > 0);
   assert.doesNotMatch(net.ip(node.netns, 'link show'), /flannel/);
   assert.equal(net.ip(node.netns, 'route show proto 250').trim(), '10.244.3.5 dev po0 scope link');
-  assert.doesNotMatch(inside(node.netns, 'nft', 'list', 'ruleset'), /overlay_/);
+  assert.equal(inside(node.netns, 'nft', 'list', 'ruleset'), '');
   assert.match(net.ip(node.netns, 'route show default'), /192\.168\.0\.254/);
   overlays.splice(2, 1);
 });

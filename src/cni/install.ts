@@ -94,13 +94,19 @@ export function uninstallCni({
 function writeWhole(folder: string, path: string, content: string | Uint8Array, mode: number): void {
   // A leading dot: runtimes list the configuration folder at any moment, and take names by their ending.
   const temporary = join(folder, `.${process.pid}.portolan.tmp`);
+  const failed = (error: unknown) =>
+    cniError('CNI_INSTALL_FAILED', { path, why: (error as Error).message }, error);
   try {
     mkdirSync(folder, { recursive: true, mode: 0o755 });
+  } catch (error) {
+    throw failed(error);
+  }
+  try {
     writeFileSync(temporary, content, { mode });
     chmodSync(temporary, mode);
     renameSync(temporary, path);
   } catch (error) {
     rmSync(temporary, { force: true });
-    throw cniError('CNI_INSTALL_FAILED', { path, why: (error as Error).message }, error);
+    throw failed(error);
   }
 }

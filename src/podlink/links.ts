@@ -153,7 +153,7 @@ export class PodLinks {
       }
       if (isNetError(error, 'RTNL_EXISTS'))
         throw podlinkError('PODLINK_IFNAME_TAKEN', { ifname: spec.ifname, hostLink: spec.hostLink }, error);
-      throw this.#failed(spec, 'create the veth pair', error);
+      this.#undo(spec, this.#failed(spec, 'create the veth pair', error));
     }
   }
 

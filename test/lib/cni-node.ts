@@ -110,6 +110,12 @@ export class CniNode {
     return netns.path;
   }
 
+  /** Ends a pod's namespace: nothing holds it any more. */
+  endPod(path: string): void {
+    this.#pods.find((pod) => pod.path === path)?.close();
+    deleteNetns(path.split('/').at(-1)!);
+  }
+
   /** A caller like cnitool; `list` changes the installed configuration. */
   tool(list: Partial<NetworkList> = {}, binDirs: readonly string[] = []): CniTool {
     const installed = { ...(conflist() as NetworkList), cniVersion: '1.1.0' };

@@ -89,6 +89,7 @@ enum lb_flow_flag {
 	LB_FLOW_FIN_BACKEND = 1 << 3,
 	LB_FLOW_RESET = 1 << 4,
 	LB_FLOW_HAIRPIN = 1 << 5, /* the client is its own backend: its source is rewritten too */
+	LB_FLOW_MASQUERADE = 1 << 6, /* the source becomes an address of this node, by its rules */
 };
 
 /* A translated flow, both directions in one entry, in one cache line. */

@@ -41,6 +41,8 @@ class FakeEngine implements ServiceEngine {
   }
   attachPodLink(): void {}
   detachPodLink(): void {}
+  attachNodeInterface(): void {}
+  detachNodeInterface(): void {}
   dump(): string[] {
     return [];
   }
@@ -48,7 +50,7 @@ class FakeEngine implements ServiceEngine {
     return { missing: [], unwanted: [] };
   }
   status() {
-    return { engine: 'fake', programs: [], stores: [], podLinks: [], counters: {} };
+    return { engine: 'fake', programs: [], stores: [], podLinks: [], nodeInterfaces: [], counters: {} };
   }
   close(): void {}
   remove(): void {}

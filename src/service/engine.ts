@@ -38,6 +38,8 @@ export interface EngineStatus {
   readonly programs: readonly ProgramStatus[];
   readonly stores: readonly StoreStatus[];
   readonly podLinks: readonly number[];
+  /** Interfaces at which clients outside are served. */
+  readonly nodeInterfaces: readonly number[];
   /** Why packets and connections went where they went; names begin with forward-, reject- or drop-. */
   readonly counters: Readonly<Record<string, number>>;
 }
@@ -61,6 +63,9 @@ export interface ServiceEngine {
   /** Serves packets of a pod whose link has this host-side interface. Idempotent. */
   attachPodLink(ifindex: number): void;
   detachPodLink(ifindex: number): void;
+  /** Serves clients outside that come in by this interface: nodePorts, load balancer addresses. Idempotent. */
+  attachNodeInterface(ifindex: number): void;
+  detachNodeInterface(ifindex: number): void;
   /** The kernel's truth as text, one line a frontend, sorted. */
   dump(): string[];
   /** Compares the kernel with what these plans want. */

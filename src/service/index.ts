@@ -12,6 +12,7 @@ export {
   EbpfEngine,
   type EbpfEngineOptions,
   type EngineSizes,
+  masqueradeParts,
   type StaleSockets,
 } from './engines/ebpf/index.ts';
 export { serviceFacts, sliceFacts } from './facts.ts';

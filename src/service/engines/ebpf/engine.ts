@@ -155,11 +155,19 @@ export class EbpfEngine implements ServiceEngine {
   }
 
   attachPodLink(ifindex: number): void {
-    this.#links.attachPod(ifindex);
+    this.#links.attach('pod', ifindex);
   }
 
   detachPodLink(ifindex: number): void {
-    this.#links.detachPod(ifindex);
+    this.#links.detach('pod', ifindex);
+  }
+
+  attachNodeInterface(ifindex: number): void {
+    this.#links.attach('node', ifindex);
+  }
+
+  detachNodeInterface(ifindex: number): void {
+    this.#links.detach('node', ifindex);
   }
 
   dump(): string[] {
@@ -183,7 +191,8 @@ export class EbpfEngine implements ServiceEngine {
         return { name: program.name, id, tag, attachedTo };
       }),
       stores: this.#stores(),
-      podLinks: this.#links.pods,
+      podLinks: this.#links.list('pod'),
+      nodeInterfaces: this.#links.list('node'),
       counters: this.counters(),
     };
   }
@@ -227,7 +236,12 @@ export class EbpfEngine implements ServiceEngine {
     const { maps } = this.#objects;
     const { sizes = {}, nodeName } = this.#options;
     return new Writer(
-      { frontends: maps.lb_frontends, tables: maps.lb_tables, backends: maps.lb_backends },
+      {
+        frontends: maps.lb_frontends,
+        tables: maps.lb_tables,
+        backends: maps.lb_backends,
+        ranges: maps.lb_source_ranges,
+      },
       {
         nodeName,
         frontends: sizes.frontends ?? 16_384,

@@ -1,3 +1,4 @@
 export { EbpfEngine, type EbpfEngineOptions, type StaleSockets } from './engine.ts';
 export { REASONS, type Reason } from './layout.ts';
+export { masqueradeParts } from './masquerade.ts';
 export type { EngineSizes } from './objects.ts';

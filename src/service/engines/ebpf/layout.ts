@@ -2,7 +2,7 @@
  * Structures and numbers shared with the programs: bpf/include/lb_types.h and lb_maps.h. A test compares the
  * structures with the object's BTF and the names of reasons with its enum.
  */
-import { IpAddress, parseIp } from '../../../addr/index.ts';
+import { IpAddress, parseCidr, parseIp } from '../../../addr/index.ts';
 import { bytes, pad, struct, u8, u16, u16be, u32, u64, viewOf } from '../../../codec/index.ts';
 import type { Protocol } from '../../types.ts';
 
@@ -68,6 +68,13 @@ export const affinityStruct = struct('lb_affinity', [
   ['seen_ns', u64],
 ]);
 
+/** Key of lb_source_ranges: struct lb_source. */
+export const sourceStruct = struct('lb_source', [
+  ['prefix', u32],
+  ['service', u32],
+  ['address', bytes(16)],
+]);
+
 /** The fixed head of lb_config; ranges follow, 32 bytes each. */
 export const CONFIG_SIZE = 264;
 export const CONFIG_RANGES = 8;
@@ -81,6 +88,7 @@ export const sharedStructs = [
   flowStruct,
   clientStruct,
   affinityStruct,
+  sourceStruct,
 ] as const;
 
 /** enum lb_frontend_flag. */
@@ -155,6 +163,15 @@ export function readAddress(source: Uint8Array, at = 0): string {
   const mapped =
     view.getBigUint64(at) === 0n && view.getUint16(at + 8) === 0 && view.getUint16(at + 10) === 0xffff;
   return IpAddress.fromBytes(source.subarray(mapped ? at + 12 : at, at + 16)).toString();
+}
+
+/** The key of a network that may use a Service's load balancer addresses. */
+export function encodeSource(service: number, cidr: string): Uint8Array {
+  const { address, prefixLength, family } = parseCidr(cidr);
+  const bytes = new Uint8Array(16);
+  writeAddress(bytes, 0, address.toString());
+  const bits = prefixLength + (family === 4 ? 96 : 0);
+  return sourceStruct.encode({ prefix: 32 + bits, service, address: bytes });
 }
 
 /** The key of a frontend: 20 bytes. Protocol 0 with port 0 is the address as such. */

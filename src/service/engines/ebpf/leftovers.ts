@@ -37,9 +37,12 @@ export class Leftovers {
   readonly backends = new Map<number, Map<string, LeftBackend>>();
   /** First line → number of lines, of tables that no plan has claimed yet. */
   readonly tables = new Map<number, number>();
+  /** Keys of source ranges that no plan has claimed yet. */
+  readonly ranges: Set<string>;
   readonly #lines: Map<number, Uint8Array>;
 
-  constructor(frontends: BpfMap, tables: ChunkedArray, backends: ChunkedArray) {
+  constructor(frontends: BpfMap, tables: ChunkedArray, backends: ChunkedArray, ranges: BpfMap) {
+    this.ranges = new Set([...ranges.keys()].map(textOf));
     for (const [key, value] of frontends.entries()) {
       this.frontends.set(textOf(key), textOf(value));
       const view = viewOf(value);

@@ -29,7 +29,18 @@ export const SOCKET_HOOKS = [
   'getpeername6',
 ] as const;
 
-const POD_PIN = /^pod_(\d+)_(from|to)$/;
+/**
+ * Interfaces whose packets the programs see. Pins are named `pod_4_from`; programs `lb_from_pod`: what a program
+ * translates comes from the pod, or from outside.
+ */
+export type InterfaceKind = 'pod' | 'node';
+
+const INTERFACE_PIN = /^(pod|node)_(\d+)_(from|to)$/;
+const PROGRAMS = {
+  pod: { from: 'lb_from_pod', to: 'lb_to_pod' },
+  node: { from: 'lb_from_outside', to: 'lb_to_outside' },
+} as const;
+type Direction = 'from' | 'to';
 
 export interface LinkOptions {
   readonly folder: string;
@@ -41,15 +52,15 @@ export interface LinkOptions {
 /** The links of one engine. */
 export class Links {
   readonly #options: LinkOptions;
-  readonly #pods = new Set<number>();
+  readonly #attached = { pod: new Set<number>(), node: new Set<number>() };
 
   constructor(options: LinkOptions) {
     this.#options = options;
   }
 
-  /** Interfaces of pods that are attached, sorted. */
-  get pods(): number[] {
-    return [...this.#pods].sort((a, b) => a - b);
+  /** Interfaces of a kind that are attached, sorted. */
+  list(kind: InterfaceKind): number[] {
+    return [...this.#attached[kind]].sort((a, b) => a - b);
   }
 
   /** Attaches to the cgroup what is not attached, and gives everything that is pinned the present programs. */
@@ -66,17 +77,18 @@ export class Links {
       );
     }
     for (const name of listPins(folder)) {
-      const match = POD_PIN.exec(name);
-      if (match) this.#adoptPod(Number(match[1]), match[2] as 'from' | 'to', join(folder, name));
+      const match = INTERFACE_PIN.exec(name);
+      if (match)
+        this.#adopt(match[1] as InterfaceKind, Number(match[2]), match[3] as Direction, join(folder, name));
     }
   }
 
-  /** Attaches both directions of a pod's link. Throws SERVICE_LINK_MISSING. */
-  attachPod(ifindex: number): void {
+  /** Attaches both directions of an interface. Throws SERVICE_LINK_MISSING. */
+  attach(kind: InterfaceKind, ifindex: number): void {
     const { folder, netns } = this.#options;
     for (const direction of ['to', 'from'] as const) {
-      const program = this.#program(`lb_${direction}_pod`);
-      const path = join(folder, `pod_${ifindex}_${direction}`);
+      const program = this.#program(PROGRAMS[kind][direction]);
+      const path = join(folder, `${kind}_${ifindex}_${direction}`);
       try {
         this.#ensure(
           path,
@@ -91,20 +103,22 @@ export class Links {
         throw error;
       }
     }
-    this.#pods.add(ifindex);
+    this.#attached[kind].add(ifindex);
   }
 
-  detachPod(ifindex: number): void {
+  detach(kind: InterfaceKind, ifindex: number): void {
     for (const direction of ['from', 'to'])
-      this.#release(join(this.#options.folder, `pod_${ifindex}_${direction}`));
-    this.#pods.delete(ifindex);
+      this.#release(join(this.#options.folder, `${kind}_${ifindex}_${direction}`));
+    this.#attached[kind].delete(ifindex);
   }
 
   /** Detaches everything. */
   remove(): void {
     for (const name of listPins(this.#options.folder))
-      if (POD_PIN.test(name) || name.startsWith('link_')) this.#release(join(this.#options.folder, name));
-    this.#pods.clear();
+      if (INTERFACE_PIN.test(name) || name.startsWith('link_'))
+        this.#release(join(this.#options.folder, name));
+    this.#attached.pod.clear();
+    this.#attached.node.clear();
   }
 
   /** What is attached where, for `status`. */
@@ -114,19 +128,23 @@ export class Links {
     for (const hook of SOCKET_HOOKS)
       if (pins.has(`link_${hook}`))
         yield { program: this.#program(`lb_${hook}`), attachedTo: `cgroup ${cgroupPath}` };
-    for (const direction of ['from', 'to'])
-      yield { program: this.#program(`lb_${direction}_pod`), attachedTo: `${this.#pods.size} pod links` };
+    for (const kind of ['pod', 'node'] as const)
+      for (const direction of ['from', 'to'] as const)
+        yield {
+          program: this.#program(PROGRAMS[kind][direction]),
+          attachedTo: `${kind} interfaces ${this.list(kind).join(', ') || 'none'}`,
+        };
   }
 
-  /** A pod's link of an earlier process: updated, or forgotten when its interface is gone. */
-  #adoptPod(ifindex: number, direction: 'from' | 'to', path: string): void {
+  /** A link of an earlier process: updated, or forgotten when its interface is gone. */
+  #adopt(kind: InterfaceKind, ifindex: number, direction: Direction, path: string): void {
     const link = adoptLink(path);
     if (!link) return;
     try {
       if (link.info().ifindex !== ifindex) unpin(path);
       else {
-        link.update(this.#program(`lb_${direction}_pod`));
-        this.#pods.add(ifindex);
+        link.update(this.#program(PROGRAMS[kind][direction]));
+        this.#attached[kind].add(ifindex);
       }
     } finally {
       link.close();

@@ -53,6 +53,7 @@ const SHARED = [
   'lb_datagrams',
   'lb_flows',
   'lb_fragments',
+  'lb_source_ranges',
 ] as const;
 
 export type MapName = (typeof SHARED)[number];
@@ -100,7 +101,7 @@ export function openObjects(bpffsDir: string, sizes: EngineSizes): EngineObjects
         adopted.add(name);
       }
     });
-    for (const file of ['lb_socket', 'lb_pod']) {
+    for (const file of ['lb_socket', 'lb_pod', 'lb_node']) {
       const object = step(`loading ${file}`, () => {
         const wanted: Record<string, BpfMap | { maxEntries: number }> = { ...maps };
         for (const [name, size] of Object.entries(SIZED)) wanted[name] ??= { maxEntries: size(sizes) };

@@ -25,6 +25,7 @@ import {
   CHUNK,
   CHUNKS,
   encodeEndpoint,
+  encodeSource,
   FRONTEND,
   frontendStruct,
   LINE_BYTES,
@@ -45,6 +46,8 @@ interface PortState {
   readonly frontends: readonly Frontend[];
   /** Keys of ClusterIPs as such; shared with the other ports of the Service. */
   readonly wildcards: readonly string[];
+  /** Keys of source ranges. */
+  readonly ranges: readonly string[];
 }
 
 interface Table {
@@ -71,6 +74,7 @@ export interface WriterMaps {
   readonly frontends: BpfMap;
   readonly tables: BpfMap;
   readonly backends: BpfMap;
+  readonly ranges: BpfMap;
 }
 
 export interface WriterOptions {
@@ -92,6 +96,7 @@ const WILDCARD_VALUE = textOf(
     outside_size: 0,
   }),
 );
+const RANGE_VALUE = Uint8Array.of(1, 0, 0, 0);
 const EMPTY_TABLE: Omit<Table, 'name'> = { line: 0, ids: [] };
 const named = (tables: readonly Table[] | undefined, name: TableName) =>
   tables?.find((table) => table.name === name);
@@ -99,6 +104,7 @@ const linesOf = (entries: number) => Math.ceil(entries / LINE_ENTRIES);
 
 export class Writer {
   readonly #outer: BpfMap;
+  readonly #ranges: BpfMap;
   readonly #options: WriterOptions;
   readonly #tables: ChunkedArray;
   readonly #backends: ChunkedArray;
@@ -114,6 +120,8 @@ export class Writer {
   // Staged, see flush().
   readonly #set = new Map<string, string>();
   readonly #deleted = new Map<string, number>();
+  readonly #addedRanges = new Set<string>();
+  readonly #goneRanges = new Set<string>();
   readonly #wildcardUsers = new Map<string, number>();
   #goneFrontendIds: number[] = [];
   #goneIds: number[] = [];
@@ -124,6 +132,7 @@ export class Writer {
     const { now } = options;
     this.#options = options;
     this.#outer = maps.frontends;
+    this.#ranges = maps.ranges;
     this.#frontends = openFrontends(maps.frontends, options.frontends);
     this.#tables = new ChunkedArray(maps.tables, LINE_BYTES);
     this.#backends = new ChunkedArray(maps.backends, backendStruct.size);
@@ -179,7 +188,8 @@ export class Writer {
       const tables = this.#putTables(plan, compiled, before, ids, taken);
       const frontends = this.#putFrontends(plan, compiled, before, service, tables, taken);
       const wildcards = this.#putWildcards(compiled);
-      this.#ports.set(plan.key, { plan, service, ids, tables, frontends, wildcards });
+      const ranges = this.#putRanges(plan, before, service);
+      this.#ports.set(plan.key, { plan, service, ids, tables, frontends, wildcards, ranges });
       if (before) this.#retire(before, ids, tables, frontends);
     } catch (error) {
       for (const undo of taken) undo();
@@ -193,6 +203,7 @@ export class Writer {
     if (!before) return;
     this.#ports.delete(key);
     this.#retire(before, [], [], []);
+    for (const key of before.ranges) this.#goneRanges.add(key);
     this.#services.give(before.service, 1);
   }
 
@@ -203,6 +214,7 @@ export class Writer {
     this.#leftovers = undefined;
     for (const [key, value] of left.frontends)
       this.#deleted.set(key, viewOf(bytesOf(value)).getUint32(VALUE.id, true));
+    for (const key of left.ranges) this.#goneRanges.add(key);
     for (const backends of left.backends.values())
       for (const { id } of backends.values()) this.#goneIds.push(id);
     for (const [line, lines] of left.tables)
@@ -214,10 +226,12 @@ export class Writer {
     let changes = this.#goneIds.length;
     this.#backends.flush();
     this.#tables.flush();
+    for (const key of this.#addedRanges) this.#ranges.set(bytesOf(key), RANGE_VALUE);
     for (const key of this.#set.keys()) this.#deleted.delete(key);
     changes += this.#set.size + this.#deleted.size;
     this.#writeFrontends();
     if (this.#deleted.size > 0) this.#frontends.deleteMany([...this.#deleted.keys()].map(bytesOf));
+    if (this.#goneRanges.size > 0) this.#ranges.deleteMany([...this.#goneRanges].map(bytesOf));
     for (const id of this.#goneIds) this.#backends.stage(id);
     this.#backends.flush();
 
@@ -229,6 +243,8 @@ export class Writer {
     const gone = this.#gone;
     this.#set.clear();
     this.#deleted.clear();
+    this.#addedRanges.clear();
+    this.#goneRanges.clear();
     this.#goneFrontendIds = [];
     this.#goneIds = [];
     this.#goneTables = [];
@@ -243,7 +259,7 @@ export class Writer {
   }
 
   #adopt(): void {
-    const left = new Leftovers(this.#frontends, this.#tables, this.#backends);
+    const left = new Leftovers(this.#frontends, this.#tables, this.#backends, this.#ranges);
     this.#frontendCount = left.frontends.size;
     if (left.frontends.size === 0 && left.backends.size === 0) return;
     this.#leftovers = left;
@@ -488,6 +504,16 @@ export class Writer {
       if (present !== WILDCARD_VALUE) this.#set.set(key, WILDCARD_VALUE);
       this.#keep(key);
     }
+    return keys;
+  }
+
+  #putRanges(plan: PortPlan, before: PortState | undefined, service: number): string[] {
+    const keys = plan.sourceRanges.map((range) => textOf(encodeSource(service, range)));
+    for (const key of keys) {
+      this.#goneRanges.delete(key);
+      if (!this.#leftovers?.ranges.delete(key) && !before?.ranges.includes(key)) this.#addedRanges.add(key);
+    }
+    for (const key of before?.ranges ?? []) if (!keys.includes(key)) this.#goneRanges.add(key);
     return keys;
   }
 

@@ -1,12 +1,19 @@
 /** `portolan apiserver`: the Kubernetes API on an embedded store. */
+import { join } from 'node:path';
 import type { Command } from 'commander';
-import { pino } from 'pino';
 import { startApiServer } from '../apiserver/index.ts';
 import { apiError } from '../errors/api.ts';
+import { openNetns } from '../kernel/netns/index.ts';
+import { listenInNetns } from '../kernel/socket/listen.ts';
+import type { Pod } from '../model/kubernetes.ts';
+import { readPodLog } from '../pods/index.ts';
+import { commandLog, untilStopped } from './log.ts';
 
 interface Options {
   dataDir: string;
   listen: string[];
+  listenNetns: string[];
+  nodeStateRoot?: string;
   advertiseAddress: string[];
   name: string[];
   serviceCidr: string[];
@@ -50,6 +57,16 @@ export function registerApiserver(program: Command): Command {
       [],
     )
     .option(
+      '--listen-netns <netns=ip:port>',
+      'address to listen on inside a network namespace, repeatable',
+      commaList,
+      [],
+    )
+    .option(
+      '--node-state-root <path>',
+      "folder of the nodes' state folders on this machine, for kubectl logs",
+    )
+    .option(
       '--advertise-address <ip>',
       'address under which nodes and pods reach the server, repeatable',
       commaList,
@@ -71,16 +88,8 @@ export function registerApiserver(program: Command): Command {
 }
 
 async function serve(options: Options): Promise<void> {
-  const logger = pino(
-    { level: options.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime },
-    pino.destination({ dest: 2, sync: true }),
-  );
-  const plain = (level: string, fields: object, message: string) => {
-    const told = Object.entries(fields).map(
-      ([key, value]) => `${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`,
-    );
-    process.stderr.write(`${new Date().toISOString()} ${level} ${message} ${told.join(' ')}\n`);
-  };
+  const log = commandLog({ level: options.logLevel, json: options.json ?? false });
+  const root = options.nodeStateRoot;
   const server = await startApiServer({
     dataDir: options.dataDir,
     listen: (options.listen.length > 0 ? options.listen : ['127.0.0.1:6443']).map(parseListen),
@@ -88,14 +97,21 @@ async function serve(options: Options): Promise<void> {
     clusterCidrs: options.clusterCidr,
     ...(options.advertiseAddress.length > 0 && { advertise: options.advertiseAddress }),
     names: options.name,
-    log: (level, fields, message) => {
-      if (options.json) logger[level](fields, message);
-      else if (logger.isLevelEnabled(level)) plain(level, fields, message);
-    },
+    listenFds: options.listenNetns.map(listenInside),
+    ...(root && {
+      podLogs: async (pod: Pod, query: URLSearchParams, signal: AbortSignal) =>
+        readPodLog(join(root, pod.spec.nodeName ?? ''), pod, query, signal),
+    }),
+    log: (level, fields, message) => log[level](fields, message),
   });
-  const stop = new Promise<void>((resolve) => {
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => resolve());
-  });
-  await stop;
+  await untilStopped();
   await server.close();
+}
+
+/** `NETNS=IP:PORT` to a socket that listens there. */
+function listenInside(text: string): number {
+  const at = text.indexOf('=');
+  const { host, port } = parseListen(text.slice(at + 1));
+  using netns = openNetns(text.slice(0, at));
+  return listenInNetns(netns, host, port);
 }

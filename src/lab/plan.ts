@@ -68,6 +68,10 @@ export const labCatalogue = {
     (c: { port: number }) => `Cannot start the API server: port ${c.port} of 127.0.0.1 is in use`,
     () => `Choose another with --port, or end the program that holds it (see "ss -ltnp")`,
   ),
+  LAB_NEEDS_ROOT: entry(
+    (c: { what: string }) => `Cannot run ${c.what}: not root`,
+    (c) => `It makes network namespaces: run "sudo ./portolan ${c.what}"`,
+  ),
   LAB_NO_KUBECTL: entry(
     (c: { why: string }) => `Cannot find kubectl: ${c.why}`,
     () => `Install one (Debian: apt-get install kubernetes-client), or put it into the PATH`,

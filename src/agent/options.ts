@@ -1,0 +1,116 @@
+import { type Cidr, type IpAddress, parseCidr, parseIp } from '../addr/index.ts';
+import { agentError } from '../errors/index.ts';
+import type { BackendType } from '../overlay/index.ts';
+
+/** What `portolan agent` is told. */
+export interface AgentOptions {
+  nodeName: string;
+  kubeconfig: string;
+  /** Holds sockets, the attachment store and pods; one agent a folder. */
+  stateDir: string;
+  /** Folder in a bpffs that is this node's alone. */
+  bpffsDir: string;
+  /** Folder of a cgroup2 mount: processes in it and below reach Services at their sockets. */
+  cgroupPath: string;
+  backend: BackendType;
+  directRouting: boolean;
+  clusterCidrs: readonly Cidr[];
+  /** Where other nodes reach this one; found by the default route when empty. */
+  nodeIps: readonly IpAddress[];
+  /** The link to other nodes; that of the default route when undefined. */
+  interface: string | undefined;
+  /** `process` runs the Pods of this node; `none` leaves that to a kubelet. */
+  pods: 'process' | 'none';
+  /** Where the CNI plugin and its configuration are installed; not at all when undefined. */
+  cni: { binDir: string; confDir: string } | undefined;
+  /** flannel's file for its own plugin and others. */
+  subnetEnvPath: string | undefined;
+  nodeLabels: Readonly<Record<string, string>>;
+  version: string;
+}
+
+/** The same as it comes from the command line. */
+export interface AgentFlags {
+  nodeName: string;
+  kubeconfig: string;
+  stateDir: string;
+  bpffs: string;
+  cgroup: string;
+  backend: string;
+  directRouting: boolean;
+  clusterCidr: string[];
+  nodeIp: string[];
+  interface?: string;
+  pods: string;
+  cniBinDir?: string;
+  cniConfDir?: string;
+  subnetEnv?: string;
+  label: string[];
+}
+
+/** Checks flags as a whole. Throws AGENT_BAD_OPTION, AGENT_CIDR_OVERLAP. */
+export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
+  const refuse = (option: string, value: string, want: string, cause?: unknown) =>
+    agentError('AGENT_BAD_OPTION', { option, value, want }, cause);
+  if (!/^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$/.test(flags.nodeName))
+    throw refuse('node-name', flags.nodeName, 'a lower-case host name, as Kubernetes names nodes');
+  if (flags.backend !== 'vxlan' && flags.backend !== 'host-gw')
+    throw refuse('backend', flags.backend, 'vxlan or host-gw');
+  if (flags.pods !== 'process' && flags.pods !== 'none') throw refuse('pods', flags.pods, 'process or none');
+  if ((flags.cniBinDir === undefined) !== (flags.cniConfDir === undefined))
+    throw refuse('cni-bin-dir', flags.cniBinDir ?? '', 'both --cni-bin-dir and --cni-conf-dir, or neither');
+  for (const [option, path] of [
+    ['state-dir', flags.stateDir],
+    ['bpffs', flags.bpffs],
+    ['cgroup', flags.cgroup],
+  ] as const)
+    if (!path.startsWith('/')) throw refuse(option, path, 'an absolute path');
+  const clusterCidrs = flags.clusterCidr.map((text) =>
+    parsed(() => parseCidr(text), 'cluster-cidr', text, 'a network such as 10.244.0.0/16'),
+  );
+  checkOverlaps(clusterCidrs, 'cluster CIDRs');
+  return {
+    nodeName: flags.nodeName,
+    kubeconfig: flags.kubeconfig,
+    stateDir: flags.stateDir,
+    bpffsDir: flags.bpffs,
+    cgroupPath: flags.cgroup,
+    backend: flags.backend,
+    directRouting: flags.directRouting,
+    clusterCidrs,
+    nodeIps: flags.nodeIp.map((text) =>
+      parsed(() => parseIp(text), 'node-ip', text, 'an IPv4 or IPv6 address'),
+    ),
+    interface: flags.interface,
+    pods: flags.pods,
+    cni:
+      flags.cniBinDir && flags.cniConfDir
+        ? { binDir: flags.cniBinDir, confDir: flags.cniConfDir }
+        : undefined,
+    subnetEnvPath: flags.subnetEnv,
+    nodeLabels: Object.fromEntries(flags.label.map((text) => labelOf(text))),
+    version,
+  };
+
+  function parsed<T>(read: () => T, option: string, value: string, want: string): T {
+    try {
+      return read();
+    } catch (cause) {
+      throw refuse(option, value, want, cause);
+    }
+  }
+  function labelOf(text: string): [string, string] {
+    const at = text.indexOf('=');
+    if (at < 1) throw refuse('label', text, 'KEY=VALUE');
+    return [text.slice(0, at), text.slice(at + 1)];
+  }
+}
+
+/** Throws AGENT_CIDR_OVERLAP for the first two networks that have addresses in common. */
+export function checkOverlaps(cidrs: readonly Cidr[], what: string): void {
+  cidrs.forEach((first, at) => {
+    for (const second of cidrs.slice(at + 1))
+      if (first.overlaps(second))
+        throw agentError('AGENT_CIDR_OVERLAP', { first: String(first), second: String(second), what });
+  });
+}

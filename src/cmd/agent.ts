@@ -1,0 +1,75 @@
+/** `portolan agent`: the node agent. */
+import { hostname } from 'node:os';
+import type { Command } from 'commander';
+import type { AgentFlags } from '../agent/options.ts';
+import { commandLog, untilStopped } from './log.ts';
+import { version } from './version.ts';
+
+type Flags = AgentFlags & { logLevel: string; json: boolean };
+
+export function registerAgent(program: Command): void {
+  const list = (text: string, before: string[] = []) => [...before, ...text.split(',').filter(Boolean)];
+  program
+    .command('agent')
+    .description('run the agent of this node: overlay, pod links, CNI, Services, pods')
+    .requiredOption('--kubeconfig <path>', 'how to reach the API server', process.env['KUBECONFIG'])
+    .option('--node-name <name>', 'name of this Node', hostname().toLowerCase())
+    .option('--state-dir <path>', 'sockets, attachments and pods; one agent a folder', '/run/portolan')
+    .option('--bpffs <path>', "folder in a bpffs that is this node's alone", '/sys/fs/bpf/portolan')
+    .option(
+      '--cgroup <path>',
+      'cgroup2 folder whose processes reach Services at their sockets',
+      defaultCgroup(),
+    )
+    .option('--backend <name>', 'vxlan or host-gw', 'vxlan')
+    .option('--no-direct-routing', 'encapsulate to peers on the same link, too')
+    .option(
+      '--cluster-cidr <networks>',
+      'pod networks of the cluster, comma-separated (default: 10.244.0.0/16)',
+      list,
+    )
+    .option(
+      '--node-ip <addresses>',
+      'addresses by which other nodes reach this one (default: by the default route)',
+      list,
+    )
+    .option('--interface <name>', 'link to the other nodes (default: that of the default route)')
+    .option('--pods <mode>', 'process: run the Pods of this node; none: a kubelet does', 'none')
+    .option('--cni-bin-dir <path>', 'install the CNI plugin here, e.g. /opt/cni/bin')
+    .option('--cni-conf-dir <path>', 'install its configuration here, e.g. /etc/cni/net.d')
+    .option('--subnet-env <path>', "write flannel's subnet.env here, e.g. /run/flannel/subnet.env")
+    .option('--label <key=value>', 'label of the Node, repeatable', list)
+    .option('--log-level <level>', 'debug, info, warn or error', 'info')
+    .option('--json', 'log as JSON lines', false)
+    .addHelpText(
+      'after',
+      `
+Examples:
+  portolan agent --kubeconfig /etc/portolan/node.kubeconfig
+  portolan agent --kubeconfig node.kubeconfig --pods process --backend host-gw
+  portolan agent --kubeconfig /etc/kubernetes/kubelet.conf --cni-bin-dir /opt/cni/bin --cni-conf-dir /etc/cni/net.d`,
+    )
+    .action(async (flags: Flags) => {
+      const { agentOptions } = await import('../agent/options.ts');
+      const { startAgent } = await import('../agent/agent.ts');
+      const options = agentOptions(
+        {
+          ...flags,
+          clusterCidr: flags.clusterCidr ?? ['10.244.0.0/16'],
+          nodeIp: flags.nodeIp ?? [],
+          label: flags.label ?? [],
+        },
+        version,
+      );
+      const log = commandLog({ level: flags.logLevel, json: flags.json });
+      const agent = await startAgent(options, log);
+      await untilStopped();
+      log.info({}, 'agent stops; what it made stays and works on');
+      await agent.close();
+    });
+}
+
+/** Where cgroup2 is mounted on most machines; one with a hybrid hierarchy names its own. */
+function defaultCgroup(): string {
+  return '/sys/fs/cgroup';
+}

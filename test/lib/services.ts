@@ -197,6 +197,39 @@ export class ServiceNode {
     return pod;
   }
 
+  /**
+   * Adds a host outside, on a link of its own: the node is 172.20.N.1 there and the host 172.20.N.9. It knows the
+   * node's addresses and nothing else.
+   */
+  addHost(name: string, net = 20): TestPod {
+    const netns = `${this.prefix}-${name}`;
+    const link = `up${net}`;
+    const here = { ip4: `172.${net}.${this.#number}.1`, ip6: `fd00:${net}:${this.#number}::1` };
+    const there = { ip4: `172.${net}.${this.#number}.9`, ip6: `fd00:${net}:${this.#number}::9` };
+    createNetns(netns).close();
+    this.#netnses.push(netns);
+    this.ip(
+      `link add ${link} type veth peer name eth0 netns ${netns}`,
+      `addr add ${here.ip4}/24 dev ${link}`,
+      `addr add ${here.ip6}/64 dev ${link} nodad`,
+      `link set ${link} up`,
+    );
+    execFileSync('ip', ['-n', netns, '-b', '-'], {
+      input: [
+        'link set lo up',
+        `addr add ${there.ip4}/24 dev eth0`,
+        `addr add ${there.ip6}/64 dev eth0 nodad`,
+        'link set eth0 up',
+        `route add 192.168.77.1/32 via ${here.ip4}`,
+        `route add fd77::1/128 via ${here.ip6}`,
+      ].join('\n'),
+    });
+    const [info] = JSON.parse(
+      execFileSync('ip', ['-j', '-n', this.prefix, 'link', 'show', link], { encoding: 'utf8' }),
+    ) as { ifindex: number }[];
+    return { name, netns, ...there, ifindex: info!.ifindex };
+  }
+
   /** The command in a namespace, in the cgroup or not. */
   #command(netns: string, inCgroup: boolean, args: string[]): [string, string[]] {
     const inside = ['ip', 'netns', 'exec', netns, 'python3', '-c', TOOLS, ...args];

@@ -49,6 +49,16 @@ export interface StaleSockets {
   wasTranslated(cookie: bigint, address: string, port: number): boolean;
 }
 
+/** Maps whose entries are counted by walking them. */
+const COUNTED = [
+  'lb_flows',
+  'lb_sockets',
+  'lb_datagrams',
+  'lb_affinities',
+  'lb_fragments',
+  'lb_source_ranges',
+] as const;
+
 /** How many Services are staged before they are written, so that a first sync does not hold everything twice. */
 const FLUSH_EVERY = 256;
 
@@ -354,9 +364,7 @@ export class EbpfEngine implements ServiceEngine {
         limit: CHUNK * CHUNKS,
         bytes: mapMemoryBytes(maps.lb_backends) + inner(this.#writer.backends.chunks),
       },
-      ...[maps.lb_flows, maps.lb_sockets, maps.lb_datagrams, maps.lb_affinities, maps.lb_fragments].map(
-        counted,
-      ),
+      ...COUNTED.map((name) => counted(maps[name])),
     ];
   }
 }

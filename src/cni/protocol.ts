@@ -51,9 +51,10 @@ export function decodeCall(frame: Uint8Array): CniCall {
   }
 }
 
-/** The bytes of a call, as the plugin binary writes them. */
+/** The bytes of a call, as the plugin binary writes them: of the environment only the CNI_* variables. */
 export function encodeCall(env: Readonly<Record<string, string>>, stdin: Uint8Array | string): Uint8Array {
-  const variables = Object.entries(env).map(([name, value]) => `${name}=${value}\0`);
+  const own = Object.entries(env).filter(([name]) => name.startsWith('CNI_'));
+  const variables = own.map(([name, value]) => `${name}=${value}\0`);
   return Buffer.concat([Buffer.from(`${variables.join('')}\0`), Buffer.from(stdin)]);
 }
 

@@ -8,7 +8,7 @@ export interface CniServerOptions {
   /** Path of the unix socket, at most 107 bytes. */
   readonly socketPath: string;
   readonly answer: (call: CniCall) => Promise<CniAnswer>;
-  /** Told after each call, for logs and metrics. */
+  /** Told after each call, for logs and metrics; the time counts from the connection on. */
   readonly onCall?: (call: {
     command: string;
     containerId: string;
@@ -96,6 +96,7 @@ export class CniServer {
 
   #serve(socket: Socket): void {
     const { limitBytes, inputTimeoutMs } = this.#options;
+    const start = performance.now();
     const chunks: Buffer[] = [];
     let size = 0;
     let isAnswered = false;
@@ -126,14 +127,13 @@ export class CniServer {
     socket.on('end', () => {
       clearTimeout(timer);
       if (isAnswered) return;
-      const work = this.#answer(Buffer.concat(chunks)).then(end);
+      const work = this.#answer(Buffer.concat(chunks), start).then(end);
       this.#answering.add(work);
       void work.finally(() => this.#answering.delete(work));
     });
   }
 
-  async #answer(frame: Uint8Array): Promise<CniAnswer> {
-    const start = performance.now();
+  async #answer(frame: Uint8Array, start: number): Promise<CniAnswer> {
     let call: CniCall;
     try {
       call = decodeCall(frame);

@@ -1,7 +1,7 @@
 import { isNetError, kernelCause, type NetError } from '../errors/net-error.ts';
 import { podlinkError } from '../errors/podlink.ts';
 import { deleteLink, type Link, RTPROT_PORTOLAN, Rtnl } from '../kernel/rtnl/index.ts';
-import { ensureSysctl } from '../kernel/sysctl/index.ts';
+import { ensureSysctl, readSysctl } from '../kernel/sysctl/index.ts';
 import { hostSysctls, planHostEnd, planPodEnd, podSysctls, type Step, vethSpec } from './plan.ts';
 import { type HostEnd, isHostLinkName, type PodEnd, type PodLink, type PodLinkSpec } from './types.ts';
 
@@ -16,6 +16,7 @@ export interface PodLinksOptions {
   readonly netns?: { readonly fd: number } | undefined;
   readonly openTables?: (netns: number | { readonly fd: number } | undefined) => LinkTables;
   readonly setSysctl?: typeof ensureSysctl;
+  readonly readSysctl?: typeof readSysctl;
 }
 
 /** What of the host's side was found, by name of the host link. */
@@ -23,6 +24,8 @@ export type HostEnds = ReadonlyMap<string, HostEnd>;
 
 /** Index of `lo` in every namespace: include/net/net_namespace.h, LOOPBACK_IFINDEX. */
 const LOOPBACK_IFINDEX = 1;
+/** For so long the settings that new links inherit are taken as known. */
+const DEFAULTS_VALID_MS = 1000;
 
 /**
  * Makes, repairs, checks and removes the links of the pods of one node. All calls are synchronous: about ten system
@@ -31,6 +34,8 @@ const LOOPBACK_IFINDEX = 1;
 export class PodLinks {
   readonly #options: Required<Omit<PodLinksOptions, 'netns'>> & Pick<PodLinksOptions, 'netns'>;
   readonly #host: LinkTables;
+  readonly #defaults = new Map<string, string>();
+  #defaultsReadAt = 0;
 
   /** Throws KERNEL_SYSCALL. */
   constructor(options: PodLinksOptions = {}) {
@@ -38,6 +43,7 @@ export class PodLinks {
       netns: options.netns,
       openTables: options.openTables ?? ((netns) => Rtnl.open({ netns })),
       setSysctl: options.setSysctl ?? ensureSysctl,
+      readSysctl: options.readSysctl ?? readSysctl,
     };
     this.#host = this.#options.openTables(options.netns);
   }
@@ -67,7 +73,7 @@ export class PodLinks {
   create(spec: PodLinkSpec, netnsFd: number): PodLink {
     const link = this.#createVeth(spec, netnsFd);
     try {
-      this.#sysctls(spec, netnsFd);
+      this.#sysctlsOfNew(spec, netnsFd);
       this.#apply(this.#host, spec, planHostEnd(spec, { link, routes: [], neighs: [] }));
       this.#furnishPod(spec, netnsFd, link);
       return { ifindex: link.ifindex, spec };
@@ -93,10 +99,13 @@ export class PodLinks {
     return { ...this.create(spec, netnsFd), created: true };
   }
 
-  /** Brings the host's end up to date; the pod's end is not looked at. Returns how many changes were needed. */
-  repairHostEnd(spec: PodLinkSpec, end: HostEnd): number {
-    for (const [name, value] of hostSysctls(spec)) this.#sysctl(name, value, this.#options.netns);
+  /**
+   * Brings the host's end up to date; the pod's end is not looked at. Settings below /proc/sys are not notified and
+   * take a few system calls each, so they are looked at on request. Returns how many changes of tables were needed.
+   */
+  repairHostEnd(spec: PodLinkSpec, end: HostEnd, withSysctls: boolean): number {
     const steps = planHostEnd(spec, end);
+    if (withSysctls) this.#setAll(hostSysctls(spec), spec.hostLink, this.#options.netns);
     this.#apply(this.#host, spec, steps);
     return steps.length;
   }
@@ -170,9 +179,37 @@ export class PodLinks {
     }
   }
 
+  /** Settings of a link that was there before: someone may have changed any. */
   #sysctls(spec: PodLinkSpec, netnsFd: number): void {
-    for (const [name, value] of hostSysctls(spec)) this.#sysctl(name, value, this.#options.netns);
-    for (const [name, value] of podSysctls(spec)) this.#sysctl(name, value, { fd: netnsFd });
+    this.#setAll(hostSysctls(spec), spec.hostLink, this.#options.netns);
+    this.#setAll(podSysctls(spec), spec.ifname, { fd: netnsFd });
+  }
+
+  /** Settings of a new link: it has those of `conf/default`, which are read once a second at most. */
+  #sysctlsOfNew(spec: PodLinkSpec, netnsFd: number): void {
+    const now = performance.now();
+    if (now - this.#defaultsReadAt > DEFAULTS_VALID_MS) this.#defaults.clear();
+    if (this.#defaults.size === 0) this.#defaultsReadAt = now;
+    const differing = hostSysctls(spec).filter(([folder, setting, value]) => {
+      const name = `net/${folder}/default/${setting}`;
+      let inherited = this.#defaults.get(name);
+      if (inherited === undefined) {
+        inherited = this.#options.readSysctl(name, { netns: this.#options.netns }) ?? '';
+        this.#defaults.set(name, inherited);
+      }
+      return inherited !== String(value);
+    });
+    this.#setAll(differing, spec.hostLink, this.#options.netns);
+    this.#setAll(podSysctls(spec), spec.ifname, { fd: netnsFd });
+  }
+
+  #setAll(
+    settings: readonly [folder: string, setting: string, value: number][],
+    link: string,
+    netns: { readonly fd: number } | undefined,
+  ): void {
+    for (const [folder, setting, value] of settings)
+      this.#sysctl(`net/${folder}/${link}/${setting}`, value, netns);
   }
 
   #sysctl(name: string, value: number, netns: { readonly fd: number } | undefined): void {
@@ -185,6 +222,7 @@ export class PodLinks {
   }
 
   #apply(tables: LinkTables, spec: PodLinkSpec, steps: readonly Step[]): void {
+    if (steps.length === 0) return;
     for (const { error } of tables.apply(steps.map((step) => step.change)))
       if (error) throw this.#failed(spec, error.message, error);
   }

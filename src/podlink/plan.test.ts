@@ -74,7 +74,7 @@ const addr = (text: string, prefixLength: number): Addr => {
   };
 };
 const pod: PodEnd = {
-  link: { ...link, ifindex: 2, name: 'eth0', mac: spec.podMac, addrGenMode: 'eui64' },
+  link: { ...link, ifindex: 2, name: 'eth0', mac: spec.podMac },
   loopbackUp: true,
   addrs: [addr('10.244.1.5', 32), addr('fd00::5', 128)],
   routes: [
@@ -102,9 +102,16 @@ test('a bare link is made in one batch: up, neighbours before routes, then the p
     `ip neigh replace fd00::5 lladdr ${spec.podMac} dev ${spec.hostLink} nud permanent`,
     `ip -6 route replace fd00::5/128 dev ${spec.hostLink} proto 250`,
   ]);
-  const empty = { link: { ...pod.link, up: false }, loopbackUp: false, addrs: [], routes: [], neighs: [] };
+  const empty = {
+    link: { ...pod.link, up: false, addrGenMode: 'eui64' as const },
+    loopbackUp: false,
+    addrs: [],
+    routes: [],
+    neighs: [],
+  };
   assert.deepEqual(texts(planPodEnd(spec, 1, empty)), [
     'ip link set lo up',
+    'ip link set eth0 addrgenmode none',
     'ip link set eth0 up',
     'ip addr replace 10.244.1.5/32 dev eth0',
     `ip neigh replace 169.254.1.1 lladdr ${spec.hostMac} dev eth0 nud permanent`,
@@ -172,10 +179,10 @@ test('stale routes and neighbours of ours on the link go, those of others stay',
   assert.deepEqual(texts(planPodEnd(spec, 1, { ...pod, addrs: added })), []);
 });
 
-test('an IPv4 pod gets no IPv6 setting and no link-local address', () => {
+test('an IPv4 pod gets no IPv6 setting, and no pod a link-local address', () => {
   const only4 = podLinkSpec({ ...attachment, addresses: [parseIp('10.244.1.5')] });
-  for (const [name] of [...hostSysctls(only4), ...podSysctls(only4)]) assert.doesNotMatch(name, /ipv6/);
-  const steps = planPodEnd(only4, 1, pod);
+  for (const [folder] of [...hostSysctls(only4), ...podSysctls(only4)]) assert.doesNotMatch(folder, /ipv6/);
+  const steps = planPodEnd(only4, 1, { ...pod, link: { ...pod.link, addrGenMode: 'eui64' } });
   assert.deepEqual(texts(steps), ['ip link set eth0 addrgenmode none']);
 });
 

@@ -122,8 +122,9 @@ function isHostRoute(route: Route, ifindex: number): boolean {
 }
 
 /**
- * What the pod's end lacks. What others put there (a second plugin, the pod itself) is left alone. Without an IPv6
- * address the kernel makes no link-local one either. Pure.
+ * What the pod's end lacks. What others put there (a second plugin, the pod itself) is left alone. The kernel makes
+ * no link-local address: nobody on this link would talk to it, and its detection of duplicates, router solicitations
+ * and multicast reports would cost each pod start some packets. Pure.
  */
 export function planPodEnd(spec: PodLinkSpec, loopback: number | undefined, end: PodEnd): Step[] {
   const { link } = end;
@@ -132,11 +133,10 @@ export function planPodEnd(spec: PodLinkSpec, loopback: number | undefined, end:
   const name = `pod interface ${spec.ifname}`;
   if (loopback !== undefined && !end.loopbackUp)
     steps.push({ change: changeLink(loopback, { up: true }), missing: 'pod interface lo is down' });
-  const hasV6 = spec.addresses.some((address) => address.family === 6);
   const change = settingsToChange(link, {
     mac: spec.podMac,
     mtu: spec.mtuBytes,
-    ...(!hasV6 && link.addrGenMode === 'eui64' ? { addrGenMode: 'none' } : {}),
+    ...(link.addrGenMode === 'eui64' ? { addrGenMode: 'none' as const } : {}),
   });
   if (change)
     steps.push({
@@ -174,43 +174,29 @@ export function planPodEnd(spec: PodLinkSpec, loopback: number | undefined, end:
   return steps;
 }
 
-/** Settings of the host's end; the first part of the name is a folder of net/. */
-export function hostSysctls(spec: PodLinkSpec): [name: string, value: number][] {
-  const v4 = `net/ipv4/conf/${spec.hostLink}`;
-  const v6 = `net/ipv6/conf/${spec.hostLink}`;
+/**
+ * Settings of the host's end, as [folder below net/, setting, value]. A new link has what `conf/default` has, which
+ * nearly always is this already. Redirects need none: the only packet that leaves by the link it came from is a pod's
+ * to itself, and a pod refuses itself as a gateway; over IPv6 the host's end has no address to redirect from.
+ */
+export function hostSysctls(spec: PodLinkSpec): [folder: string, setting: string, value: number][] {
+  const hasV6 = spec.addresses.some((address) => address.family === 6);
   return [
-    [`${v4}/forwarding`, 1],
+    ['ipv4/conf', 'forwarding', 1],
     // Services rewrite a source before the reverse-path check when a pod talks to itself; policy refuses spoofing.
-    [`${v4}/rp_filter`, 0],
-    [`${v4}/proxy_arp`, 0],
-    [`${v4}/send_redirects`, 0],
-    ...(spec.addresses.some((address) => address.family === 6)
+    ['ipv4/conf', 'rp_filter', 0],
+    ['ipv4/conf', 'proxy_arp', 0],
+    ...(hasV6
       ? ([
-          [`${v6}/disable_ipv6`, 0],
-          [`${v6}/forwarding`, 1],
-          [`${v6}/accept_ra`, 0],
-        ] as [string, number][])
+          ['ipv6/conf', 'disable_ipv6', 0],
+          ['ipv6/conf', 'forwarding', 1],
+        ] as [string, string, number][])
       : []),
   ];
 }
 
-/**
- * Settings of the pod's end. A redirect would tell the pod to ask for a neighbour by ARP, which nobody answers. IPv6
- * addresses are usable at once: nobody else is on the link that could have the same.
- */
-export function podSysctls(spec: PodLinkSpec): [name: string, value: number][] {
-  const v4 = 'net/ipv4/conf';
-  const v6 = `net/ipv6/conf/${spec.ifname}`;
-  return [
-    [`${v4}/all/accept_redirects`, 0],
-    [`${v4}/${spec.ifname}/accept_redirects`, 0],
-    ...(spec.addresses.some((address) => address.family === 6)
-      ? ([
-          [`${v6}/disable_ipv6`, 0],
-          [`${v6}/accept_dad`, 0],
-          [`${v6}/accept_ra`, 0],
-          [`${v6}/accept_redirects`, 0],
-        ] as [string, number][])
-      : []),
-  ];
+/** Settings of the pod's end, in the same form: some runtimes switch IPv6 off in new namespaces. */
+export function podSysctls(spec: PodLinkSpec): [folder: string, setting: string, value: number][] {
+  const hasV6 = spec.addresses.some((address) => address.family === 6);
+  return hasV6 ? [['ipv6/conf', 'disable_ipv6', 0]] : [];
 }

@@ -21,7 +21,7 @@ export interface PodLinkReconcilerOptions {
   /** Neither link nor namespace exist any more: the attachment can be released. */
   readonly onGone?: (hostLink: string) => void;
   readonly onError?: (error: unknown) => void;
-  /** Waits this long after a notification for more of them; default 10. */
+  /** Waits this long after a notification for more of them; default 25. */
   readonly coalesceMs?: number;
   /** Looks at everything this often although nothing was notified; default 60,000. */
   readonly resyncMs?: number;
@@ -50,6 +50,7 @@ export class PodLinkReconciler {
   #timer: NodeJS.Timeout | undefined;
   #resync: NodeJS.Timeout | undefined;
   #failures = 0;
+  #full = true;
 
   constructor(options: PodLinkReconcilerOptions) {
     this.#options = options;
@@ -65,13 +66,16 @@ export class PodLinkReconciler {
       },
       onResync: () => this.trigger(),
     });
-    this.#resync = setInterval(() => this.trigger(), this.#options.resyncMs ?? 60_000);
+    this.#resync = setInterval(() => {
+      this.#full = true;
+      this.trigger();
+    }, this.#options.resyncMs ?? 60_000);
     this.#resync.unref();
     return this.#run();
   }
 
   /** Asks for a pass soon. */
-  trigger(delayMs = this.#options.coalesceMs ?? 10): void {
+  trigger(delayMs = this.#options.coalesceMs ?? 25): void {
     this.#timer ??= setTimeout(() => this.#run(), delayMs);
   }
 
@@ -89,7 +93,8 @@ export class PodLinkReconciler {
   #run(): PodLinkPass {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    const pass = this.reconcile();
+    const pass = this.reconcile(this.#full);
+    this.#full = false;
     for (const error of pass.errors) this.#options.onError?.(error);
     this.#failures = pass.errors.length > 0 ? this.#failures + 1 : 0;
     if (this.#failures > 0 && this.#monitor)
@@ -97,8 +102,8 @@ export class PodLinkReconciler {
     return pass;
   }
 
-  /** One pass; failures of one link do not stop the others. */
-  reconcile(): PodLinkPass {
+  /** One pass; failures of one link do not stop the others. `full` looks at settings below /proc/sys too. */
+  reconcile(full = true): PodLinkPass {
     const { links, onRestored, onGone } = this.#options;
     const pass = {
       repaired: [] as string[],
@@ -130,7 +135,7 @@ export class PodLinkReconciler {
       const end = observed.get(hostLink);
       attempt(() => {
         if (end) {
-          if (links.repairHostEnd(spec, end) > 0) pass.repaired.push(hostLink);
+          if (links.repairHostEnd(spec, end, full) > 0) pass.repaired.push(hostLink);
           return;
         }
         const netns = openNetns();

@@ -114,7 +114,7 @@ test('an ADD that fails at any step leaves nothing, and the next one succeeds (c
   await tool.add(pod);
   const steps = { tables: plan.calls, sysctls: sysctls.calls };
   await tool.del(pod);
-  assert.ok(steps.tables >= 4 && steps.sysctls >= 8, JSON.stringify(steps));
+  assert.ok(steps.tables >= 4 && steps.sysctls >= 1, JSON.stringify(steps));
   for (let at = 1; at <= steps.tables; at++) {
     Object.assign(plan, { at, calls: 0 });
     await mustFail(/po[0-9a-f]{11}|injected/);

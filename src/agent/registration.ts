@@ -64,7 +64,7 @@ export class Registration {
         else if (change.kind === 'patch')
           await client.patch(resources.nodes, { name: nodeName }, change.patch, { ...call, type: 'merge' });
         else
-          await client.patchStatus(resources.nodes, { name: nodeName }, change.patch, {
+          await client.patchStatus(resources.nodes, { name: nodeName }, wholeAddresses(change.patch), {
             ...call,
             type: 'strategic',
           });
@@ -75,4 +75,15 @@ export class Registration {
       }
     }
   }
+}
+
+/**
+ * Addresses merge by type in a strategic patch, so the second InternalIP of a dual-stack node would replace the first;
+ * the directive replaces the list as a whole, as kubelet does.
+ */
+function wholeAddresses(patch: { status: Partial<NonNullable<Node['status']>> }): object {
+  const { addresses } = patch.status;
+  return addresses
+    ? { status: { ...patch.status, addresses: [...addresses, { $patch: 'replace' }] } }
+    : patch;
 }

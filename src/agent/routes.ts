@@ -1,6 +1,6 @@
 /** The questions that the agent's socket answers. */
 import { desiredOverlay, openOverlayKernel, planOverlay, planText } from '../overlay/index.ts';
-import { frontendText, portText } from '../service/index.ts';
+import { portText } from '../service/index.ts';
 import type { AgentParts } from './agent.ts';
 import { peerLeases } from './peers.ts';
 import type { Routes } from './socket.ts';
@@ -9,7 +9,6 @@ import { agentStatus } from './status.ts';
 /** One Service as `portolan service list` shows it. */
 export interface ServiceRow {
   service: string;
-  frontends: string[];
   ports: string[];
   state: string;
 }
@@ -53,9 +52,6 @@ export function agentRoutes(parts: AgentParts): Routes {
     'GET /services': (): ServiceRow[] =>
       [...parts.controller.plans].map(([service, plan]) => ({
         service,
-        frontends: plan.ports.flatMap((port) =>
-          port.frontends.map((frontend) => frontendText(frontend, port.protocol)),
-        ),
         ports: plan.ports.flatMap((port) => portText(port)),
         state: parts.controller.failed.get(service)?.message ?? 'done',
       })),

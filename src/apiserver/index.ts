@@ -35,6 +35,8 @@ export interface ApiServerOptions {
   readonly clusterCidrs?: readonly string[];
   /** Addresses under which others reach the server: default/kubernetes and the certificate carry them. */
   readonly advertise?: string | readonly string[];
+  /** Port at those addresses; default that of the first address listened on. */
+  readonly advertisePort?: number;
   /** Further names of the certificate. */
   readonly names?: readonly string[];
   /** How `kubectl logs` reaches the nodes. */
@@ -175,17 +177,18 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
     for (const at of listen) listening.push(await server.listen(at));
     for (const fd of fds) listening.push(await server.listen({ fd }));
     const port = listening[0]!.port;
+    const advertisePort = options.advertisePort ?? port;
     const reach = advertise[0] ?? (isWildcard(listening[0]!.host) ? '127.0.0.1' : listening[0]!.host);
     const local = listening.find(({ host }) => !isWildcard(host))?.host ?? '127.0.0.1';
     const url = `https://${urlHost(isWildcard(listening[0]!.host) ? local : listening[0]!.host)}:${port}`;
-    address = `${urlHost(reach)}:${port}`;
+    address = `${urlHost(reach)}:${advertisePort}`;
     writeAdminKubeconfig(options.dataDir, url);
     await bootstrap(registry, {
       serviceCidrs: serviceCidrs.map(String),
       kubernetesIps,
       endpoints: advertise
         .filter((host) => isIP(host) && host !== '127.0.0.1' && host !== '::1')
-        .map((host) => ({ address: host, port })),
+        .map((host) => ({ address: host, port: advertisePort })),
     });
     undo.unshift(() => core.close());
     core.start(options.compactIntervalMs ?? 300_000);

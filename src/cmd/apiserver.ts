@@ -15,6 +15,7 @@ interface Options {
   listenNetns: string[];
   nodeStateRoot?: string;
   advertiseAddress: string[];
+  advertisePort?: string;
   name: string[];
   serviceCidr: string[];
   clusterCidr: string[];
@@ -72,6 +73,7 @@ export function registerApiserver(program: Command): Command {
       commaList,
       [],
     )
+    .option('--advertise-port <port>', 'port at those addresses (default: that of --listen)')
     .option('--name <name>', 'further name or address in the server certificate, repeatable', commaList, [])
     .option(
       '--service-cidr <cidr>',
@@ -96,6 +98,7 @@ async function serve(options: Options): Promise<void> {
     ...(options.serviceCidr.length > 0 && { serviceCidrs: options.serviceCidr }),
     clusterCidrs: options.clusterCidr,
     ...(options.advertiseAddress.length > 0 && { advertise: options.advertiseAddress }),
+    ...(options.advertisePort !== undefined && { advertisePort: Number(options.advertisePort) }),
     names: options.name,
     listenFds: options.listenNetns.map(listenInside),
     ...(root && {

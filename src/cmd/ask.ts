@@ -144,12 +144,8 @@ function peerTable(peers: AgentStatus['overlay']['peers']): string {
 
 function serviceText(rows: readonly ServiceRow[]): string {
   return rows
-    .map(({ service, frontends, ports, state }) =>
-      [
-        `${styled('bold', service)}  ${stateStyle(state)}`,
-        ...frontends.map((line) => `  ${line}`),
-        ...ports.map((line) => `    ${line}`),
-      ].join('\n'),
+    .map(({ service, ports, state }) =>
+      [`${styled('bold', service)}  ${stateStyle(state)}`, ...ports.map((line) => `  ${line}`)].join('\n'),
     )
     .join('\n');
 }

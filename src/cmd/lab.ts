@@ -46,6 +46,7 @@ export function registerLab(program: Command): void {
     .description('start a cluster, apply examples/hello.yaml, and show who reaches whom')
     .option('--nodes <count>', 'how many nodes', whole, 3)
     .option('--backend <name>', 'vxlan or host-gw', 'vxlan')
+    .option('--no-direct-routing', 'encapsulate although all nodes share a link: shows VXLAN at work')
     .option('--dual-stack', 'IPv6 beside IPv4', false)
     .option('--port <port>', 'port of the API server on 127.0.0.1', whole, 6443)
     .option('--no-demo', 'apply nothing')
@@ -117,8 +118,9 @@ export function registerLab(program: Command): void {
       'after',
       '\nExamples:\n  sudo ./portolan lab exec node1 -- ip route\n  sudo ./portolan lab exec node2 -- curl -s http://10.96.0.80/\n  sudo ./portolan lab exec node1 -- portolan status',
     )
-    .action(async (nodeName: string, command: string[], flags: NamedFlags) => {
+    .action(async (nodeName: string, words: string[], flags: NamedFlags) => {
       needRoot('lab exec');
+      const command = words[0] === '--' ? words.slice(1) : words;
       const { plan } = loadLab(flags.name);
       const node = nodeNamed(plan, nodeName);
       const cgroup = join(cgroupRoot(), node.cgroup, 'host');
@@ -157,8 +159,8 @@ interface View {
 }
 
 async function up(flags: UpFlags): Promise<void> {
-  const { name, nodes, backend, dualStack, port } = flags;
-  const { plan, steps } = await labSteps({ name, nodes, backend, dualStack, port });
+  const { name, nodes, backend, dualStack, directRouting, port } = flags;
+  const { plan, steps } = await labSteps({ name, nodes, backend, dualStack, directRouting, port });
   const view: View = { nodes: [], probes: [] };
   if (flags.demo) steps.push(...demoSteps(plan));
   steps.push({
@@ -264,11 +266,16 @@ async function lookAt(plan: LabPlan, client: ApiClient, probe: boolean): Promise
   return { probes: probe ? await probeLab(plan, client) : [], nodes: await picturedNodes(client) };
 }
 
+/** How packets cross between nodes. */
+function cableOf({ options }: LabPlan): string {
+  return options.backend === 'vxlan' && options.directRouting
+    ? 'vxlan, direct where on one link'
+    : options.backend;
+}
+
 function pictureText(plan: LabPlan, { nodes, probes }: View): string {
   const paint: Paint = coloured() ? (style, text) => styled(style, text) : plain;
-  const parts = [
-    drawNodes(nodes, { columns: process.stdout.columns ?? 120, paint, backend: plan.options.backend }),
-  ];
+  const parts = [drawNodes(nodes, { columns: process.stdout.columns ?? 120, paint, backend: cableOf(plan) })];
   for (const family of [4, 6] as const) {
     const matrix = drawMatrix(probes, family, paint);
     if (matrix) parts.push(matrix);

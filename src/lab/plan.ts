@@ -7,6 +7,8 @@ export interface LabOptions {
   nodes: number;
   backend: 'vxlan' | 'host-gw';
   dualStack: boolean;
+  /** Route without encapsulation between nodes, which share one link here. Off shows VXLAN at work. */
+  directRouting: boolean;
   /** Port of the API server on this machine's loopback. */
   port: number;
 }
@@ -52,6 +54,14 @@ export const labCatalogue = {
   LAB_NO_SUCH_NODE: entry(
     (c: { node: string; nodes: string[] }) => `Cannot find node "${c.node}" in this lab`,
     (c) => `Its nodes are ${c.nodes.join(', ')}`,
+  ),
+  LAB_NO_SUCH_PROCESS: entry(
+    (c: { what: string; known: string[] }) => `Cannot find "${c.what}" in this lab`,
+    (c) => `It has ${c.known.join(', ')}`,
+  ),
+  LAB_INTERRUPTED: entry(
+    (c: { what: string }) => `Stopped waiting for ${c.what}: interrupted`,
+    () => `Nothing to do: what was made is being removed`,
   ),
   LAB_PROCESS_ENDED: entry(
     (c: { process: string; log: string; last: string }) =>
@@ -99,7 +109,7 @@ export function planLab(options: LabOptions): LabPlan {
     apiserver: {
       dataDir: `${stateDir}/apiserver`,
       url: `https://127.0.0.1:${port}`,
-      underlayUrl: 'https://172.31.0.1:6443',
+      underlayUrl: `https://172.31.0.1:${port}`,
     },
     underlay: {
       netns: `${name}-underlay`,

@@ -11,6 +11,9 @@ export interface LabProcess extends ProcessIdentity {
   /** What it is to a person, e.g. "agent of node1". */
   title: string;
   log: string;
+  /** How it was started, so that "lab restart" can do so again. */
+  command: string[];
+  netnsPath?: string;
 }
 
 export interface Start {
@@ -33,7 +36,7 @@ export function startDetached({ title, command, log, netnsPath }: Start): LabPro
   child.unref();
   const identity = child.pid === undefined ? undefined : identify(child.pid);
   if (!identity) throw labError('LAB_PROCESS_ENDED', { process: title, log, last: lastLine(log) });
-  return { ...identity, title, log };
+  return { ...identity, title, log, command, ...(netnsPath && { netnsPath }) };
 }
 
 /** The last line that a process wrote, or where it would have. */

@@ -77,15 +77,16 @@ export async function labSteps(options: LabOptions): Promise<{ plan: LabPlan; st
               'apiserver',
               ...['--data-dir', plan.apiserver.dataDir],
               ...['--listen', `127.0.0.1:${options.port}`],
-              ...['--listen-netns', `${netns}=${gateways[0]}:6443`],
+              ...['--listen-netns', `${netns}=${gateways[0]}:${options.port}`],
               ...['--advertise-address', gateways[0]!],
+              ...['--advertise-port', '6443'],
               ...['--service-cidr', families(plan.serviceCidrs)],
               ...['--cluster-cidr', families(plan.clusterCidrs)],
               ...['--node-state-root', plan.stateDir],
             ],
           }),
         );
-        await waitFor(server, () => isReady(files.admin), { what: 'the API server', seconds: START_SECONDS });
+        await waitFor(server, () => isServing(files.admin), { what: 'the API server', seconds: START_SECONDS });
         const write = (path: string, config: Kubeconfig) => {
           mkdirSync(join(path, '..'), { recursive: true, mode: 0o700 });
           writeFileSync(path, kubeconfigText(config), { mode: 0o600 });
@@ -156,6 +157,7 @@ export function startAgentOf(plan: LabPlan, node: LabNode, cgroupPath: string): 
       ...['--bpffs', node.bpffsDir],
       ...['--cgroup', cgroupPath],
       ...['--backend', plan.options.backend],
+      ...(plan.options.directRouting ? [] : ['--no-direct-routing']),
       ...['--cluster-cidr', plan.clusterCidrs.join(',')],
       ...['--pods', 'process'],
       ...['--subnet-env', join(node.stateDir, 'subnet.env')],
@@ -163,7 +165,8 @@ export function startAgentOf(plan: LabPlan, node: LabNode, cgroupPath: string): 
   });
 }
 
-async function isReady(kubeconfig: string): Promise<boolean> {
+/** True when the API server of this kubeconfig answers and can write. */
+export async function isServing(kubeconfig: string): Promise<boolean> {
   let client: ApiClient;
   try {
     client = new ApiClient(loadKubeconfig(kubeconfig));

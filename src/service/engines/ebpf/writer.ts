@@ -180,6 +180,11 @@ export class Writer {
   put(plan: PortPlan): void {
     const before = this.#ports.get(plan.key);
     const compiled = compileFrontends(plan);
+    // Nobody can reach it, for example because all its frontends belong to other Services.
+    if (compiled.length === 0) {
+      this.drop(plan.key);
+      return;
+    }
     const taken: (() => void)[] = [];
     try {
       const service = before?.service ?? this.#serviceNumber(plan, compiled, taken);

@@ -10,6 +10,7 @@
  */
 import { isNetError } from '../errors/index.ts';
 import type { ApplyReport, ServiceEngine } from './engine.ts';
+import type { ServiceExplanation } from './explain.ts';
 import { ServicePlanner } from './planner.ts';
 import type { NodeContext, PlanDelta, ServiceFacts, ServicePlan, SliceFacts } from './types.ts';
 
@@ -93,6 +94,11 @@ export class ServiceController {
   /** Services that are not programmed, with the reason. */
   get failed(): ReadonlyMap<string, Error> {
     return this.#failed;
+  }
+
+  /** Why a Service does what it does; undefined when there is none of this key (`namespace/name`). */
+  explain(service: string): ServiceExplanation | undefined {
+    return this.#planner.explain(service, this.#failed.get(service));
   }
 
   get timing(): Timing {

@@ -13,8 +13,17 @@ export {
   type EbpfEngineOptions,
   type EngineSizes,
   masqueradeParts,
+  type PacketAnswer,
+  type PacketQuery,
   type StaleSockets,
 } from './engines/ebpf/index.ts';
+export {
+  type BackendExplanation,
+  explainService,
+  explanationText,
+  type PortExplanation,
+  type ServiceExplanation,
+} from './explain.ts';
 export { serviceFacts, sliceFacts } from './facts.ts';
 export { ServicePlanner, type ServiceTables } from './planner.ts';
 export { destroyStaleSockets, type StaleSocketOptions } from './stale-sockets.ts';

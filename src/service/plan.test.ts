@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import type { EndpointSlice, Service } from '../model/kubernetes.ts';
 import { backendReason, portText } from './describe.ts';
+import { explainService, explanationText } from './explain.ts';
 import { serviceFacts, sliceFacts } from './facts.ts';
 import { planService } from './plan.ts';
 import { aNode, aService, aSlice } from './testing.ts';
@@ -324,5 +325,33 @@ test('each backend can say why it is not chosen', () => {
     'ready',
     'terminating while others are ready',
     'on node node-b, policy Local wants node-a',
+  ]);
+});
+
+test('an explanation says of each backend why it serves or not', () => {
+  const node = oneNodePort;
+  const service = aService({ ...nodePort, externalTrafficPolicy: local });
+  const endpoints = [
+    '10.244.1.2 node-a',
+    '10.244.2.2 node-b',
+    '10.244.2.3 node-b unready',
+    '10.244.2.4 node-b gone',
+  ];
+  const slices = [sliceFacts(aSlice(endpoints))];
+  const plan = planService(serviceFacts(service), slices, node);
+  assert.deepEqual(explanationText(explainService(plan, node, { slices })), [
+    'Service default/web',
+    '  default/web/TCP/ip4: forwarded',
+    '    ClusterIP 10.96.0.10:80/TCP pod,node: forward cluster; outside: forward cluster masquerade',
+    '    NodePort 192.168.0.1:30080/TCP pod: forward cluster; node: forward cluster masquerade; outside: forward local',
+    '    + 10.244.1.2:8080 on node-a: ready',
+    '    + 10.244.2.2:8080 on node-b: ready; from outside: on node node-b, policy Local wants node-a',
+    '    - 10.244.2.3:8080 on node-b: not ready',
+    '    - 10.244.2.4:8080 on node-b: terminating and not serving',
+  ]);
+  const empty = planService(serviceFacts(aService({ clusterIP: 'None' })), [], node);
+  assert.deepEqual(explanationText(explainService(empty, node)), [
+    'Service default/web',
+    '  not in the data path: it is headless: DNS names its endpoints',
   ]);
 });

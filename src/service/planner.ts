@@ -1,4 +1,5 @@
 import { FrontendClaims, frontendKey } from './claims.ts';
+import { explainService, type ServiceExplanation } from './explain.ts';
 import { planService } from './plan.ts';
 import type { NodeContext, PlanDelta, ServiceFacts, ServicePlan, SliceFacts } from './types.ts';
 
@@ -50,6 +51,12 @@ export class ServicePlanner {
   /** All plans as they are, as a full delta: for an engine that has to compare everything. */
   everything(): PlanDelta {
     return { full: true, upsert: [...this.#plans.values()], remove: [] };
+  }
+
+  /** Why a Service does what it does; undefined when there is none of this key. */
+  explain(key: string, failure?: Error): ServiceExplanation | undefined {
+    const plan = this.#plans.get(key);
+    return plan && explainService(plan, this.#node, { slices: this.#slices(key), failure });
   }
 
   /** Plans what a change of these Services and slices touches. */

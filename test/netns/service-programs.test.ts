@@ -390,6 +390,41 @@ describe('packet programs', () => {
     assert.equal(toPod(answer).packet.sourcePort, 8080);
   });
 
+  test('explainPacket() tells what the loaded program does with a packet, names the entries and leaves no flow', () => {
+    const ask = (target: string, targetPort: number, client: 'pod' | 'outside' = 'pod') =>
+      engine.explainPacket({ client, source: '10.244.1.77', target, targetPort, protocol: 'TCP' });
+    const forward = ask('10.96.0.10', 80);
+    assert.equal(forward.verdict, 'forward');
+    assert.equal(forward.backend, '10.244.2.2:8080');
+    assert.equal(forward.reason, 'forward-flow');
+    assert.match(
+      forward.entries.join('\n'),
+      /^lb_frontends\[10\.96\.0\.10:80\/TCP\] = id \d+, service \d+\nlb_tables\[\d+\], 1 entries\nlb_backends/,
+    );
+    assert.equal(ask('10.96.0.10', 80, 'outside').masquerade, true);
+    assert.deepEqual(
+      [ask('10.96.0.11', 80).verdict, ask('10.96.0.11', 80).reason],
+      ['reject', 'reject-no-endpoint'],
+    );
+    assert.deepEqual(
+      [ask('10.96.0.12', 80).verdict, ask('10.96.0.12', 80).reason],
+      ['drop', 'drop-no-local'],
+    );
+    assert.deepEqual(
+      [ask('10.96.0.10', 81).verdict, ask('10.96.0.10', 81).reason],
+      ['reject', 'reject-unknown-port'],
+    );
+    assert.deepEqual(
+      [ask('10.96.0.99', 80).verdict, ask('10.96.0.99', 80).reason],
+      ['drop', 'drop-unallocated'],
+    );
+    assert.equal(ask('192.0.2.1', 80).verdict, 'pass');
+    const six = { source: 'fd00::77', target: 'fd00:10:96::10', targetPort: 80, protocol: 'TCP' as const };
+    assert.equal(engine.explainPacket({ client: 'pod', ...six }).backend, '[fd00:10:244:2::2]:8080');
+    const flows = [...engine.maps.lb_flows.keys()].filter((key) => key[15] === 77);
+    assert.deepEqual(flows, []);
+  });
+
   test('programs stay within their budgets of instructions', () => {
     // Loaded instructions, and those that the verifier walks through; Katran: 3,165 and 88,879.
     const budgets: Record<string, readonly [loaded: number, verified: number]> = {

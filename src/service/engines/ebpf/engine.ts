@@ -7,6 +7,7 @@ import { type BpfMap, mapMemoryBytes, type NetnsLike, unpin } from '../../../ker
 import type { ApplyReport, EngineDiff, EngineStatus, ServiceEngine, StoreStatus } from '../../engine.ts';
 import type { PlanDelta, PortPlan, ServicePlan } from '../../types.ts';
 import { dumpMaps, dumpPlans, withoutIds } from './dump.ts';
+import { explainPacket, type PacketAnswer, type PacketQuery } from './explain.ts';
 import {
   CHUNK,
   CHUNKS,
@@ -218,6 +219,14 @@ export class EbpfEngine implements ServiceEngine {
       counters[reason] = values.reduce((sum, value) => sum + Number(viewOf(value).getBigUint64(0, true)), 0);
     });
     return counters;
+  }
+
+  /** What would happen to a packet, decided by the loaded programs themselves. Throws ADDR_BAD_IP, BPF_RUN_FAILED. */
+  explainPacket(query: PacketQuery): PacketAnswer {
+    return explainPacket(
+      { objects: this.#objects, frontends: this.#writer.frontends, counters: () => this.counters() },
+      query,
+    );
   }
 
   /** The loaded programs by name, for test runs: `service explain` and unit tests of the programs. */

@@ -1,6 +1,6 @@
 /** A node for CNI tests: a namespace with forwarding, a store, the real socket and the real plugin binary. */
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Cidr, parseCidr } from '../../src/addr/index.ts';
@@ -143,6 +143,12 @@ export class CniNode {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stopAgent().catch(() => {});
+    // What a runtime left mounted below the folder.
+    const mounts = readFileSync('/proc/self/mounts', 'utf8')
+      .split('\n')
+      .map((line) => line.split(' ')[1] ?? '');
+    for (const path of mounts.filter((each) => each.startsWith(`${this.folder}/`)).reverse())
+      execFileSync('umount', ['-l', path]);
     for (const pod of this.#pods) {
       pod.close();
       deleteNetns(pod.path.split('/').at(-1)!);

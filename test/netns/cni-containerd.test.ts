@@ -1,0 +1,211 @@
+/**
+ * Debian's containerd and runc with our configuration list: real pods through CRI. containerd runs inside the node's
+ * namespace on folders of its own; the native snapshotter copies, so it works on any file system.
+ */
+import assert from 'node:assert/strict';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, rmdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { CniNode, inNetns } from '../lib/cni-node.ts';
+import { CriClient, type Fields, type Message } from '../lib/cri-client.ts';
+import { busyboxImage } from '../lib/oci-image.ts';
+
+const IMAGE = 'docker.io/portolan/busybox:test';
+const missing = [
+  '/usr/bin/containerd',
+  '/usr/bin/ctr',
+  '/usr/sbin/runc',
+  '/bin/busybox',
+  '/usr/lib/cni/loopback',
+].find((path) => !existsSync(path));
+const skip = missing ? `${missing} is not installed` : false;
+
+async function startContainerd(node: CniNode): Promise<{ socket: string; stop: () => Promise<void> }> {
+  const folder = join(node.folder, 'containerd');
+  mkdirSync(folder);
+  const socket = join(folder, 'c.sock');
+  const config = join(folder, 'config.toml');
+  writeFileSync(
+    config,
+    `version = 2
+root = "${folder}/root"
+state = "${folder}/state"
+disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.internal.v1.opt", "io.containerd.internal.v1.tracing"]
+[grpc]
+  address = "${socket}"
+[ttrpc]
+  address = "${socket}.ttrpc"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "${IMAGE}"
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "${node.binDir}"
+    conf_dir = "${node.folder}/net.d"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "native"
+`,
+  );
+  const log = join(folder, 'log');
+  const child: ChildProcess = spawn(
+    'nsenter',
+    [`--net=${node.netns.path}`, 'sh', '-c', `exec /usr/bin/containerd --config ${config} > ${log} 2>&1`],
+    { stdio: 'ignore' },
+  );
+  const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
+  const stop = async () => {
+    child.kill('SIGTERM');
+    await exited;
+  };
+  for (let tries = 0; ; tries++) {
+    try {
+      execFileSync('ctr', ['-a', socket, 'version'], { stdio: 'ignore', timeout: 2000 });
+      break;
+    } catch {
+      if (tries > 100 || child.exitCode !== null) {
+        await stop();
+        throw new Error(`containerd did not start:\n${readFileSync(log, 'utf8').slice(-2000)}`);
+      }
+      await sleep(100);
+    }
+  }
+  return { socket, stop };
+}
+
+const first = (messages: Message[]): Message => {
+  assert.ok(messages[0], 'a message is missing');
+  return messages[0];
+};
+
+test('containerd runs pods through the plugin: addresses, traffic, and nothing left after removal', {
+  skip,
+}, async () => {
+  await using node = await CniNode.open();
+  // containerd before 2.0 runs this plugin for every pod besides those of the list.
+  symlinkSync('/usr/lib/cni/loopback', join(node.binDir, 'loopback'));
+  const containerd = await startContainerd(node);
+  const cri = new CriClient(containerd.socket);
+  const parent = `/portolan-test-${process.pid}`;
+  const sandboxes: string[] = [];
+  try {
+    const archive = busyboxImage(join(node.folder, 'containerd'), IMAGE);
+    execFileSync(
+      'ctr',
+      ['-a', containerd.socket, '-n', 'k8s.io', 'image', 'import', '--snapshotter', 'native', archive],
+      {
+        stdio: 'pipe',
+      },
+    );
+    const conditions = first((await cri.call('Status', [])).messages(1)).messages(1);
+    assert.deepEqual(
+      conditions.map((each) => [each.text(1), each.number(2)]),
+      [
+        ['RuntimeReady', 1],
+        ['NetworkReady', 1],
+      ],
+    );
+    const sandboxConfig = (name: string): Fields => [
+      [
+        1,
+        [
+          [1, name],
+          [2, `uid-${name}`],
+          [3, 'default'],
+        ],
+      ], // metadata
+      [2, name], // hostname
+      [3, join(node.folder, 'logs')], // log_directory
+      [8, [[1, parent]]], // linux.cgroup_parent
+    ];
+    const run = async (name: string) => {
+      const id = (await cri.call('RunPodSandbox', [[1, sandboxConfig(name)]])).text(1);
+      sandboxes.push(id);
+      const network = first(first((await cri.call('PodSandboxStatus', [[1, id]])).messages(1)).messages(5));
+      return { id, name, ips: [network.text(1), ...network.messages(2).map((ip) => ip.text(1))] };
+    };
+    const web = await run('web');
+    const client = await run('client');
+    assert.deepEqual(web.ips, ['10.244.1.2', 'fd00:10:244:1::2']);
+    assert.deepEqual(client.ips, ['10.244.1.3', 'fd00:10:244:1::3']);
+    assert.deepEqual(node.store.list()[0]!.pod, { namespace: 'default', name: 'web', uid: 'uid-web' });
+    assert.equal(node.store.list()[0]!.containerId, web.id);
+
+    const container = (
+      await cri.call('CreateContainer', [
+        [1, client.id],
+        [
+          2,
+          [
+            [1, [[1, 'main']]],
+            [2, [[1, IMAGE]]],
+            [11, 'main.log'],
+            [15, []],
+          ],
+        ],
+        [3, sandboxConfig('client')],
+      ])
+    ).text(1);
+    await cri.call('StartContainer', [[1, container]]);
+    const exec = async (...command: string[]) => {
+      const answer = await cri.call('ExecSync', [
+        [1, container],
+        ...command.map((word) => [2, word] as const),
+        [3, 10],
+      ]);
+      assert.equal(answer.number(3), 0, answer.text(1) + answer.text(2));
+      return answer.text(1);
+    };
+    assert.match(await exec('/bin/ip', 'addr', 'show', 'eth0'), /10\.244\.1\.3\/32/);
+    // A raw socket needs no more than what CRI gives by default.
+    for (const ip of web.ips)
+      assert.match(await exec('/bin/ping', '-c', '1', '-W', '1', ip), / 0% packet loss/);
+    execFileSync('ip', ['-n', node.nodeName, 'addr', 'add', '192.0.2.1/32', 'dev', 'lo']);
+    assert.match(inNetns(node.nodeName, 'ping', '-c1', '-W1', '10.244.1.3'), / 0% packet loss/);
+
+    await cri.call('StopContainer', [
+      [1, container],
+      [2, 0],
+    ]);
+    await cri.call('RemoveContainer', [[1, container]]);
+    for (const id of [web.id, client.id]) {
+      await cri.call('StopPodSandbox', [[1, id]]);
+      await cri.call('StopPodSandbox', [[1, id]]);
+      await cri.call('RemovePodSandbox', [[1, id]]);
+      sandboxes.splice(sandboxes.indexOf(id), 1);
+    }
+    assert.deepEqual(node.leftovers(), []);
+
+    // The agent is away: the runtime gets a reason that a person can act on, and keeps no half pod.
+    await node.server.close();
+    await assert.rejects(run('late'), /does not answer/);
+    assert.deepEqual(node.leftovers(), []);
+  } finally {
+    for (const id of sandboxes) {
+      await cri.call('StopPodSandbox', [[1, id]]).catch(() => {});
+      await cri.call('RemovePodSandbox', [[1, id]]).catch(() => {});
+    }
+    cri.close();
+    await containerd.stop();
+    for (const controller of [
+      'cpu',
+      'cpuacct',
+      'cpuset',
+      'memory',
+      'devices',
+      'freezer',
+      'blkio',
+      'pids',
+      'systemd',
+      'unified',
+      '.',
+    ])
+      try {
+        rmdirSync(join('/sys/fs/cgroup', controller, parent));
+      } catch {}
+  }
+});

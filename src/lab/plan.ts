@@ -109,7 +109,7 @@ export function planLab(options: LabOptions): LabPlan {
     apiserver: {
       dataDir: `${stateDir}/apiserver`,
       url: `https://127.0.0.1:${port}`,
-      underlayUrl: `https://172.31.0.1:${port}`,
+      underlayUrl: 'https://172.31.0.1:6443',
     },
     underlay: {
       netns: `${name}-underlay`,

@@ -48,14 +48,15 @@ export function lastLine(log: string): string {
   }
 }
 
-/** Waits until `ready` holds; gives up at once when the process ended. Throws LAB_PROCESS_ENDED, LAB_TIMEOUT. */
+/** Waits until `ready` holds; gives up at once when the process ended. Throws LAB_PROCESS_ENDED, LAB_TIMEOUT, LAB_INTERRUPTED. */
 export async function waitFor(
   process: LabProcess,
   ready: () => Promise<boolean> | boolean,
-  options: { what: string; seconds: number; state?: () => string },
+  options: { what: string; seconds: number; state?: () => string; signal?: AbortSignal | undefined },
 ): Promise<void> {
   const end = Date.now() + options.seconds * 1000;
   while (!(await ready())) {
+    if (options.signal?.aborted) throw labError('LAB_INTERRUPTED', { what: options.what });
     if (!isAlive(process))
       throw labError('LAB_PROCESS_ENDED', {
         process: process.title,

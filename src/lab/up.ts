@@ -34,7 +34,10 @@ const START_SECONDS = 30;
  * The steps that bring a lab up, in order. Throws LAB_RUNNING, LAB_BAD_OPTION, LAB_PORT_IN_USE at once; the steps
  * throw LAB_PROCESS_ENDED and LAB_TIMEOUT.
  */
-export async function labSteps(options: LabOptions): Promise<{ plan: LabPlan; steps: LabStep[] }> {
+export async function labSteps(
+  options: LabOptions,
+  signal?: AbortSignal,
+): Promise<{ plan: LabPlan; steps: LabStep[] }> {
   const plan = planLab(options);
   const { name } = options;
   if (labExists(name)) {
@@ -47,6 +50,8 @@ export async function labSteps(options: LabOptions): Promise<{ plan: LabPlan; st
   const remember = (process: LabProcess) => {
     processes.push(process);
     saveLab({ options, processes });
+    // Started and saved, so that "down" finds it; but nothing more may follow.
+    if (signal?.aborted) throw labError('LAB_INTERRUPTED', { what: process.title });
     return process;
   };
   const files = kubeconfigs(plan);
@@ -77,7 +82,7 @@ export async function labSteps(options: LabOptions): Promise<{ plan: LabPlan; st
               'apiserver',
               ...['--data-dir', plan.apiserver.dataDir],
               ...['--listen', `127.0.0.1:${options.port}`],
-              ...['--listen-netns', `${netns}=${gateways[0]}:${options.port}`],
+              ...['--listen-netns', `${netns}=${gateways[0]}:6443`],
               ...['--advertise-address', gateways[0]!],
               ...['--advertise-port', '6443'],
               ...['--service-cidr', families(plan.serviceCidrs)],
@@ -86,7 +91,11 @@ export async function labSteps(options: LabOptions): Promise<{ plan: LabPlan; st
             ],
           }),
         );
-        await waitFor(server, () => isServing(files.admin), { what: 'the API server', seconds: START_SECONDS });
+        await waitFor(server, () => isServing(files.admin), {
+          what: 'the API server',
+          seconds: START_SECONDS,
+          signal,
+        });
         const write = (path: string, config: Kubeconfig) => {
           mkdirSync(join(path, '..'), { recursive: true, mode: 0o700 });
           writeFileSync(path, kubeconfigText(config), { mode: 0o600 });
@@ -131,7 +140,12 @@ export async function labSteps(options: LabOptions): Promise<{ plan: LabPlan; st
             return up.length >= plan.nodes.length;
           };
           for (const agent of agents)
-            await waitFor(agent, ready, { what: 'the nodes', seconds: START_SECONDS, state: () => state });
+            await waitFor(agent, ready, {
+              what: 'the nodes',
+              seconds: START_SECONDS,
+              state: () => state,
+              signal,
+            });
         } finally {
           client.close();
         }

@@ -5,7 +5,17 @@
  *   node tools/build.ts [--only native|bpf|bundle] [--force] [--arch x64|arm64]
  */
 import { execFile } from 'node:child_process';
-import { existsSync, globSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  globSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
 
@@ -148,6 +158,8 @@ function artefacts(): Artefact[] {
             [
               join(root, 'src/cmd/main.ts'),
               '--bundle',
+              // Parts that few commands need are files of their own, loaded when such a command runs.
+              '--splitting',
               '--platform=node',
               '--format=esm',
               '--target=node24',
@@ -156,7 +168,9 @@ function artefacts(): Artefact[] {
               '--keep-names',
               '--legal-comments=none',
               "--banner:js=import{createRequire as portolanRequire}from'node:module';const require=portolanRequire(import.meta.url);",
-              `--outfile=${out}`,
+              `--outdir=${out}`,
+              '--entry-names=portolan',
+              '--chunk-names=chunk-[hash]',
               '--log-level=warning',
             ],
           ],
@@ -172,6 +186,22 @@ function isStale(artefact: Artefact): boolean {
   return artefact.sources.some((source) => statSync(source).mtimeMs > made);
 }
 
+/** An old chunk stays for an hour: a program that still runs may load it later. */
+const CHUNK_LIFE_MS = 3_600_000;
+
+/** Moves a bundle's files into place, the entry last, so that it never names a chunk that is not there. */
+function installBundle(folder: string, entry: string): void {
+  const target = dirname(entry);
+  const made = readdirSync(folder);
+  for (const file of made) if (file !== basename(entry)) renameSync(join(folder, file), join(target, file));
+  renameSync(join(folder, basename(entry)), entry);
+  rmSync(folder, { recursive: true });
+  for (const file of readdirSync(target)) {
+    const old = file.startsWith('chunk-') && !made.includes(file);
+    if (old && Date.now() - statSync(join(target, file)).mtimeMs > CHUNK_LIFE_MS) rmSync(join(target, file));
+  }
+}
+
 async function build(artefact: Artefact): Promise<void> {
   mkdirSync(dirname(artefact.output), { recursive: true });
   // Written beside and renamed: a second build, or a program that runs from the old file, never sees half of it.
@@ -184,7 +214,8 @@ async function build(artefact: Artefact): Promise<void> {
     if (code === 'ENOENT') throw new Error(`Cannot build ${artefact.name}: "${command}" is not installed`);
     throw new Error(`Cannot build ${artefact.name}:\n${stderr ?? error}`);
   }
-  renameSync(temporary, artefact.output);
+  if (artefact.group === 'bundle') installBundle(temporary, artefact.output);
+  else renameSync(temporary, artefact.output);
 }
 
 const wanted = artefacts().filter((artefact) => !flags.only || artefact.group === flags.only);

@@ -2,7 +2,6 @@
 import { hostname } from 'node:os';
 import type { Command } from 'commander';
 import type { AgentFlags } from '../agent/options.ts';
-import { commandLog, untilStopped } from './log.ts';
 import { version } from './version.ts';
 
 type Flags = AgentFlags & { logLevel: string; json: boolean };
@@ -52,6 +51,7 @@ Examples:
     .action(async (flags: Flags) => {
       const { agentOptions } = await import('../agent/options.ts');
       const { startAgent } = await import('../agent/agent.ts');
+      const { commandLog, untilStopped } = await import('./log.ts');
       const options = agentOptions(
         {
           ...flags,

@@ -1,13 +1,8 @@
 /** `portolan apiserver`: the Kubernetes API on an embedded store. */
 import { join } from 'node:path';
 import type { Command } from 'commander';
-import { startApiServer } from '../apiserver/index.ts';
 import { apiError } from '../errors/api.ts';
-import { openNetns } from '../kernel/netns/index.ts';
-import { listenInNetns } from '../kernel/socket/listen.ts';
 import type { Pod } from '../model/kubernetes.ts';
-import { readPodLog } from '../pods/index.ts';
-import { commandLog, untilStopped } from './log.ts';
 
 interface Options {
   dataDir: string;
@@ -90,8 +85,11 @@ export function registerApiserver(program: Command): Command {
 }
 
 async function serve(options: Options): Promise<void> {
-  const log = commandLog({ level: options.logLevel, json: options.json ?? false });
   const root = options.nodeStateRoot;
+  const { commandLog, untilStopped } = await import('./log.ts');
+  const log = commandLog({ level: options.logLevel, json: options.json ?? false });
+  const { startApiServer } = await import('../apiserver/index.ts');
+  const { readPodLog } = await import('../pods/index.ts');
   const server = await startApiServer({
     dataDir: options.dataDir,
     listen: (options.listen.length > 0 ? options.listen : ['127.0.0.1:6443']).map(parseListen),
@@ -100,7 +98,7 @@ async function serve(options: Options): Promise<void> {
     ...(options.advertiseAddress.length > 0 && { advertise: options.advertiseAddress }),
     ...(options.advertisePort !== undefined && { advertisePort: Number(options.advertisePort) }),
     names: options.name,
-    listenFds: options.listenNetns.map(listenInside),
+    listenFds: await Promise.all(options.listenNetns.map(listenInside)),
     ...(root && {
       podLogs: async (pod: Pod, query: URLSearchParams, signal: AbortSignal) =>
         readPodLog(join(root, pod.spec.nodeName ?? ''), pod, query, signal),
@@ -112,7 +110,9 @@ async function serve(options: Options): Promise<void> {
 }
 
 /** `NETNS=IP:PORT` to a socket that listens there. */
-function listenInside(text: string): number {
+async function listenInside(text: string): Promise<number> {
+  const { openNetns } = await import('../kernel/netns/index.ts');
+  const { listenInNetns } = await import('../kernel/socket/listen.ts');
   const at = text.indexOf('=');
   const { host, port } = parseListen(text.slice(at + 1));
   using netns = openNetns(text.slice(0, at));

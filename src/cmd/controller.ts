@@ -1,8 +1,6 @@
 /** `portolan controller`: the controllers beside an embedded API server. */
 import { type Command, InvalidArgumentError } from 'commander';
-import { pino } from 'pino';
-import { ApiClient, inClusterAccess, loadKubeconfig } from '../client/index.ts';
-import { type ControllerName, controllerNames, startControllers } from '../controllers/index.ts';
+import { type ControllerName, controllerNames } from '../controllers/names.ts';
 import { controllersError } from '../errors/controllers.ts';
 
 interface ControllerFlags {
@@ -17,6 +15,7 @@ interface ControllerFlags {
   controllers: ControllerName[];
   leaderElect: boolean;
   logLevel: string;
+  json: boolean;
 }
 
 /** Adds the sub-command `controller` to the program. */
@@ -41,12 +40,16 @@ export function registerController(program: Command): void {
       ...controllerNames,
     ])
     .option('--leader-elect', 'work only while holding the Lease kube-system/portolan-controller', false)
-    .option('--log-level <level>', 'trace, debug, info, warn, error', 'info')
+    .option('--log-level <level>', 'debug, info, warn or error', 'info')
+    .option('--json', 'log as JSON lines', false)
     .action(async (flags: ControllerFlags) => {
-      const log = pino({ name: 'portolan-controller', level: flags.logLevel }, pino.destination(2));
+      const { ApiClient } = await import('../client/index.ts');
+      const { startControllers } = await import('../controllers/index.ts');
+      const { commandLog } = await import('./log.ts');
+      const log = commandLog({ level: flags.logLevel, json: flags.json });
       const stop = new AbortController();
       for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());
-      const client = new ApiClient(accessOf(flags));
+      const client = new ApiClient(await accessOf(flags));
       try {
         const running = startControllers({
           client,
@@ -68,7 +71,8 @@ export function registerController(program: Command): void {
     });
 }
 
-function accessOf(flags: ControllerFlags) {
+async function accessOf(flags: ControllerFlags) {
+  const { inClusterAccess, loadKubeconfig } = await import('../client/index.ts');
   const path = flags.kubeconfig ?? process.env['KUBECONFIG'];
   if (path) return loadKubeconfig(path, flags.context === undefined ? {} : { context: flags.context });
   const inCluster = inClusterAccess(process.env);

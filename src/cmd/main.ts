@@ -1,5 +1,4 @@
 /** The command line: one file a command, wired here. Exit 0 done, 1 failed, 2 wrong usage. */
-import { enableCompileCache } from 'node:module';
 import { Command, CommanderError } from 'commander';
 import { formatError } from '../errors/index.ts';
 import { registerAgent } from './agent.ts';
@@ -10,8 +9,6 @@ import { completionScript } from './completion.ts';
 import { registerController } from './controller.ts';
 import { registerLab } from './lab.ts';
 import { version } from './version.ts';
-
-enableCompileCache();
 
 function program(): Command {
   const root = new Command('portolan')

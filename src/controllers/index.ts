@@ -1,4 +1,5 @@
 /** The controllers that make an embedded API server a cluster; each is a pure planner and a small runner. */
+
 import { hostname } from 'node:os';
 import {
   type ApiClient,
@@ -11,6 +12,7 @@ import {
 import { controllersError } from '../errors/controllers.ts';
 import { EndpointSlicesController } from './endpoint-slices/controller.ts';
 import { managedBy, managedByLabel, sliceView } from './endpoint-slices/types.ts';
+import { type ControllerName, controllerNames } from './names.ts';
 import { startNodeCidrs } from './node-cidrs/controller.ts';
 import { type CidrPool, cidrPools } from './node-cidrs/plan.ts';
 import { startNodeLifecycle } from './node-lifecycle/controller.ts';
@@ -52,14 +54,7 @@ export interface ControllersOptions {
   leader?: { leaseDurationMs?: number; renewDeadlineMs?: number; retryPeriodMs?: number };
 }
 
-export const controllerNames = [
-  'node-cidrs',
-  'node-lifecycle',
-  'endpoint-slices',
-  'services',
-  'scheduler',
-] as const;
-export type ControllerName = (typeof controllerNames)[number];
+export { type ControllerName, controllerNames };
 
 /** Controllers under way. */
 export interface RunningControllers {

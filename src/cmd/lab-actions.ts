@@ -1,0 +1,279 @@
+/** What `portolan lab` does; apart from its options so that `--help` loads none of it. */
+import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ApiClient, loadKubeconfig, resources } from '../client/index.ts';
+import { cgroupRoot, ensureCgroup, moveToCgroup } from '../kernel/cgroup/index.ts';
+import { distFolder } from '../kernel/paths.ts';
+import { residentBytes } from '../kernel/process/identity.ts';
+import { down } from '../lab/down.ts';
+import { findKubectl } from '../lab/kubectl.ts';
+import {
+  drawMatrix,
+  drawNodes,
+  type Paint,
+  type PicturedNode,
+  type ProbeCell,
+  plain,
+  verdictOf,
+} from '../lab/picture.ts';
+import { type LabPlan, labError, nodeNamed } from '../lab/plan.ts';
+import { startAgain, stopProcess } from '../lab/restart.ts';
+import { isReady, picturedNodes, probeLab } from '../lab/show.ts';
+import { kubeconfigs, loadLab, running } from '../lab/state.ts';
+import { labSteps } from '../lab/up.ts';
+import { DEFAULT_NAME, type NamedFlags, type UpFlags } from './lab.ts';
+import { bytes, coloured, print, styled, table } from './output.ts';
+
+const DEMO_SECONDS = 60;
+
+export async function status(flags: NamedFlags & { probe: boolean }): Promise<void> {
+  needRoot('lab status');
+  const { plan, state } = loadLab(flags.name);
+  const alive = new Set(running(state).map(({ pid }) => pid));
+  const processes = state.processes.map(({ title, pid, log }) => ({
+    title,
+    pid,
+    running: alive.has(pid),
+    rssBytes: residentBytes(pid) ?? 0,
+    log,
+  }));
+  const view = await withClient(plan, (client) => lookAt(plan, client, flags.probe));
+  print({
+    json: flags.json,
+    value: { name: flags.name, ...view, processes },
+    text: () =>
+      [
+        pictureText(plan, view),
+        table(
+          ['PROCESS', 'PID', 'STATE', 'MEMORY', 'LOG'],
+          processes.map((one) => [
+            one.title,
+            String(one.pid),
+            one.running ? styled('green', 'running') : styled('red', 'ended'),
+            bytes(one.rssBytes),
+            one.log,
+          ]),
+        ),
+      ].join('\n\n'),
+  });
+  if (processes.some((one) => !one.running)) process.exitCode = 1;
+}
+
+export async function execute(nodeName: string, words: string[], flags: NamedFlags): Promise<void> {
+  needRoot('lab exec');
+  const command = words[0] === '--' ? words.slice(1) : words;
+  const { plan } = loadLab(flags.name);
+  const node = nodeNamed(plan, nodeName);
+  const cgroup = join(cgroupRoot(), node.cgroup, 'host');
+  ensureCgroup(cgroup);
+  moveToCgroup(cgroup, process.pid);
+  const env = {
+    ...process.env,
+    PORTOLAN_STATE_DIR: node.stateDir,
+    PATH: `${join(distFolder, '..')}:${process.env['PATH']}`,
+  };
+  await become('nsenter', [`--net=/run/netns/${node.netns}`, '--', ...command], env);
+}
+
+export async function kubectl(args: string[], flags: NamedFlags): Promise<void> {
+  const { plan } = loadLab(flags.name);
+  const program = await findKubectl((what) => console.error(`downloading ${what}`));
+  await become(program, args, { ...process.env, KUBECONFIG: kubeconfigs(plan).admin });
+}
+
+export async function restart(what: string, flags: NamedFlags & { kill: boolean }): Promise<void> {
+  needRoot('lab restart');
+  const begun = performance.now();
+  await stopProcess(flags.name, what, flags.kill);
+  const { title, pid } = await startAgain(flags.name, what);
+  const took = Math.round(performance.now() - begun);
+  console.log(`${title} is process ${pid} now and serves again after ${took} ms`);
+}
+
+export async function end({ name }: NamedFlags): Promise<void> {
+  needRoot('lab down');
+  const { processes, namespaces } = await down(name);
+  console.log(
+    processes + namespaces === 0
+      ? `lab "${name}" is not there`
+      : `lab "${name}" is gone: ${processes} processes, ${namespaces} namespaces`,
+  );
+}
+
+export function kubeconfig({ name }: NamedFlags): void {
+  console.log(kubeconfigs(loadLab(name).plan).admin);
+}
+
+interface View {
+  nodes: PicturedNode[];
+  probes: ProbeCell[];
+}
+
+export async function up(flags: UpFlags): Promise<void> {
+  needRoot('lab up');
+  const { name, nodes, backend, dualStack, directRouting, port } = flags;
+  const interruption = new AbortController();
+  const { signal } = interruption;
+  const onSignal = () => interruption.abort();
+  process.on('SIGINT', onSignal);
+  process.on('SIGTERM', onSignal);
+  const { plan, steps } = await labSteps({ name, nodes, backend, dualStack, directRouting, port }, signal);
+  const view: View = { nodes: [], probes: [] };
+  if (flags.demo) steps.push(...demoSteps(plan, signal));
+  steps.push({
+    title: 'Connections between everything',
+    run: async () => {
+      Object.assign(view, await withClient(plan, (client) => lookAt(plan, client, true)));
+    },
+  });
+  const { Listr } = await import('listr2');
+  const list = new Listr(
+    steps.map(({ title, run }) => ({
+      title,
+      task: async () => {
+        if (signal.aborted) throw labError('LAB_INTERRUPTED', { what: title });
+        await run();
+      },
+    })),
+    {
+      renderer: flags.json ? 'silent' : process.stdout.isTTY ? 'default' : 'simple',
+      rendererOptions: { showErrorMessage: false } as object,
+      registerSignalListeners: false,
+    },
+  );
+  try {
+    await list.run();
+  } catch (error) {
+    await down(name);
+    if (!signal.aborted) throw error;
+    console.error('interrupted; everything that was made has been removed');
+    process.exitCode = 130;
+    return;
+  } finally {
+    process.off('SIGINT', onSignal);
+    process.off('SIGTERM', onSignal);
+  }
+  const failed = view.probes.filter(({ micros }) => micros === undefined);
+  print({
+    json: flags.json,
+    value: { name, ...view, kubeconfig: kubeconfigs(plan).admin },
+    text: () => {
+      const own = name === DEFAULT_NAME ? '' : ` --name ${name}`;
+      return `\n${pictureText(plan, view)}\n\nNext: ./portolan lab kubectl${own} get pods -o wide   |   ./portolan lab exec${own} node1 -- portolan status   |   ./portolan lab down${own}`;
+    },
+  });
+  if (failed.length > 0) process.exitCode = 1;
+}
+
+/** Applies the example by a real kubectl, as a user would, and waits until its pods are Ready. */
+function demoSteps(plan: LabPlan, signal: AbortSignal) {
+  const manifest = ['../examples/hello.yaml', 'examples/hello.yaml']
+    .map((path) => join(distFolder, path))
+    .find((path) => existsSync(path));
+  return [
+    {
+      title: 'Pods and a Service: kubectl apply -f examples/hello.yaml',
+      run: async () => {
+        if (!manifest) throw new Error('examples/hello.yaml is not beside this program');
+        const kubectl = await findKubectl();
+        await capture(kubectl, ['apply', '-f', manifest], {
+          ...process.env,
+          KUBECONFIG: kubeconfigs(plan).admin,
+        });
+        await withClient(plan, async (client) => {
+          const end = Date.now() + DEMO_SECONDS * 1000;
+          for (;;) {
+            const pods = await client.listAll(resources.pods, { namespace: 'default' });
+            const ready = pods.filter(isReady).length;
+            if (pods.length > 0 && ready === pods.length && (await hasEndpoints(client, ready))) return;
+            if (signal.aborted) throw labError('LAB_INTERRUPTED', { what: 'the example pods' });
+            if (Date.now() > end)
+              throw labError('LAB_TIMEOUT', {
+                what: 'the example pods',
+                seconds: DEMO_SECONDS,
+                state: `${ready} of ${pods.length} are Ready`,
+              });
+            await sleep(100);
+          }
+        });
+      },
+    },
+  ];
+}
+
+async function hasEndpoints(client: ApiClient, want: number): Promise<boolean> {
+  const slices = await client.listAll(resources.endpointSlices, {
+    namespace: 'default',
+    labelSelector: 'kubernetes.io/service-name=hello',
+  });
+  return (
+    slices.length > 0 &&
+    slices.every(
+      ({ endpoints }) => (endpoints ?? []).filter(({ conditions }) => conditions?.ready).length >= want,
+    )
+  );
+}
+
+async function lookAt(plan: LabPlan, client: ApiClient, probe: boolean): Promise<View> {
+  return { probes: probe ? await probeLab(plan, client) : [], nodes: await picturedNodes(client) };
+}
+
+/** How packets cross between nodes. */
+function cableOf({ options }: LabPlan): string {
+  return options.backend === 'vxlan' && options.directRouting
+    ? 'vxlan, direct where on one link'
+    : options.backend;
+}
+
+function pictureText(plan: LabPlan, { nodes, probes }: View): string {
+  const paint: Paint = coloured() ? (style, text) => styled(style, text) : plain;
+  const parts = [drawNodes(nodes, { columns: process.stdout.columns ?? 120, paint, backend: cableOf(plan) })];
+  for (const family of [4, 6] as const) {
+    const matrix = drawMatrix(probes, family, paint);
+    if (matrix) parts.push(matrix);
+  }
+  if (probes.length > 0) parts.push(verdictOf(probes));
+  return parts.join('\n\n');
+}
+
+async function withClient<T>(plan: LabPlan, work: (client: ApiClient) => Promise<T>): Promise<T> {
+  const client = new ApiClient(loadKubeconfig(kubeconfigs(plan).admin));
+  try {
+    return await work(client);
+  } finally {
+    client.close();
+  }
+}
+
+/** Runs a command in place of this one: its terminal, its exit status. */
+async function become(command: string, args: string[], env: NodeJS.ProcessEnv): Promise<void> {
+  const child = spawn(command, args, { stdio: 'inherit', env });
+  const ignore = () => {};
+  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    process.on(signal, signal === 'SIGINT' ? ignore : () => child.kill(signal));
+  await new Promise<void>((resolve, reject) => {
+    child.on('error', reject);
+    child.on('exit', (code, signal) => {
+      process.exitCode = signal ? 1 : (code ?? 1);
+      resolve();
+    });
+  });
+  process.exit();
+}
+
+async function capture(command: string, args: string[], env: NodeJS.ProcessEnv): Promise<void> {
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], env });
+  let said = '';
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (part: Buffer) => (said += part));
+  const code = await new Promise<number>((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', (status) => resolve(status ?? 1));
+  });
+  if (code !== 0) throw new Error(`${args.join(' ')} failed: ${said.trim()}`);
+}
+
+function needRoot(what: string): void {
+  if (process.getuid?.() !== 0) throw labError('LAB_NEEDS_ROOT', { what });
+}

@@ -1,5 +1,5 @@
 /** The embedded API server: store, registry and HTTPS put together. */
-import { accessSync, constants, mkdirSync } from 'node:fs';
+import { accessSync, constants } from 'node:fs';
 import { isIP } from 'node:net';
 import { join } from 'node:path';
 import { type Cidr, tryParseCidr } from '../addr/index.ts';
@@ -11,6 +11,7 @@ import { createHandler } from './handler.ts';
 import { HttpServer, type ListenAddress } from './http/server.ts';
 import { bootstrap } from './lifecycle/bootstrap.ts';
 import { ensureCredentials, tokenUsers, writeAdminKubeconfig } from './pki/credentials.ts';
+import { makePrivateDirectory } from './pki/files.ts';
 import type { PodLogs } from './rest/pods.ts';
 
 export type { LogFunction } from './core.ts';
@@ -110,7 +111,7 @@ function checkNetworks(serviceCidrs: readonly string[], clusterCidrs: readonly s
 /** @throws API_DATA_DIR */
 function prepareDirectory(path: string): void {
   try {
-    mkdirSync(path, { recursive: true, mode: 0o700 });
+    makePrivateDirectory(path);
     accessSync(path, constants.W_OK);
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;

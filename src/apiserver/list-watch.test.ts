@@ -3,8 +3,12 @@ import { test } from 'node:test';
 import { testApi, until } from './testing/api.ts';
 
 const path = '/api/v1/namespaces/default/configmaps';
-const configMap = (name: string, labels: Record<string, string> = {}) => ({ metadata: { name, labels }, data: { v: '1' } });
-const names = (body: { items: { metadata: { name: string } }[] }) => body.items.map((item) => item.metadata.name).join(' ');
+const configMap = (name: string, labels: Record<string, string> = {}) => ({
+  metadata: { name, labels },
+  data: { v: '1' },
+});
+const names = (body: { items: { metadata: { name: string } }[] }) =>
+  body.items.map((item) => item.metadata.name).join(' ');
 const shown = (events: { type: string; object: { metadata?: { name?: string }; code?: number } }[]) =>
   events.map((e) => `${e.type} ${e.object.metadata?.name ?? e.object.code ?? ''}`.trim());
 
@@ -63,7 +67,12 @@ test('selectors choose by labels and fields, in lists and in watches', async () 
   await api.call('POST', path, configMap('a', { app: 'x' }));
   await api.call('POST', path, configMap('b', { app: 'y' }));
   const patch = (name: string, app: string) =>
-    api.call('PATCH', `${path}/${name}`, { metadata: { labels: { app } } }, { headers: { 'content-type': 'application/merge-patch+json' } });
+    api.call(
+      'PATCH',
+      `${path}/${name}`,
+      { metadata: { labels: { app } } },
+      { headers: { 'content-type': 'application/merge-patch+json' } },
+    );
   await patch('b', 'x');
   await patch('a', 'z');
   await api.call('DELETE', `${path}/b`);
@@ -97,10 +106,15 @@ test('a watch from a revision replays what happened since; from a forgotten one 
 test('a watch-list sends the state, a bookmark that ends it, and bookmarks later', async () => {
   await using api = await testApi();
   await api.call('POST', path, configMap('a'));
-  const watch = await api.watch(`${path}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true`);
+  const watch = await api.watch(
+    `${path}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true`,
+  );
   assert.deepEqual(shown(watch.events), ['ADDED a', 'BOOKMARK']);
   assert.equal(watch.events[1].object.metadata.annotations['k8s.io/initial-events-end'], 'true');
-  await api.call('POST', '/api/v1/namespaces/default/services', { metadata: { name: 's' }, spec: { ports: [{ port: 1 }] } });
+  await api.call('POST', '/api/v1/namespaces/default/services', {
+    metadata: { name: 's' },
+    spec: { ports: [{ port: 1 }] },
+  });
   await until(() => watch.events.length > 2);
   assert.equal(watch.events[2].type, 'BOOKMARK');
   assert.equal(watch.events[2].object.metadata.resourceVersion, String(api.store.revision));
@@ -116,7 +130,10 @@ test('tables and metadata come when a client prefers them, also in watches', asy
   const headers = { accept: 'application/json;as=Table;v=v1;g=meta.k8s.io,application/json' };
   const { body } = await api.call('GET', path, undefined, { headers });
   assert.equal(body.kind, 'Table');
-  assert.deepEqual(body.columnDefinitions.map((c: { name: string }) => c.name), ['Name', 'Data', 'Age']);
+  assert.deepEqual(
+    body.columnDefinitions.map((c: { name: string }) => c.name),
+    ['Name', 'Data', 'Age'],
+  );
   assert.deepEqual(body.rows[0].cells, ['a', 1, '2m5s']);
   assert.equal(body.rows[0].object.kind, 'PartialObjectMetadata');
   const watch = await api.watch(`${path}?watch=1`, { headers });
@@ -127,7 +144,9 @@ test('tables and metadata come when a client prefers them, also in watches', asy
     headers: { accept: 'application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io' },
   });
   assert.deepEqual([partial.body.kind, partial.body.items[0].data], ['PartialObjectMetadataList', undefined]);
-  const binary = await api.call('GET', path, undefined, { headers: { accept: 'application/vnd.kubernetes.protobuf' } });
+  const binary = await api.call('GET', path, undefined, {
+    headers: { accept: 'application/vnd.kubernetes.protobuf' },
+  });
   assert.equal(binary.status, 406);
 });
 

@@ -135,6 +135,11 @@ export const apiCatalogue = {
       `Cannot start: ${c.firstOption} "${c.first}" overlaps ${c.secondOption} "${c.second}"`,
     () => 'Give networks that share no address',
   ),
+  API_SERVICE_CIDR_CHANGED: entry(
+    (c: { stored: string; given: string }) =>
+      `Cannot start: --service-cidr is "${c.given}", but the cluster was made with "${c.stored}"`,
+    (c) => `Start with --service-cidr ${c.stored}; to add a network of the other family, append it there`,
+  ),
   API_PKI_DAMAGED: entry(
     (c: { path: string; detail: string }) => `Cannot use "${c.path}": ${c.detail}`,
     (c) => `Restore it, or delete the directory of "${c.path}" so that new credentials are made`,

@@ -1,4 +1,5 @@
 /** The objects that every cluster has: its namespaces, its service networks, and the way to the API server. */
+import { apiError } from '../../errors/api.ts';
 import { isNetError } from '../../errors/net-error.ts';
 import type { EndpointSlice, KubeObject, Service, ServiceCIDR } from '../../model/kubernetes.ts';
 import type { Registry } from '../registry/registry.ts';
@@ -31,7 +32,7 @@ export async function bootstrap(registry: Registry, options: BootstrapOptions): 
     metadata: { name: 'kubernetes' },
     spec: { cidrs: [...options.serviceCidrs] },
   };
-  await ensure(registry, 'ServiceCIDR', undefined, cidr);
+  await ensureServiceCidr(registry, cidr);
   const labels = { component: 'apiserver', provider: 'kubernetes' };
   const service: Service = {
     apiVersion: 'v1',
@@ -65,6 +66,28 @@ async function ensure(
   } catch (error) {
     if (!isNetError(error, 'API_ALREADY_EXISTS')) throw error;
   }
+}
+
+/**
+ * The service networks of the cluster. A second family may join later; the first one stays, Services have addresses
+ * in it. @throws API_SERVICE_CIDR_CHANGED
+ */
+async function ensureServiceCidr(registry: Registry, wanted: ServiceCIDR): Promise<void> {
+  await ensure(registry, 'ServiceCIDR', undefined, wanted);
+  const resource = resourceOfKind('ServiceCIDR');
+  const stored =
+    (registry.find(resource, undefined, wanted.metadata.name) as ServiceCIDR | undefined)?.spec?.cidrs ?? [];
+  const given = wanted.spec?.cidrs ?? [];
+  if (stored.some((cidr, i) => given[i] !== cidr))
+    throw apiError('API_SERVICE_CIDR_CHANGED', { stored: stored.join(','), given: given.join(',') });
+  if (given.length === stored.length) return;
+  await registry.update(
+    resource,
+    undefined,
+    wanted.metadata.name,
+    (current) => ({ next: { ...current!, spec: { cidrs: [...given] } } as ServiceCIDR }),
+    { subresource: 'finalize' },
+  );
 }
 
 /** The EndpointSlice of default/kubernetes follows the addresses of this server. */

@@ -4,10 +4,25 @@ import { dirname } from 'node:path';
 import { apiError } from '../../errors/api.ts';
 import { storeError } from '../../errors/store.ts';
 
+/**
+ * Makes a directory and its parents, readable by their owner only. Level by level: mkdir with `recursive` never
+ * returns where the kernel answers ENOENT below a directory that exists, as in /proc (Node 24.21).
+ */
+export function makePrivateDirectory(path: string): void {
+  if (existsSync(path)) return;
+  const parent = dirname(path);
+  if (parent !== path) makePrivateDirectory(parent);
+  try {
+    mkdirSync(path, { mode: 0o700 });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+  }
+}
+
 /** @throws API_DATA_DIR, STORE_FULL */
 export function writePrivate(path: string, text: string): void {
   try {
-    mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+    makePrivateDirectory(dirname(path));
     const fresh = `${path}.new`;
     writeFileSync(fresh, text, { mode: 0o600, flush: true });
     renameSync(fresh, path);

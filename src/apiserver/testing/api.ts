@@ -62,7 +62,13 @@ export async function testApi(serviceCidrs: readonly string[] = ['10.96.0.0/16']
   core.start(3_600_000);
   const closing = new AbortController();
 
-  async function respond(method: string, path: string, body: unknown, options: CallOptions, signal: AbortSignal): Promise<ApiResponse> {
+  async function respond(
+    method: string,
+    path: string,
+    body: unknown,
+    options: CallOptions,
+    signal: AbortSignal,
+  ): Promise<ApiResponse> {
     const url = new URL(path, 'https://server');
     const text = body === undefined ? '' : typeof body === 'string' ? body : JSON.stringify(body);
     try {

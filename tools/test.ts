@@ -68,7 +68,7 @@ function inventory(): Set<string> {
 const before = inventory();
 if (!flags['no-check']) {
   step('types', join(bin, 'tsc'), ['--noEmit']);
-  step('lint', join(bin, 'biome'), ['check', '.']);
+  step('lint', process.execPath, ['tools/biome.ts', 'check', '.']);
   step('imports', process.execPath, ['tools/check-imports.ts']);
   step('unit tests', process.execPath, [
     '--test',

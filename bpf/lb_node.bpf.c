@@ -14,13 +14,15 @@
  */
 #include "lb_translate.h"
 
+#define NODE_LINK 0 /* place in lb_links */
+
 /* Bit of the packet mark that asks for masquerading. */
 const volatile __u32 lb_masquerade_mark = 0x20000;
 
 static __always_inline int from_outside(struct __sk_buff *skb, const struct lb_packet *p)
 {
 	int verdict = DROP;
-	struct lb_flow *flow = flow_of(p, true, &verdict);
+	struct lb_flow *flow = flow_of(p, true, NODE_LINK, &verdict);
 
 	if (!flow)
 		return verdict;
@@ -53,7 +55,7 @@ int lb_from_outside(struct __sk_buff *skb)
 SEC("tcx/egress")
 int lb_to_outside(struct __sk_buff *skb)
 {
-	return to_client(skb);
+	return to_client(skb, NODE_LINK);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

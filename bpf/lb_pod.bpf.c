@@ -81,7 +81,7 @@ static __always_inline int from_pod(struct __sk_buff *skb, const struct lb_packe
 	hairpin_address(p, hairpin);
 	if (lb_same_address(p->target, hairpin))
 		return hairpin_back(skb, p);
-	flow = flow_of(p, false, &verdict);
+	flow = flow_of(p, false, skb->ifindex & (LB_LINKS - 1), &verdict);
 	return flow ? to_backend(skb, p, flow) : verdict;
 }
 
@@ -107,7 +107,7 @@ int lb_from_pod(struct __sk_buff *skb)
 SEC("tcx/egress")
 int lb_to_pod(struct __sk_buff *skb)
 {
-	return to_client(skb);
+	return to_client(skb, skb->ifindex & (LB_LINKS - 1));
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

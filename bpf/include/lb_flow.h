@@ -26,6 +26,34 @@ struct {
 	__type(value, struct lb_flows);
 } lb_scratch SEC(".maps");
 
+/*
+ * interface % 4096 -> whether flows were ever translated there; programs. Where sockets do all the work, which is
+ * nearly everywhere, packets that are not new pay for this lookup and for no other. Place 0 is for all node
+ * interfaces: an answer may leave by another one than its question came in.
+ */
+#define LB_LINKS 4096
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LB_LINKS);
+	__type(key, __u32);
+	__type(value, __u32);
+} lb_links SEC(".maps");
+
+static __always_inline bool lb_has_flows(__u32 link)
+{
+	__u32 *used = bpf_map_lookup_elem(&lb_links, &link);
+
+	return used && *used;
+}
+
+static __always_inline void lb_set_has_flows(__u32 link)
+{
+	__u32 *used = bpf_map_lookup_elem(&lb_links, &link);
+
+	if (used && !*used)
+		*used = 1;
+}
+
 static __always_inline void lb_endpoint_of(struct lb_endpoint *endpoint, const __be32 *address, __be16 port,
 					   __u8 protocol)
 {

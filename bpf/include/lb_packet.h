@@ -63,6 +63,22 @@ struct {
 	__type(value, struct lb_fragment_ports);
 } lb_fragments SEC(".maps");
 
+/*
+ * Copies a structure out of the packet: from memory where it lies in a row and near the front, so that the verifier
+ * knows the offset as small, else by the helper.
+ */
+#define LB_READ(skb, at, to)                                                                   \
+	({                                                                                     \
+		__u32 at_ = (at);                                                              \
+		void *from_ = (void *)(long)(skb)->data + (at_ & 0xff);                        \
+		long failed_ = 0;                                                              \
+		if (at_ <= 0xff && from_ + sizeof(*(to)) <= (void *)(long)(skb)->data_end)     \
+			*(to) = *(typeof(to))from_;                                            \
+		else                                                                           \
+			failed_ = bpf_skb_load_bytes(skb, at_, to, sizeof(*(to)));             \
+		failed_;                                                                       \
+	})
+
 static __always_inline enum lb_parsed lb_parse_ports(struct __sk_buff *skb, struct lb_packet *p, __be32 id)
 {
 	struct lb_fragment_key key;
@@ -91,13 +107,18 @@ static __always_inline enum lb_parsed lb_parse_ports(struct __sk_buff *skb, stru
 		return LB_PARSED;
 	}
 	if (p->protocol == IPPROTO_TCP) {
-		__u8 head[14];
+		struct {
+			struct lb_fragment_ports ports;
+			__be32 numbers[2];
+			__u8 offset;
+			__u8 flags;
+		} head;
 
-		if (bpf_skb_load_bytes(skb, p->l4, head, sizeof(head)))
+		if (LB_READ(skb, p->l4, &head))
 			return LB_PARSED_OTHER;
-		__builtin_memcpy(&ports, head, 4);
-		p->tcp_flags = head[13];
-	} else if (bpf_skb_load_bytes(skb, p->l4, &ports, 4)) {
+		ports = head.ports;
+		p->tcp_flags = head.flags;
+	} else if (LB_READ(skb, p->l4, &ports)) {
 		return LB_PARSED_OTHER;
 	}
 	p->source_port = ports.source;
@@ -112,7 +133,7 @@ static __always_inline enum lb_parsed lb_parse4(struct __sk_buff *skb, struct lb
 	struct iphdr ip;
 	__u16 offset, length;
 
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
+	if (LB_READ(skb, ETH_HLEN, &ip) || ip.version != 4 || ip.ihl < 5)
 		return LB_PARSED_OTHER;
 	lb_map_ip4(p->source, ip.saddr);
 	lb_map_ip4(p->target, ip.daddr);
@@ -137,7 +158,7 @@ static __always_inline enum lb_parsed lb_parse6(struct __sk_buff *skb, struct lb
 	__be32 id = 0;
 	__u8 next;
 
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.version != 6)
+	if (LB_READ(skb, ETH_HLEN, &ip) || ip.version != 6)
 		return LB_PARSED_OTHER;
 	__builtin_memcpy(p->source, &ip.saddr, 16);
 	__builtin_memcpy(p->target, &ip.daddr, 16);

@@ -125,7 +125,7 @@ static __always_inline void forget_flow(struct lb_flows *flows, const struct lb_
 /* Chooses a backend and remembers it. Returns the flow, or NULL with the verdict in `verdict`. */
 static __always_inline struct lb_flow *open_flow(const struct lb_packet *p, const struct lb_endpoint *client,
 						 struct lb_flows *flows, bool opens, bool outside,
-						 int *verdict)
+						 __u32 link, int *verdict)
 {
 	struct lb_client sticky = {};
 	struct lb_frontend *frontend;
@@ -200,6 +200,7 @@ static __always_inline struct lb_flow *open_flow(const struct lb_packet *p, cons
 	}
 	if (first)
 		bpf_map_update_elem(&lb_flows, client, first, BPF_ANY);
+	lb_set_has_flows(link);
 	return flow;
 }
 
@@ -356,14 +357,14 @@ static __always_inline bool is_icmp(const struct lb_packet *p)
 }
 
 /* The answer of a backend becomes the answer of the VIP. */
-static __always_inline int to_client(struct __sk_buff *skb)
+static __always_inline int to_client(struct __sk_buff *skb, __u32 link)
 {
 	struct lb_packet p = {};
 	struct lb_endpoint client;
 	struct lb_flows *flows;
 	struct lb_flow *flow;
 
-	if (lb_parse(skb, &p) != LB_PARSED)
+	if (!lb_has_flows(link) || lb_parse(skb, &p) != LB_PARSED)
 		return NEXT;
 	if (is_icmp(&p))
 		return icmp_to_client(skb, &p);
@@ -386,18 +387,28 @@ static __always_inline bool opens_connection(const struct lb_packet *p)
 }
 
 /* The flow of a packet from a client: known, or opened now. NULL with the verdict where there is none. */
-static __always_inline struct lb_flow *flow_of(const struct lb_packet *p, bool outside, int *verdict)
+static __always_inline struct lb_flow *flow_of(const struct lb_packet *p, bool outside, __u32 link, int *verdict)
 {
 	bool opens = opens_connection(p);
 	struct lb_endpoint client;
 	struct lb_flows *flows;
 	struct lb_flow *flow;
 
+	/*
+	 * Most packets of pods: a connection that is open, at a link where none was ever translated. One from outside
+	 * may have begun at another node.
+	 */
+	if (!outside && p->protocol == IPPROTO_TCP && !opens && !lb_has_flows(link) &&
+	    !lb_in_service_range(p->target)) {
+		*verdict = NEXT;
+		return NULL;
+	}
+
 	lb_endpoint_of(&client, p->source, p->source_port, p->protocol);
 	flows = bpf_map_lookup_elem(&lb_flows, &client);
 	flow = flows ? lb_flow_to(flows, p->target, p->target_port) : NULL;
 	if (!flow || !lb_flow_goes_on(flow, opens, p->protocol))
-		return open_flow(p, &client, flows, opens, outside, verdict);
+		return open_flow(p, &client, flows, opens, outside, link, verdict);
 	lb_flow_track(flow, p, true);
 	return flow;
 }

@@ -13,6 +13,7 @@ const VIP = '10.96.0.10';
 describe('restart of the engine', () => {
   let node: ServiceNode;
   let client: TestPod;
+  let packets: TestPod;
   let input: AgentInput;
   let agent: ChildProcess | undefined;
 
@@ -42,6 +43,8 @@ describe('restart of the engine', () => {
   before(async () => {
     node = ServiceNode.create('r');
     client = node.addPod('client');
+    // Another pod: one address with connections both by socket and by packet could use one port for both.
+    packets = node.addPod('packets');
     const servers = ['one', 'two', 'three'].map((name) => node.addPod(name));
     for (const pod of servers) await node.serve(pod.name, pod.netns, pod.ip4, 8080);
     input = {
@@ -65,7 +68,7 @@ describe('restart of the engine', () => {
     await start();
     const ways = [
       { netns: client.netns, cgroup: true },
-      { netns: client.netns, cgroup: false },
+      { netns: packets.netns, cgroup: false },
     ];
     const held: Talker[] = [];
     for (const from of ways)
@@ -114,7 +117,7 @@ describe('restart of the engine', () => {
     assert.equal(seen!.result, 'ok');
 
     // A pod's link that vanished while nobody looked is forgotten.
-    node.ip('link del po5');
+    node.ip('link del po6');
     const second = open();
     assert.equal(second.status().podLinks.length, input.podLinks.length - 1);
     second.remove();

@@ -54,6 +54,7 @@ const SHARED = [
   'lb_flows',
   'lb_fragments',
   'lb_source_ranges',
+  'lb_links',
 ] as const;
 
 export type MapName = (typeof SHARED)[number];

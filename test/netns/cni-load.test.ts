@@ -222,7 +222,9 @@ test('an agent killed in the middle of ADDs leaves nothing that its successor do
   };
   const alive = new Map<string, { id: string; netns: string; result: Result }>();
   const pods = Array.from({ length: 12 }, () => node.pod());
-  for (let round = 0; round < 6; round++) {
+  // 50 rounds with PORTOLAN_KILLS=50; each starts an agent twice.
+  const rounds = Number(process.env['PORTOLAN_KILLS'] ?? 6);
+  for (let round = 0; round < rounds; round++) {
     const agent = await start();
     const adds = pods.map(async (netns, index) => {
       const id = `r${round}-${index}`;
@@ -235,7 +237,7 @@ test('an agent killed in the middle of ADDs leaves nothing that its successor do
         assert.equal((error as PluginError).code, 11, String(error));
       }
     });
-    await sleep(10 + round * 8);
+    await sleep(10 + (round % 8) * 8);
     await agent.kill();
     await Promise.all(adds);
     const next = await start();

@@ -418,3 +418,20 @@ test('an Event is one object under both of its versions', async () => {
   );
   assert.equal(selected.body.items.length, 1);
 });
+
+test('a full disk answers 507, changes nothing and takes no address', async () => {
+  await using api = await testApi();
+  const body = {
+    metadata: { name: 'big', annotations: { text: 'x'.repeat(60_000) } },
+    spec: { clusterIP: '10.96.0.99', ports: [{ port: 80 }] },
+  };
+  const before = api.store.revision;
+  api.store.limitPages(16);
+  const full = await api.call('POST', services, body);
+  assert.equal(full.status, 507);
+  assert.match(told(full), /the disk is full; nothing of this change was kept/);
+  assert.equal(api.store.revision, before);
+  assert.equal((await api.call('GET', `${services}/big`)).status, 404);
+  const small = { ...body, metadata: { name: 'small' } };
+  assert.equal((await api.call('POST', services, small)).body.spec.clusterIP, '10.96.0.99');
+});

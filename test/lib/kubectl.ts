@@ -3,7 +3,16 @@
  * their packages into a cache and never installed. The mirror is the one that this machine's own apt uses.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 
@@ -26,7 +35,8 @@ const releases: readonly Release[] = [
 ];
 
 const cache = () =>
-  process.env['PORTOLAN_CACHE'] ?? join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'portolan');
+  process.env['PORTOLAN_CACHE'] ??
+  join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'portolan');
 
 /** The first mirror of Debian's main archive in the files of /etc/apt, with the key that signs it. */
 function mirror(): { url: string; signedBy: string | undefined } {
@@ -57,7 +67,8 @@ function fetchRelease(release: Release, target: string): void {
   mkdirSync(cache(), { recursive: true });
   const work = mkdtempSync(join(cache(), 'fetch-'));
   try {
-    for (const folder of ['lists/partial', 'cache/archives/partial']) mkdirSync(join(work, folder), { recursive: true });
+    for (const folder of ['lists/partial', 'cache/archives/partial'])
+      mkdirSync(join(work, folder), { recursive: true });
     const { url, signedBy } = mirror();
     const option = signedBy ? `[signed-by=${signedBy}] ` : '';
     writeFileSync(join(work, 'sources.list'), `deb ${option}${url} ${release.suite} main\n`);
@@ -70,7 +81,8 @@ function fetchRelease(release: Release, target: string): void {
       `Dir::Cache=${work}/cache`,
       'APT::Sandbox::User=root',
     ].flatMap((setting) => ['-o', setting]);
-    const apt = (...args: string[]) => execFileSync('apt-get', [...options, '-qq', ...args], { cwd: work, stdio: 'pipe' });
+    const apt = (...args: string[]) =>
+      execFileSync('apt-get', [...options, '-qq', ...args], { cwd: work, stdio: 'pipe' });
     apt('update');
     apt('download', release.package);
     const deb = readdirSync(work).find((name) => name.endsWith('.deb'));
@@ -117,7 +129,11 @@ export function spawnKubectl(kubectl: Kubectl, options: RunOptions, args: readon
 }
 
 /** Runs kubectl to its end; the server may be in this very process. */
-export async function runKubectl(kubectl: Kubectl, options: RunOptions, args: readonly string[]): Promise<Outcome> {
+export async function runKubectl(
+  kubectl: Kubectl,
+  options: RunOptions,
+  args: readonly string[],
+): Promise<Outcome> {
   const child = spawnKubectl(kubectl, options, args);
   child.stdin!.end(options.input ?? '');
   const collect = async (stream: NodeJS.ReadableStream) => {
@@ -129,6 +145,10 @@ export async function runKubectl(kubectl: Kubectl, options: RunOptions, args: re
     child.once('error', reject);
     child.once('exit', (code) => resolve(code ?? -1));
   });
-  const [status, stdout, stderr] = await Promise.all([exited, collect(child.stdout!), collect(child.stderr!)]);
+  const [status, stdout, stderr] = await Promise.all([
+    exited,
+    collect(child.stdout!),
+    collect(child.stderr!),
+  ]);
   return { status, stdout, stderr };
 }

@@ -19,6 +19,8 @@ import type { Source } from './source.ts';
 const BOOKMARK_INTERVAL_MS = 60_000;
 /** Watches without timeoutSeconds end after 30 to 60 minutes, as in Kubernetes (--min-request-timeout 1800). */
 const MIN_TIMEOUT_SECONDS = 1800;
+/** Timers of Node end at 2^31 ms. */
+const MAX_TIMEOUT_SECONDS = 86_400;
 
 export interface WatchOptions {
   readonly resource: Resource;
@@ -118,7 +120,7 @@ export function watchResponse(options: WatchOptions): ApiResponse {
           // So that the client's next watch starts where this one ended.
           if (bookmarks) bookmark();
           sink.end();
-        }, timeoutSeconds * 1000),
+        }, Math.min(timeoutSeconds, MAX_TIMEOUT_SECONDS) * 1000),
       );
     } catch (error) {
       // A revision from the future belongs to a store that is gone: 410 makes clients list again.

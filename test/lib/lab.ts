@@ -40,6 +40,8 @@ export function run(command: string, args: readonly string[], options: RunOption
         resolve({ status: error ? (typeof code === 'number' ? code : -1) : 0, stdout, stderr });
       },
     );
+    // A program that ends without reading its input is none of ours to judge.
+    child.stdin?.on('error', () => {});
     child.stdin?.end(options.input ?? '');
   });
 }

@@ -25,6 +25,7 @@ import { PodLinks } from '../podlink/index.ts';
 import { PodManager, type PodNetwork, ProcessRunner, podApi } from '../pods/index.ts';
 import {
   EbpfEngine,
+  masqueradeParts,
   type NodeContext,
   ServiceController,
   type ServiceFacts,
@@ -33,6 +34,7 @@ import {
   sliceFacts,
 } from '../service/index.ts';
 import { lockStateDir } from './lock.ts';
+import { NftParts } from './nft-parts.ts';
 import { nodeAddresses } from './node-addresses.ts';
 import { type NodeFacts, standardLabels } from './node-object.ts';
 import type { AgentOptions } from './options.ts';
@@ -40,7 +42,7 @@ import { peerLeases } from './peers.ts';
 import { Registration } from './registration.ts';
 import { agentRoutes } from './routes.ts';
 import { serveSocket } from './socket.ts';
-import { destroyStaleSockets } from './stale-sockets.ts';
+import { staleSocketHandler } from './stale-sockets.ts';
 
 /** Until the overlay has told the real one; pods made meanwhile must fit through any tunnel. */
 const FIRST_MTU_BYTES = 1400;
@@ -62,6 +64,7 @@ export interface AgentParts {
   readonly networking: PodNetworking;
   readonly manager: PodManager | undefined;
   readonly runner: ProcessRunner | undefined;
+  readonly serviceRules: NftParts;
   readonly health: () => NetworkHealth;
 }
 
@@ -162,13 +165,20 @@ export async function startAgent(options: AgentOptions, log: Log): Promise<Agent
       bpffsDir: options.bpffsDir,
       cgroupPath: options.cgroupPath,
       nodeName,
-      onStaleSockets: (stale) => {
-        const netns = networking.list().map((attachment) => attachment.netns);
-        const destroyed = destroyStaleSockets(stale, netns, log);
-        if (destroyed > 0) log.info({ destroyed }, 'UDP sockets to backends that have gone were closed');
-      },
+      onStaleSockets: staleSocketHandler(() => networking.list().map(({ netns }) => netns), log),
     });
     closing.push(() => engine.close());
+    const serviceRules = new NftParts('service rules', masqueradeParts());
+    closing.push(() => serviceRules.stop());
+    serviceRules.start();
+    // Clients outside reach NodePorts and load balancer addresses by the links that have this node's addresses.
+    const attachNodeInterfaces = () => {
+      using rtnl = Rtnl.open();
+      const own = new Set(addresses.map(String));
+      for (const { address, ifindex } of rtnl.addrs())
+        if (own.has(String(address))) engine.attachNodeInterface(ifindex);
+    };
+    attachNodeInterfaces();
     const controller = new ServiceController({
       services,
       slices,
@@ -319,6 +329,7 @@ export async function startAgent(options: AgentOptions, log: Log): Promise<Agent
       networking,
       manager,
       runner,
+      serviceRules,
       health,
     };
     const socket = await serveSocket(join(stateDir, 'agent.sock'), agentRoutes(parts));
@@ -370,7 +381,7 @@ function nodeContext(nodeName: string, zone: string | undefined, addresses: read
   return {
     nodeName,
     zone,
-    nodePortAddresses: addresses,
+    nodePortAddresses: [...addresses, '127.0.0.1', '::1'],
     externalIPs: false,
     masqueradeAll: false,
     proxyName: undefined,

@@ -1,6 +1,13 @@
 /** The questions that the agent's socket answers. */
+import { agentError } from '../errors/index.ts';
 import { desiredOverlay, openOverlayKernel, planOverlay, planText } from '../overlay/index.ts';
-import { portText } from '../service/index.ts';
+import {
+  explainService,
+  explanationText,
+  type PacketQuery,
+  portText,
+  type ServicePlan,
+} from '../service/index.ts';
 import type { AgentParts } from './agent.ts';
 import { peerLeases } from './peers.ts';
 import type { Routes } from './socket.ts';
@@ -55,7 +62,44 @@ export function agentRoutes(parts: AgentParts): Routes {
         ports: plan.ports.flatMap((port) => portText(port)),
         state: parts.controller.failed.get(service)?.message ?? 'done',
       })),
+    'GET /services/explain': (query) => {
+      const plan = planNamed(parts, query.get('service') ?? '');
+      const slices = [...parts.slices.items.values()].filter(({ service }) => service === plan.key);
+      return explanationText(
+        explainService(plan, parts.controller.node, {
+          slices,
+          failure: parts.controller.failed.get(plan.key),
+        }),
+      );
+    },
+    'GET /services/packet': (query) => parts.engine.explainPacket(packetOf(query)),
     'GET /services/maps': () => parts.engine.dump(),
     'GET /services/diff': () => parts.engine.diff(parts.controller.plans.values()),
+  };
+}
+
+function planNamed(parts: AgentParts, text: string): ServicePlan {
+  const key = text.includes('/') ? text : `default/${text}`;
+  const plan = parts.controller.plans.get(key);
+  if (!plan) throw agentError('AGENT_NO_SUCH_SERVICE', { service: key });
+  return plan;
+}
+
+/** `from=pod|outside`, `source`, `to=ADDRESS`, `port`, `protocol`. */
+function packetOf(query: URLSearchParams): PacketQuery {
+  const protocol = (query.get('protocol') ?? 'tcp').toUpperCase();
+  const port = Number(query.get('port'));
+  if ((protocol !== 'TCP' && protocol !== 'UDP') || !Number.isInteger(port) || port < 1 || port > 65535)
+    throw agentError('AGENT_BAD_OPTION', {
+      option: 'to',
+      value: `${query.get('to')}:${query.get('port')}/${protocol}`,
+      want: 'ADDRESS:PORT/tcp or /udp',
+    });
+  return {
+    client: query.get('from') === 'outside' ? 'outside' : 'pod',
+    source: query.get('source') ?? '',
+    target: query.get('to') ?? '',
+    targetPort: port,
+    protocol,
   };
 }

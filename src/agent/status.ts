@@ -117,6 +117,7 @@ function problemsOf(parts: AgentParts): Problem[] {
   };
   if (parts.nodes.lastError) tell('API server', parts.nodes.lastError);
   check('Node object', parts.registration.status);
+  check('Service rules', parts.serviceRules.status);
   const overlay = parts.overlay()?.status();
   if (overlay) {
     check('overlay', overlay.tables);

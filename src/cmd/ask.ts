@@ -104,6 +104,52 @@ export function registerAsk(program: Command): void {
       const rows = await ask<ServiceRow[]>(flags, '/services');
       print({ json: flags.json, value: rows, text: () => serviceText(rows) });
     });
+  asking(service.command('explain'))
+    .description(
+      'why each endpoint of a Service is chosen or not; or what happens to a packet, by the loaded program',
+    )
+    .argument('<what>', 'NAMESPACE/NAME of a Service, or ADDRESS:PORT/tcp of a packet')
+    .option('--source <address>', 'who sends the packet (default: the first pod of this node)')
+    .option('--outside', 'the packet comes from outside the cluster', false)
+    .addHelpText(
+      'after',
+      '\nExamples:\n  portolan service explain default/hello\n  portolan service explain 10.96.0.80:80/tcp\n  portolan service explain 172.31.0.11:30080/tcp --outside --source 172.31.0.1',
+    )
+    .action(async (what: string, flags: AskFlags & { source?: string; outside: boolean }) => {
+      const packet = /^\[?([0-9a-fA-F.:]+)\]?:(\d+)(?:\/(tcp|udp))?$/.exec(what);
+      if (!packet) {
+        const lines = await ask<string[]>(flags, `/services/explain?service=${encodeURIComponent(what)}`);
+        return print({ json: flags.json, value: lines, text: () => lines.join('\n') });
+      }
+      const [, to, port, protocol = 'tcp'] = packet;
+      const links = flags.source ? [] : await ask<{ addresses: string[] }[]>(flags, '/links');
+      const source =
+        flags.source ??
+        links.flatMap(({ addresses }) => addresses).find((one) => one.includes(':') === to!.includes(':'));
+      const query = new URLSearchParams({
+        to: to!,
+        port: port!,
+        protocol,
+        source: source ?? '',
+        from: flags.outside ? 'outside' : 'pod',
+      });
+      const answer = await ask<{
+        verdict: string;
+        reason?: string;
+        backend?: string;
+        masquerade: boolean;
+        entries: string[];
+      }>(flags, `/services/packet?${query}`);
+      return print({
+        json: flags.json,
+        value: answer,
+        text: () =>
+          [
+            `${source} -> ${what}: ${answer.verdict}${answer.backend ? ` to ${answer.backend}` : ''}${answer.masquerade ? ', masqueraded' : ''}${answer.reason ? ` (${answer.reason})` : ''}`,
+            ...answer.entries.map((line) => `  ${line}`),
+          ].join('\n'),
+      });
+    });
   asking(service.command('maps'))
     .description("the kernel's truth as text, one line a frontend")
     .action(async (flags: AskFlags) => {

@@ -15,6 +15,10 @@ export const agentCatalogue = {
     (c: { path: string; status: number; message: string }) => `The agent refused ${c.path}: ${c.message}`,
     () => `Its log says more`,
   ),
+  AGENT_NO_SUCH_SERVICE: entry(
+    (c: { service: string }) => `Cannot find Service "${c.service}"`,
+    () => `"portolan service list" prints those that this node knows; name one as NAMESPACE/NAME`,
+  ),
   AGENT_NO_ROUTE: entry(
     (c: { family: string }) =>
       `Cannot find this node's ${c.family} address: no default route and no --node-ip`,

@@ -13,6 +13,7 @@ export * from './nft.ts';
 export * from './overlay.ts';
 export * from './podlink.ts';
 export * from './pods.ts';
+export * from './policy.ts';
 export * from './rtnl.ts';
 export * from './service.ts';
 export * from './store.ts';

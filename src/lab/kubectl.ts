@@ -48,6 +48,8 @@ export async function findKubectl(onFetch: (what: string) => void = () => {}): P
   onFetch("Debian's kubernetes-client");
   try {
     await unpackPackage('kubernetes-client', join(cacheFolder(), 'kubectl'));
+    // From Debian 13 on, that package is empty and the program has one of its own.
+    if (!existsSync(cached)) await unpackPackage('kubectl', join(cacheFolder(), 'kubectl'));
   } catch (cause) {
     const { stderr, message } = cause as { stderr?: string; message: string };
     throw labError('LAB_NO_KUBECTL', { why: stderr?.trim().split('\n').at(-1) || message }, cause);

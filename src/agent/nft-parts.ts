@@ -1,0 +1,39 @@
+/** Keeps chains of ours in the nft tables: written once, and put back when somebody deletes or edits them. */
+import { monitorNft, NftGuard, type NftPart } from '../kernel/nft/index.ts';
+import { Reconciler } from '../reconcile/index.ts';
+
+export class NftParts {
+  readonly #guard = new NftGuard({});
+  readonly #reconciler: Reconciler;
+  #monitor: { close(): void } | undefined;
+
+  constructor(name: string, parts: readonly NftPart[]) {
+    const ours = (table: string | undefined) => parts.some((part) => part.table === table);
+    this.#reconciler = new Reconciler({
+      name,
+      run: async () => {
+        for (const part of parts) await this.#guard.ensure(part);
+      },
+    });
+    this.#monitor = monitorNft({
+      onEvent: ({ table, set }) => {
+        if (ours(table) && set === undefined) this.#reconciler.trigger();
+      },
+      onResync: () => this.#reconciler.trigger(),
+    });
+  }
+
+  get status() {
+    return this.#reconciler.status;
+  }
+
+  start(): void {
+    this.#reconciler.start();
+  }
+
+  async stop(): Promise<void> {
+    this.#monitor?.close();
+    await this.#reconciler.stop();
+    this.#guard.close();
+  }
+}

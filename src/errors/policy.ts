@@ -1,0 +1,33 @@
+import { entry, errorsOf } from './net-error.ts';
+
+/** Network policy: reading policies, programming them, answering questions about them. */
+export const policyCatalogue = {
+  POLICY_NOT_PROGRAMMED: entry(
+    (c: { family: string; why: string }) => `Cannot program network policies for ${c.family}: ${c.why}`,
+    () =>
+      'What was programmed before stays in force, and the agent tries again; "nft list table ip portolan" shows it, "portolan status" the last error',
+  ),
+  POLICY_NO_ISOLATION: entry(
+    (c: { pod: string; why: string }) => `Cannot isolate pod "${c.pod}" before it starts: ${c.why}`,
+    () =>
+      'The pod is not started without its policies; see that nft is installed and nf_tables in the kernel',
+  ),
+  POLICY_NO_SUCH_ENDPOINT: entry(
+    (c: { text: string }) => `Cannot explain traffic of "${c.text}": no such pod, and no IP address`,
+    () => 'Name a pod as namespace/name, an address, or a Service as service/namespace/name',
+  ),
+  POLICY_BAD_PORT: entry(
+    (c: { text: string }) => `Cannot explain port "${c.text}": want a number and a protocol, such as 80/tcp`,
+    () => 'Protocols are tcp, udp and sctp; tcp is meant when none is given',
+  ),
+  POLICY_NO_SUCH_POLICY: entry(
+    (c: { name: string }) => `Cannot show network policy "${c.name}": there is none`,
+    () => '"portolan policy list" names them as namespace/name',
+  ),
+  POLICY_NOT_SYNCED: entry(
+    () => `Cannot answer questions about policies yet: they are not listed from the API server`,
+    () => 'Wait a moment; "portolan status" tells whether the API server answers',
+  ),
+} as const;
+
+export const policyError = errorsOf(policyCatalogue);

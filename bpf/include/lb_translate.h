@@ -405,7 +405,7 @@ static __always_inline struct lb_flow *flow_of(const struct lb_packet *p, bool o
 	}
 
 	lb_endpoint_of(&client, p->source, p->source_port, p->protocol);
-	flows = bpf_map_lookup_elem(&lb_flows, &client);
+	flows = lb_has_flows(link) ? bpf_map_lookup_elem(&lb_flows, &client) : NULL;
 	flow = flows ? lb_flow_to(flows, p->target, p->target_port) : NULL;
 	if (!flow || !lb_flow_goes_on(flow, opens, p->protocol))
 		return open_flow(p, &client, flows, opens, outside, link, verdict);

@@ -38,6 +38,8 @@ export interface PodLinkPass {
 
 /** Wait before a failed pass is repeated: doubled each time up to the resync interval. */
 const RETRY_MS = 100;
+/** A pass is put off at most so often while ADDs or DELs are at work: 100 ms with the default of `coalesceMs`. */
+const MOST_DEFERRALS = 3;
 
 /**
  * Keeps the host's side of all pod links as the table says. Notifications of the kernel only say "look again": each
@@ -51,6 +53,7 @@ export class PodLinkReconciler {
   #resync: NodeJS.Timeout | undefined;
   #failures = 0;
   #full = true;
+  #deferred = 0;
 
   constructor(options: PodLinkReconcilerOptions) {
     this.#options = options;
@@ -76,7 +79,14 @@ export class PodLinkReconciler {
 
   /** Asks for a pass soon. */
   trigger(delayMs = this.#options.coalesceMs ?? 25): void {
-    this.#timer ??= setTimeout(() => this.#run(), delayMs);
+    this.#timer ??= setTimeout(() => {
+      // In a burst of ADDs nearly all notifications are of our own making: wait for its end, but not for long.
+      if (this.#options.busy().size > 0 && this.#deferred < MOST_DEFERRALS) {
+        this.#deferred++;
+        this.#timer = undefined;
+        this.trigger();
+      } else this.#run();
+    }, delayMs);
   }
 
   close(): void {
@@ -93,6 +103,7 @@ export class PodLinkReconciler {
   #run(): PodLinkPass {
     clearTimeout(this.#timer);
     this.#timer = undefined;
+    this.#deferred = 0;
     const pass = this.reconcile(this.#full);
     this.#full = false;
     for (const error of pass.errors) this.#options.onError?.(error);

@@ -4,6 +4,7 @@ import type { NetError } from '../errors/index.ts';
 import { listNftJson, monitorNft, NftGuard, type NftPart, runNft } from '../kernel/nft/index.ts';
 import { RTPROT_PORTOLAN, type RtnlEvent, RtnlMonitor } from '../kernel/rtnl/index.ts';
 import { type ObjectStatus, Reconciler } from '../reconcile/index.ts';
+import { type Known, leaseNews, planAhead } from './ahead.ts';
 import { desiredOverlay, emptyOverlay } from './desired.ts';
 import { type OverlayKernel, openOverlayKernel } from './kernel.ts';
 import { emptyFilterParts, filterPart, forwardBlockers, NFT_TABLE } from './masquerade.ts';
@@ -65,6 +66,8 @@ export class OverlayReconciler {
   #leases: readonly Lease[] | undefined;
   #monitors: { close(): void }[] = [];
   #desired: Desired | undefined;
+  /** For leases that can't wait; undefined while the last comparison failed or there was none. */
+  #known: Known | undefined;
   #relevant: ReadonlySet<number> = new Set();
   #names: ReadonlyMap<number, string> = new Map();
   #warnings: readonly NetError[] = [];
@@ -110,13 +113,20 @@ export class OverlayReconciler {
     this.#rules.start();
   }
 
-  /** All peers' leases, this node's own may be among them. */
+  /**
+   * All peers' leases, this node's own may be among them. A few new ones are in the kernel when this returns;
+   * everything else follows soon. The same leases again change nothing.
+   */
   setLeases(leases: readonly Lease[]): void {
+    const { news, gone } = this.#leases ? leaseNews(this.#leases, leases) : { news: [], gone: true };
     this.#leases = leases;
+    if (news.length === 0 && !gone) return;
+    if (this.#known) this.#addAhead(news, this.#known);
     this.#tables.trigger();
   }
 
   setConfig(config: OverlayConfig): void {
+    this.#known = undefined;
     this.#config = config;
     this.#tables.trigger();
   }
@@ -155,7 +165,17 @@ export class OverlayReconciler {
     this.#guard.close();
   }
 
+  /** What fails here is tried and told by the run that follows. */
+  #addAhead(news: readonly Lease[], known: Known): void {
+    const plan = planAhead(news, known);
+    if (plan.length === 0) return;
+    this.#kernel.apply(plan);
+    this.#changes += plan.length;
+    if (this.#options.onChange) for (const change of plan) this.#options.onChange(change);
+  }
+
   #runTables(): void {
+    this.#known = undefined;
     const observed = this.#kernel.observe();
     const desired = desiredOverlay(this.#config, this.#leases ?? [], observed);
     this.#desired = desired;
@@ -172,6 +192,18 @@ export class OverlayReconciler {
     this.#publish(desired);
     this.#updateRules(desired);
     const problems = [...desired.problems, ...errors];
+    // Without tables of our own rows, which are many and which planAhead() does not look at.
+    if (problems.length === 0)
+      this.#known = {
+        config: desired.config,
+        peers: desired.peers,
+        observed: {
+          ...observed,
+          routes: observed.routes.filter((route) => route.protocol !== RTPROT_PORTOLAN),
+          neighs: [],
+          fdb: [],
+        },
+      };
     if (problems.length === 1) throw problems[0];
     if (problems.length > 1)
       throw new AggregateError(problems, problems.map((error) => error.message).join('; '));

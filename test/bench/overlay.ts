@@ -8,7 +8,8 @@
  */
 import { execFileSync } from 'node:child_process';
 import { parseCidr, parseIp } from '../../src/addr/index.ts';
-import { createNetns, deleteNetns } from '../../src/kernel/netns/index.ts';
+import { createNetns, deleteNetns, type Netns } from '../../src/kernel/netns/index.ts';
+import { Rtnl } from '../../src/kernel/rtnl/index.ts';
 import {
   changeText,
   cleanupOverlay,
@@ -41,6 +42,11 @@ const config: OverlayConfig = {
   podCidrs: [parseCidr('10.64.0.0/24')],
   clusterCidrs: [parseCidr('10.64.0.0/10')],
 };
+
+function isRouted(ns: Netns, lease: Lease): boolean {
+  using rtnl = Rtnl.open({ netns: ns });
+  return rtnl.lookup(lease.endpoints[4]!.podCidrs[0]!.address.plus(1))?.gateway !== undefined;
+}
 
 export interface OverlayFigures {
   readonly peers: number;
@@ -95,7 +101,7 @@ export async function benchOverlay(peers: number): Promise<OverlayFigures> {
       kernel.close();
       start = performance.now();
       overlay.setLeases([...leases, leaseOf(peers + 1)]);
-      while (overlay.status().peers.length === peers) await new Promise((resolve) => setImmediate(resolve));
+      while (!isRouted(ns, leaseOf(peers + 1))) await new Promise((resolve) => setImmediate(resolve));
       oneLeaseMs.push(performance.now() - start);
       await overlay.settled();
       await overlay.stop();

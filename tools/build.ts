@@ -21,7 +21,6 @@ import { parseArgs, promisify } from 'node:util';
 
 const run = promisify(execFile);
 const root = join(import.meta.dirname, '..');
-const dist = join(root, 'dist');
 
 /** One artefact: what it is made of and the command that makes it at a temporary path. */
 interface Artefact {
@@ -45,6 +44,8 @@ if (flags.help) {
   process.exit(0);
 }
 
+/** Another CPU's artefacts lie apart: this machine runs its own. */
+const dist = join(root, flags.arch === process.arch ? 'dist' : `dist/${flags.arch}`);
 const triple = flags.arch === 'arm64' ? 'aarch64-linux-gnu' : 'x86_64-linux-gnu';
 const freestanding = [
   `--target=${triple}`,
@@ -90,6 +91,8 @@ function artefacts(): Artefact[] {
           '-static',
           '-fno-stack-protector',
           '-Wl,-s',
+          '-Wl,--build-id=none',
+          '-fno-ident',
           '-Wl,-z,noseparate-code',
           '-o',
           out,

@@ -78,6 +78,9 @@ describe('kinds of Services', () => {
     for (const pod of node.pods) engine.attachPodLink(pod.ifindex);
     engine.attachNodeInterface(outside.ifindex);
     for (const { script } of masqueradeParts()) await runNft({ netns: node.netns, script });
+    // The other node's pod answers pods of this node, and nobody outside.
+    node.exec(['ip', 'route', 'add', '10.244.7.0/24', 'via', '172.30.7.1'], remote.netns);
+    node.exec(['ip', 'route', 'add', 'fd00:10:244:7::/64', 'via', 'fd00:30:7::1'], remote.netns);
     node.exec(['ip', 'route', 'add', `${LB.ip4}/32`, 'via', '172.20.7.1'], outside.netns);
     node.exec(['ip', 'route', 'add', `${LB.ip6}/128`, 'via', 'fd00:20:7::1'], outside.netns);
     node.exec(['ip', 'route', 'add', '10.96.0.0/16', 'via', '172.20.7.1'], outside.netns);

@@ -20,21 +20,19 @@ import {
   compileTable,
   type TableName,
 } from './compile.ts';
+import { type Frontend, FrontendStore, named, type Table } from './frontend-store.ts';
 import {
   backendStruct,
   CHUNK,
   CHUNKS,
   encodeEndpoint,
   encodeSource,
-  FRONTEND,
-  frontendStruct,
   LINE_BYTES,
   LINE_ENTRIES,
   PROTOCOL_NUMBER,
   writeAddress,
 } from './layout.ts';
 import { bytesOf, type LeftBackend, Leftovers, textOf, VALUE } from './leftovers.ts';
-import { growFrontends, openFrontends } from './objects.ts';
 
 /** What is programmed for one Service port. */
 interface PortState {
@@ -48,19 +46,6 @@ interface PortState {
   readonly wildcards: readonly string[];
   /** Keys of source ranges. */
   readonly ranges: readonly string[];
-}
-
-interface Table {
-  readonly name: TableName;
-  readonly line: number;
-  readonly ids: ArrayLike<number>;
-}
-
-/** Key and value as text, because text is smaller than a typed array and compares by value. */
-interface Frontend {
-  readonly key: string;
-  readonly id: number;
-  readonly value: string;
 }
 
 /** A backend that no Service port has any more. */
@@ -84,26 +69,11 @@ export interface WriterOptions {
   readonly now: () => number;
 }
 
-const WILDCARD_VALUE = textOf(
-  frontendStruct.encode({
-    id: 0,
-    service: 0,
-    flags: FRONTEND.WILDCARD,
-    affinity_s: 0,
-    inside_line: 0,
-    inside_size: 0,
-    outside_line: 0,
-    outside_size: 0,
-  }),
-);
 const RANGE_VALUE = Uint8Array.of(1, 0, 0, 0);
-const EMPTY_TABLE: Omit<Table, 'name'> = { line: 0, ids: [] };
-const named = (tables: readonly Table[] | undefined, name: TableName) =>
-  tables?.find((table) => table.name === name);
 const linesOf = (entries: number) => Math.ceil(entries / LINE_ENTRIES);
 
 export class Writer {
-  readonly #outer: BpfMap;
+  readonly #frontends: FrontendStore;
   readonly #ranges: BpfMap;
   readonly #options: WriterOptions;
   readonly #tables: ChunkedArray;
@@ -111,19 +81,14 @@ export class Writer {
   readonly #lines: RangeAllocator;
   readonly #ids: RangeAllocator;
   readonly #services: RangeAllocator;
-  readonly #frontendIds: RangeAllocator;
   readonly #ports = new Map<string, PortState>();
-  #frontends: BpfMap;
-  #frontendCount = 0;
+  /** Service numbers of an earlier process that a port has again. */
+  readonly #adoptedServices = new Set<number>();
   #leftovers: Leftovers | undefined;
 
   // Staged, see flush().
-  readonly #set = new Map<string, string>();
-  readonly #deleted = new Map<string, number>();
   readonly #addedRanges = new Set<string>();
   readonly #goneRanges = new Set<string>();
-  readonly #wildcardUsers = new Map<string, number>();
-  #goneFrontendIds: number[] = [];
   #goneIds: number[] = [];
   #goneTables: Omit<Table, 'name'>[] = [];
   #gone: GoneBackend[] = [];
@@ -131,20 +96,22 @@ export class Writer {
   constructor(maps: WriterMaps, options: WriterOptions) {
     const { now } = options;
     this.#options = options;
-    this.#outer = maps.frontends;
     this.#ranges = maps.ranges;
-    this.#frontends = openFrontends(maps.frontends, options.frontends);
+    this.#frontends = new FrontendStore(maps.frontends, {
+      entries: options.frontends,
+      limit: options.frontendsLimit,
+      now,
+    });
     this.#tables = new ChunkedArray(maps.tables, LINE_BYTES);
     this.#backends = new ChunkedArray(maps.backends, backendStruct.size);
     this.#lines = new RangeAllocator({ limit: CHUNK * CHUNKS, now });
     this.#ids = new RangeAllocator({ first: 1, limit: CHUNK * CHUNKS, now });
     this.#services = new RangeAllocator({ first: 1, limit: 2 ** 31, now });
-    this.#frontendIds = new RangeAllocator({ first: 1, limit: 2 ** 31, now });
     this.#adopt();
   }
 
   get frontends(): BpfMap {
-    return this.#frontends;
+    return this.#frontends.map;
   }
 
   get tables(): ChunkedArray {
@@ -157,7 +124,7 @@ export class Writer {
 
   /** Counts for `status`. */
   usage(): { frontends: number; lines: number; backends: number } {
-    return { frontends: this.#frontendCount, lines: this.#lines.used, backends: this.#ids.used };
+    return { frontends: this.#frontends.count, lines: this.#lines.used, backends: this.#ids.used };
   }
 
   /** Number of a frontend and of its Service port, for counters and explanations. */
@@ -169,11 +136,7 @@ export class Writer {
   reserve(more: { frontends: number; lines: number; backends: number }): void {
     this.#backends.reserve(Math.min(CHUNK * CHUNKS, this.#ids.top + more.backends));
     this.#tables.reserve(Math.min(CHUNK * CHUNKS, this.#lines.top + more.lines));
-    let entries = this.#frontends.maxEntries;
-    while (entries < this.#frontendCount + more.frontends) entries *= 2;
-    entries = Math.min(entries, this.#options.frontendsLimit);
-    if (entries > this.#frontends.maxEntries)
-      this.#frontends = growFrontends(this.#outer, this.#frontends, entries);
+    this.#frontends.reserve(more.frontends);
   }
 
   /** Stages a Service port. Throws SERVICE_MAP_FULL, and then leaves it as it was. */
@@ -191,8 +154,8 @@ export class Writer {
       const pool = before ? undefined : this.#leftovers?.backends.get(service);
       const ids = this.#putBackends(plan, before, service, pool, taken);
       const tables = this.#putTables(plan, compiled, before, ids, taken);
-      const frontends = this.#putFrontends(plan, compiled, before, service, tables, taken);
-      const wildcards = this.#putWildcards(compiled);
+      const frontends = this.#frontends.put(plan, compiled, before?.frontends, service, tables, taken);
+      const wildcards = this.#frontends.putWildcards(compiled);
       const ranges = this.#putRanges(plan, before, service);
       this.#ports.set(plan.key, { plan, service, ids, tables, frontends, wildcards, ranges });
       if (before) this.#retire(before, ids, tables, frontends);
@@ -217,8 +180,7 @@ export class Writer {
     const left = this.#leftovers;
     if (!left) return;
     this.#leftovers = undefined;
-    for (const [key, value] of left.frontends)
-      this.#deleted.set(key, viewOf(bytesOf(value)).getUint32(VALUE.id, true));
+    this.#frontends.dropLeftovers();
     for (const key of left.ranges) this.#goneRanges.add(key);
     for (const backends of left.backends.values())
       for (const { id } of backends.values()) this.#goneIds.push(id);
@@ -232,25 +194,16 @@ export class Writer {
     this.#backends.flush();
     this.#tables.flush();
     for (const key of this.#addedRanges) this.#ranges.set(bytesOf(key), RANGE_VALUE);
-    for (const key of this.#set.keys()) this.#deleted.delete(key);
-    changes += this.#set.size + this.#deleted.size;
-    this.#writeFrontends();
-    if (this.#deleted.size > 0) this.#frontends.deleteMany([...this.#deleted.keys()].map(bytesOf));
+    changes += this.#frontends.flush();
     if (this.#goneRanges.size > 0) this.#ranges.deleteMany([...this.#goneRanges].map(bytesOf));
     for (const id of this.#goneIds) this.#backends.stage(id);
     this.#backends.flush();
 
-    for (const id of this.#deleted.values()) if (id !== 0) this.#frontendIds.give(id, 1);
-    for (const id of this.#goneFrontendIds) this.#frontendIds.give(id, 1);
     for (const id of this.#goneIds) this.#ids.give(id, 1);
     for (const { line, ids } of this.#goneTables) this.#lines.give(line, linesOf(ids.length));
-    this.#frontendCount -= this.#deleted.size;
     const gone = this.#gone;
-    this.#set.clear();
-    this.#deleted.clear();
     this.#addedRanges.clear();
     this.#goneRanges.clear();
-    this.#goneFrontendIds = [];
     this.#goneIds = [];
     this.#goneTables = [];
     this.#gone = [];
@@ -264,19 +217,10 @@ export class Writer {
   }
 
   #adopt(): void {
-    const left = new Leftovers(this.#frontends, this.#tables, this.#backends, this.#ranges);
-    this.#frontendCount = left.frontends.size;
+    const left = new Leftovers(this.#frontends.map, this.#tables, this.#backends, this.#ranges);
     if (left.frontends.size === 0 && left.backends.size === 0) return;
     this.#leftovers = left;
-    const services = new Set<number>(left.backends.keys());
-    const frontendIds: [number, number][] = [];
-    for (const value of left.frontends.values()) {
-      if (value === WILDCARD_VALUE) continue;
-      const view = viewOf(bytesOf(value));
-      frontendIds.push([view.getUint32(VALUE.id, true), 1]);
-      services.add(view.getUint32(VALUE.service, true));
-    }
-    this.#frontendIds.reset(frontendIds, 1);
+    const services = new Set([...left.backends.keys(), ...this.#frontends.adopt(left.frontends)]);
     this.#services.reset(
       [...services].map((number) => [number, 1] as const),
       1,
@@ -293,21 +237,15 @@ export class Writer {
     for (const { address, port, wildcard } of this.#leftovers ? compiled : []) {
       if (wildcard) continue;
       const key = textOf(encodeEndpoint(address, port, PROTOCOL_NUMBER[plan.protocol]!));
-      const value = this.#leftovers?.frontends.get(key);
-      if (value !== undefined) {
-        const number = viewOf(bytesOf(value)).getUint32(VALUE.service, true);
-        if (!this.#adoptedServices.has(number)) {
-          this.#adoptedServices.add(number);
-          return number;
-        }
-      }
+      const number = this.#frontends.leftover(key)?.getUint32(VALUE.service, true);
+      if (number === undefined || this.#adoptedServices.has(number)) continue;
+      this.#adoptedServices.add(number);
+      return number;
     }
     const number = this.#take(this.#services, 1, plan, 'service numbers');
     taken.push(() => this.#services.give(number, 1));
     return number;
   }
-
-  readonly #adoptedServices = new Set<number>();
 
   #take(space: RangeAllocator, length: number, plan: PortPlan, map: string): number {
     const start = space.take(length);
@@ -411,9 +349,8 @@ export class Writer {
       for (const [table, lineAt, sizeAt] of sides) {
         if (table !== name) continue;
         const key = textOf(encodeEndpoint(frontend.address, frontend.port, PROTOCOL_NUMBER[plan.protocol]!));
-        const value = left.frontends.get(key);
-        if (value === undefined) continue;
-        const view = viewOf(bytesOf(value));
+        const view = this.#frontends.leftover(key);
+        if (!view) continue;
         const line = view.getUint32(lineAt, true);
         if (!left.tables.has(line) || !left.hasTable(line, view.getUint32(sizeAt, true), ids)) continue;
         left.tables.delete(line);
@@ -436,82 +373,6 @@ export class Writer {
     return { name, line, ids };
   }
 
-  #putFrontends(
-    plan: PortPlan,
-    compiled: readonly CompiledFrontend[],
-    before: PortState | undefined,
-    service: number,
-    tables: readonly Table[],
-    taken: (() => void)[],
-  ): Frontend[] {
-    const frontends: Frontend[] = [];
-    const staged: Frontend[] = [];
-    let added = 0;
-    for (const one of compiled) {
-      if (one.wildcard) continue;
-      const key = textOf(encodeEndpoint(one.address, one.port, PROTOCOL_NUMBER[plan.protocol]!));
-      const kept = before?.frontends.find((frontend) => frontend.key === key);
-      const left = kept ? undefined : this.#leftovers?.frontends.get(key);
-      const present = kept?.value ?? left;
-      let id: number;
-      if (present !== undefined) id = viewOf(bytesOf(present)).getUint32(VALUE.id, true);
-      else {
-        id = this.#take(this.#frontendIds, 1, plan, 'frontend numbers');
-        taken.push(() => this.#frontendIds.give(id, 1));
-        added++;
-      }
-      const inside = (one.inside && named(tables, one.inside)) || EMPTY_TABLE;
-      const outside = (one.outside && named(tables, one.outside)) || EMPTY_TABLE;
-      const value = textOf(
-        frontendStruct.encode({
-          id,
-          service,
-          flags: one.flags,
-          affinity_s: plan.affinitySeconds,
-          inside_line: inside.line,
-          inside_size: inside.ids.length,
-          outside_line: outside.line,
-          outside_size: outside.ids.length,
-        }),
-      );
-      const frontend = { key, id, value };
-      frontends.push(frontend);
-      if (value !== present) staged.push(frontend);
-    }
-    this.#makeRoom(plan, added);
-    this.#frontendCount += added;
-    for (const { key, value } of staged) this.#set.set(key, value);
-    for (const { key } of frontends) this.#keep(key);
-    return frontends;
-  }
-
-  /** A key that somebody wants: it is no leftover, and not deleted for the one who had it before. */
-  #keep(key: string): void {
-    this.#leftovers?.frontends.delete(key);
-    const id = this.#deleted.get(key);
-    if (id === undefined) return;
-    this.#deleted.delete(key);
-    if (id !== 0) this.#goneFrontendIds.push(id);
-    this.#frontendCount--;
-  }
-
-  #putWildcards(compiled: readonly CompiledFrontend[]): string[] {
-    const keys: string[] = [];
-    for (const { address, wildcard } of compiled) {
-      if (!wildcard) continue;
-      const key = textOf(encodeEndpoint(address, 0, 0));
-      const users = this.#wildcardUsers.get(key) ?? 0;
-      this.#wildcardUsers.set(key, users + 1);
-      keys.push(key);
-      if (users > 0) continue;
-      const present = this.#leftovers?.frontends.get(key);
-      if (present === undefined) this.#frontendCount++;
-      if (present !== WILDCARD_VALUE) this.#set.set(key, WILDCARD_VALUE);
-      this.#keep(key);
-    }
-    return keys;
-  }
-
   #putRanges(plan: PortPlan, before: PortState | undefined, service: number): string[] {
     const keys = plan.sourceRanges.map((range) => textOf(encodeSource(service, range)));
     for (const key of keys) {
@@ -522,50 +383,14 @@ export class Writer {
     return keys;
   }
 
-  #dropWildcards(keys: readonly string[]): void {
-    for (const key of keys) {
-      const users = this.#wildcardUsers.get(key)! - 1;
-      if (users > 0) this.#wildcardUsers.set(key, users);
-      else {
-        this.#wildcardUsers.delete(key);
-        this.#set.delete(key);
-        this.#deleted.set(key, 0);
-      }
-    }
-  }
-
-  #makeRoom(plan: PortPlan, added: number): void {
-    const used = this.#frontendCount;
-    const { maxEntries } = this.#frontends;
-    if (used + added <= maxEntries) return;
-    const limit = this.#options.frontendsLimit;
-    if (used + added > limit)
-      throw serviceError('SERVICE_MAP_FULL', {
-        service: plan.service,
-        map: 'lb_frontends',
-        used,
-        limit,
-        wanted: added,
-      });
-    this.#frontends = growFrontends(this.#outer, this.#frontends, Math.min(limit, maxEntries * 2));
-  }
-
   #retire(
     before: PortState,
     ids: readonly number[],
     tables: readonly Table[],
     frontends: readonly Frontend[],
   ): void {
-    for (const { key, id } of before.frontends) {
-      if (frontends.some((frontend) => frontend.key === key)) continue;
-      if (!this.#set.has(key)) this.#deleted.set(key, id);
-      else {
-        // Another port took it over in this same flush.
-        this.#goneFrontendIds.push(id);
-        this.#frontendCount--;
-      }
-    }
-    this.#dropWildcards(before.wildcards);
+    this.#frontends.retire(before.frontends, frontends);
+    this.#frontends.dropWildcards(before.wildcards);
     for (const table of before.tables)
       if (named(tables, table.name)?.line !== table.line) this.#goneTables.push(table);
     const kept = new Set(ids);
@@ -576,16 +401,6 @@ export class Writer {
       const { protocol } = before.plan;
       if (protocol !== 'SCTP') this.#gone.push({ address: endpoint.address, port, protocol });
     });
-  }
-
-  #writeFrontends(): void {
-    if (this.#set.size < 4) {
-      for (const [key, value] of this.#set) this.#frontends.set(bytesOf(key), bytesOf(value));
-      return;
-    }
-    this.#frontends.setMany(
-      Iterator.from(this.#set).map(([key, value]) => [bytesOf(key), bytesOf(value)] as const),
-    );
   }
 }
 

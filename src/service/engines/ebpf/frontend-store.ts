@@ -1,0 +1,263 @@
+/** Frontends in the kernel's hash: staging, numbers, ClusterIPs as such, growth. */
+import { viewOf } from '../../../codec/index.ts';
+import { serviceError } from '../../../errors/index.ts';
+import type { BpfMap } from '../../../kernel/bpf/index.ts';
+import type { PortPlan } from '../../types.ts';
+import { RangeAllocator } from './allocate.ts';
+import type { CompiledFrontend, TableName } from './compile.ts';
+import { encodeEndpoint, FRONTEND, frontendStruct, PROTOCOL_NUMBER } from './layout.ts';
+import { bytesOf, textOf, VALUE } from './leftovers.ts';
+import { growFrontends, openFrontends } from './objects.ts';
+
+/** Key and value as text, because text is smaller than a typed array and compares by value. */
+export interface Frontend {
+  readonly key: string;
+  readonly id: number;
+  readonly value: string;
+}
+
+/** A table of a port as a frontend names it. */
+export interface Table {
+  readonly name: TableName;
+  readonly line: number;
+  readonly ids: ArrayLike<number>;
+}
+
+export interface FrontendStoreOptions {
+  /** Entries to begin with, and to grow to. */
+  readonly entries: number;
+  readonly limit: number;
+  readonly now: () => number;
+}
+
+const WILDCARD_VALUE = textOf(
+  frontendStruct.encode({
+    id: 0,
+    service: 0,
+    flags: FRONTEND.WILDCARD,
+    affinity_s: 0,
+    inside_line: 0,
+    inside_size: 0,
+    outside_line: 0,
+    outside_size: 0,
+  }),
+);
+const EMPTY_TABLE: Omit<Table, 'name'> = { line: 0, ids: [] };
+
+/** The table of this name. */
+export function named(tables: readonly Table[] | undefined, name: TableName): Table | undefined {
+  return tables?.find((table) => table.name === name);
+}
+
+export class FrontendStore {
+  readonly #outer: BpfMap;
+  readonly #limit: number;
+  readonly #ids: RangeAllocator;
+  #map: BpfMap;
+  #count = 0;
+  /** What an earlier process left and no plan has claimed yet. */
+  #left: Map<string, string> | undefined;
+  readonly #set = new Map<string, string>();
+  readonly #deleted = new Map<string, number>();
+  /** Ports of a Service share the entry of their ClusterIP as such. */
+  readonly #wildcardUsers = new Map<string, number>();
+  #goneIds: number[] = [];
+
+  constructor(outer: BpfMap, { entries, limit, now }: FrontendStoreOptions) {
+    this.#outer = outer;
+    this.#limit = limit;
+    this.#ids = new RangeAllocator({ first: 1, limit: 2 ** 31, now });
+    this.#map = openFrontends(outer, entries);
+  }
+
+  /** The hash in use now. */
+  get map(): BpfMap {
+    return this.#map;
+  }
+
+  get count(): number {
+    return this.#count;
+  }
+
+  /** Takes over what is in the kernel; returns the numbers of Service ports that it names. */
+  adopt(left: Map<string, string>): Set<number> {
+    this.#left = left;
+    this.#count = left.size;
+    const services = new Set<number>();
+    const ids: [number, number][] = [];
+    for (const value of left.values()) {
+      if (value === WILDCARD_VALUE) continue;
+      const view = viewOf(bytesOf(value));
+      ids.push([view.getUint32(VALUE.id, true), 1]);
+      services.add(view.getUint32(VALUE.service, true));
+    }
+    this.#ids.reset(ids, 1);
+    return services;
+  }
+
+  /** The kernel's value of a frontend that no plan has claimed yet. */
+  leftover(key: string): DataView | undefined {
+    const value = this.#left?.get(key);
+    return value === undefined ? undefined : viewOf(bytesOf(value));
+  }
+
+  /** Makes room for this many more in one step. */
+  reserve(more: number): void {
+    let entries = this.#map.maxEntries;
+    while (entries < this.#count + more) entries *= 2;
+    entries = Math.min(entries, this.#limit);
+    if (entries > this.#map.maxEntries) this.#map = growFrontends(this.#outer, this.#map, entries);
+  }
+
+  /** Stages the frontends of a port. Throws SERVICE_MAP_FULL. */
+  put(
+    plan: PortPlan,
+    compiled: readonly CompiledFrontend[],
+    before: readonly Frontend[] | undefined,
+    service: number,
+    tables: readonly Table[],
+    taken: (() => void)[],
+  ): Frontend[] {
+    const frontends: Frontend[] = [];
+    const staged: Frontend[] = [];
+    let added = 0;
+    for (const one of compiled) {
+      if (one.wildcard) continue;
+      const key = textOf(encodeEndpoint(one.address, one.port, PROTOCOL_NUMBER[plan.protocol]!));
+      const kept = before?.find((frontend) => frontend.key === key);
+      const left = kept ? undefined : this.#left?.get(key);
+      const present = kept?.value ?? left;
+      let id: number;
+      if (present !== undefined) id = viewOf(bytesOf(present)).getUint32(VALUE.id, true);
+      else {
+        id = this.#ids.take(1)!;
+        taken.push(() => this.#ids.give(id, 1));
+        added++;
+      }
+      const inside = (one.inside && named(tables, one.inside)) || EMPTY_TABLE;
+      const outside = (one.outside && named(tables, one.outside)) || EMPTY_TABLE;
+      const value = textOf(
+        frontendStruct.encode({
+          id,
+          service,
+          flags: one.flags,
+          affinity_s: plan.affinitySeconds,
+          inside_line: inside.line,
+          inside_size: inside.ids.length,
+          outside_line: outside.line,
+          outside_size: outside.ids.length,
+        }),
+      );
+      const frontend = { key, id, value };
+      frontends.push(frontend);
+      if (value !== present) staged.push(frontend);
+    }
+    this.#makeRoom(plan, added);
+    this.#count += added;
+    for (const { key, value } of staged) this.#set.set(key, value);
+    for (const { key } of frontends) this.#keep(key);
+    return frontends;
+  }
+
+  /** Stages the removal of those of a port's former frontends that it has no longer. */
+  retire(before: readonly Frontend[], now: readonly Frontend[]): void {
+    for (const { key, id } of before) {
+      if (now.some((frontend) => frontend.key === key)) continue;
+      if (!this.#set.has(key)) this.#deleted.set(key, id);
+      else {
+        // Another port took it over in this same flush.
+        this.#goneIds.push(id);
+        this.#count--;
+      }
+    }
+  }
+
+  /** Stages ClusterIPs as such; returns their keys. */
+  putWildcards(compiled: readonly CompiledFrontend[]): string[] {
+    const keys: string[] = [];
+    for (const { address, wildcard } of compiled) {
+      if (!wildcard) continue;
+      const key = textOf(encodeEndpoint(address, 0, 0));
+      const users = this.#wildcardUsers.get(key) ?? 0;
+      this.#wildcardUsers.set(key, users + 1);
+      keys.push(key);
+      if (users > 0) continue;
+      const present = this.#left?.get(key);
+      if (present === undefined) this.#count++;
+      if (present !== WILDCARD_VALUE) this.#set.set(key, WILDCARD_VALUE);
+      this.#keep(key);
+    }
+    return keys;
+  }
+
+  dropWildcards(keys: readonly string[]): void {
+    for (const key of keys) {
+      const users = this.#wildcardUsers.get(key)! - 1;
+      if (users > 0) this.#wildcardUsers.set(key, users);
+      else {
+        this.#wildcardUsers.delete(key);
+        this.#set.delete(key);
+        this.#deleted.set(key, 0);
+      }
+    }
+  }
+
+  /** Stages the removal of what no plan has claimed. */
+  dropLeftovers(): void {
+    for (const [key, value] of this.#left ?? [])
+      this.#deleted.set(key, viewOf(bytesOf(value)).getUint32(VALUE.id, true));
+    this.#left = undefined;
+  }
+
+  /** Writes what is staged, then erases what is gone. Returns how many entries that were. */
+  flush(): number {
+    for (const key of this.#set.keys()) this.#deleted.delete(key);
+    const changes = this.#set.size + this.#deleted.size;
+    this.#write();
+    if (this.#deleted.size > 0) this.#map.deleteMany([...this.#deleted.keys()].map(bytesOf));
+    for (const id of this.#deleted.values()) if (id !== 0) this.#ids.give(id, 1);
+    for (const id of this.#goneIds) this.#ids.give(id, 1);
+    this.#count -= this.#deleted.size;
+    this.#set.clear();
+    this.#deleted.clear();
+    this.#goneIds = [];
+    return changes;
+  }
+
+  close(): void {
+    this.#map.close();
+  }
+
+  /** A key that somebody wants: it is no leftover, and not deleted for the one who had it before. */
+  #keep(key: string): void {
+    this.#left?.delete(key);
+    const id = this.#deleted.get(key);
+    if (id === undefined) return;
+    this.#deleted.delete(key);
+    if (id !== 0) this.#goneIds.push(id);
+    this.#count--;
+  }
+
+  #makeRoom(plan: PortPlan, added: number): void {
+    if (this.#count + added <= this.#map.maxEntries) return;
+    if (this.#count + added > this.#limit)
+      throw serviceError('SERVICE_MAP_FULL', {
+        service: plan.service,
+        map: 'lb_frontends',
+        used: this.#count,
+        limit: this.#limit,
+        wanted: added,
+      });
+    this.reserve(added);
+  }
+
+  #write(): void {
+    if (this.#set.size < 4) {
+      for (const [key, value] of this.#set) this.#map.set(bytesOf(key), bytesOf(value));
+      return;
+    }
+    this.#map.setMany(
+      Iterator.from(this.#set).map(([key, value]) => [bytesOf(key), bytesOf(value)] as const),
+    );
+  }
+}

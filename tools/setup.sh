@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.." || exit 1
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "error[SETUP]: $1"; say "  $2"; exit 1; }
 
+[ -w . ] && { [ ! -e dist ] || [ -w dist ]; } || fail "$(pwd) has to be built, and this user may not write there" 'Run it once as root: sudo ./portolan --version'
+
 # command:package; a command that is there needs no package, wherever it came from
 wanted='clang:clang ld.lld:lld gcc:gcc ip:iproute2 nft:nftables nsenter:util-linux curl:curl'
 files='/usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/linux/bpf.h:linux-libc-dev'

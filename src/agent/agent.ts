@@ -85,10 +85,12 @@ export async function startAgent(options: AgentOptions, log: Log): Promise<Agent
     for (const step of closing.reverse()) await step();
   };
   try {
+    // What a person may have got wrong is read before anything is made.
+    const access = loadKubeconfig(options.kubeconfig);
     const lock = lockStateDir(stateDir);
     closing.push(() => lock.release());
     mkdirSync(join(stateDir, 'pods'), { recursive: true, mode: 0o700 });
-    const client = new ApiClient(loadKubeconfig(options.kubeconfig));
+    const client = new ApiClient(access);
     closing.push(() => client.close());
     const recorder = new EventRecorder({ client, component: 'portolan-agent', host: nodeName, log });
 

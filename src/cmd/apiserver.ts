@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { Command } from 'commander';
 import { apiError } from '../errors/api.ts';
 import type { Pod } from '../model/kubernetes.ts';
+import { registerIssue } from './issue.ts';
 
 interface Options {
   dataDir: string;
@@ -38,7 +39,7 @@ export function parseListen(text: string): { host: string; port: number } {
 
 /** Adds the sub-command to the program. */
 export function registerApiserver(program: Command): Command {
-  return program
+  const apiserver = program
     .command('apiserver')
     .description('serve the Kubernetes API from an embedded store')
     .option(
@@ -79,9 +80,19 @@ export function registerApiserver(program: Command): Command {
     .option('--cluster-cidr <cidr>', 'pod networks; must not overlap the service networks', commaList, [])
     .option('--log-level <level>', 'debug, info, warn or error', 'info')
     .option('--json', 'log as JSON lines')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  portolan apiserver
+  portolan apiserver --listen 0.0.0.0:6443 --advertise-address 192.0.2.1 --cluster-cidr 10.244.0.0/16
+  portolan apiserver issue-node host2 --server https://192.0.2.1:6443 --out host2.kubeconfig`,
+    )
     .action(async (options: Options) => {
       await serve(options);
     });
+  registerIssue(apiserver);
+  return apiserver;
 }
 
 async function serve(options: Options): Promise<void> {

@@ -1,6 +1,6 @@
 /** The command line: one file a command, wired here. Exit 0 done, 1 failed, 2 wrong usage. */
 import { Command, CommanderError } from 'commander';
-import { formatError } from '../errors/index.ts';
+import { formatError, isNetError } from '../errors/index.ts';
 import { registerAgent } from './agent.ts';
 import { registerApiserver } from './apiserver.ts';
 import { registerAsk } from './ask.ts';
@@ -63,6 +63,6 @@ try {
     process.exitCode = error.exitCode === 0 ? 0 : 2;
   } else {
     console.error(formatError(error));
-    process.exitCode = 1;
+    process.exitCode = isNetError(error) && error.code.endsWith('_BAD_OPTION') ? 2 : 1;
   }
 }

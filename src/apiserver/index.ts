@@ -21,6 +21,7 @@ export {
   issueToken,
   type Kubeconfig,
   kubeconfigText,
+  serverNames,
 } from './pki/credentials.ts';
 
 export interface ApiServerOptions {

@@ -1,4 +1,5 @@
 /** `portolan apiserver issue-node | issue-controller`: credentials by which others reach this API server. */
+import { existsSync, renameSync, writeFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { apiError } from '../errors/api.ts';
 
@@ -58,12 +59,8 @@ async function give(flags: IssueFlags, issue: Issue): Promise<void> {
   const server = checkUrl(flags.server ?? (await knownServer(flags.dataDir)));
   const { kubeconfigText, serverNames } = await import('../apiserver/index.ts');
   const text = kubeconfigText(await issue(server.href.replace(/\/$/, '')));
-  if (flags.out) {
-    const { writeFileSync, renameSync } = await import('node:fs');
-    const fresh = `${flags.out}.new`;
-    writeFileSync(fresh, text, { mode: 0o600 });
-    renameSync(fresh, flags.out);
-  } else process.stdout.write(text);
+  if (flags.out === undefined) process.stdout.write(text);
+  else writeOut(flags.out, text);
   const names = serverNames(flags.dataDir);
   const host = server.hostname.replace(/^\[|\]$/g, '');
   if (names && !names.covers(host))
@@ -72,10 +69,28 @@ async function give(flags: IssueFlags, issue: Issue): Promise<void> {
     );
 }
 
+/** Whole or not at all, and never readable by others. */
+function writeOut(path: string, text: string): void {
+  try {
+    writeFileSync(`${path}.new`, text, { mode: 0o600 });
+    renameSync(`${path}.new`, path);
+  } catch (cause) {
+    const want = `a file that can be written: ${(cause as Error).message}`;
+    throw apiError('API_BAD_OPTION', { option: '--out', value: path, want }, cause);
+  }
+}
+
 /** The address at which the server listened last. */
 async function knownServer(dataDir: string): Promise<string> {
+  const path = `${dataDir}/admin.kubeconfig`;
+  if (!existsSync(path))
+    throw apiError('API_BAD_OPTION', {
+      option: '--data-dir',
+      value: dataDir,
+      want: 'the directory of an API server that has been started once',
+    });
   const { loadKubeconfig } = await import('../client/index.ts');
-  return loadKubeconfig(`${dataDir}/admin.kubeconfig`).server;
+  return loadKubeconfig(path).server;
 }
 
 function checkUrl(text: string): URL {

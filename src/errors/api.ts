@@ -74,6 +74,11 @@ export const apiCatalogue = {
       c.why ?? 'the server does not allow this method on the requested resource',
     () => 'See "kubectl api-resources -o wide" for the verbs of each resource',
   ),
+  /** A kind that clients may look for and that cannot be made here; `why` names what to use instead. */
+  API_KIND_NOT_SERVED: entry(
+    (c: { why: string }) => c.why,
+    () => 'See "kubectl api-resources --verbs=create" for what can be made',
+  ),
   API_NOT_ACCEPTABLE: entry(
     (c: { accept: string; offered: string }) =>
       `only the following media types are accepted: ${c.offered} (asked for ${c.accept})`,
@@ -112,6 +117,11 @@ export const apiCatalogue = {
   API_UNAVAILABLE: entry(
     (c: { message: string }) => c.message,
     () => 'Repeat the request in a moment',
+  ),
+  API_BAD_OPTION: entry(
+    (c: { option: string; value: string; want: string }) =>
+      `Cannot use ${c.option} "${c.value}": want ${c.want}`,
+    () => 'Run the command with --help to see its options and examples',
   ),
   API_PORT_IN_USE: entry(
     (c: { host: string; port: number }) => `Cannot listen on ${c.host} port ${c.port}: the port is in use`,

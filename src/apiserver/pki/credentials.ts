@@ -7,6 +7,7 @@
  *   tokens.json              bearer tokens: SHA-256 of the token, user, groups
  */
 import { createHash, randomBytes, X509Certificate } from 'node:crypto';
+import { isIP } from 'node:net';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
 import { apiError } from '../../errors/api.ts';
@@ -143,6 +144,16 @@ export const issueNodeKubeconfig = (
 /** New credentials for the controllers and the scheduler. @throws API_PKI_DAMAGED */
 export const issueControllerKubeconfig = (dataDir: string, serverUrl: string): Promise<Kubeconfig> =>
   issue(dataDir, serverUrl, CONTROLLER_USER, CONTROLLERS);
+
+/** For which hosts the server's certificate speaks; undefined when there is none yet. @throws API_PKI_DAMAGED */
+export function serverNames(dataDir: string): { covers(host: string): boolean } | undefined {
+  const pair = readPair(dataDir, 'server');
+  if (!pair) return undefined;
+  const certificate = new X509Certificate(pair.certificate);
+  return {
+    covers: (host) => (isIP(host) ? certificate.checkIP(host) : certificate.checkHost(host)) !== undefined,
+  };
+}
 
 interface TokenRecord {
   readonly sha256: string;

@@ -25,6 +25,7 @@ import { PodLinks } from '../podlink/index.ts';
 import { PodManager, type PodNetwork, ProcessRunner, podApi } from '../pods/index.ts';
 import {
   EbpfEngine,
+  HealthCheckServers,
   masqueradeParts,
   type NodeContext,
   ServiceController,
@@ -181,13 +182,16 @@ export async function startAgent(options: AgentOptions, log: Log): Promise<Agent
         if (own.has(String(address))) engine.attachNodeInterface(ifindex);
     };
     attachNodeInterfaces();
-    const controller = new ServiceController({
+    const healthChecks = new HealthCheckServers({ healthy: () => controller.ready });
+    closing.push(() => healthChecks.close());
+    const controller: ServiceController = new ServiceController({
       services,
       slices,
       ranges,
       engine,
       node: nodeContext(nodeName, undefined, addresses.map(String)),
       log,
+      onApplied: (delta) => healthChecks.apply(delta),
       onResult: (key, error) => {
         const [namespace, name] = key.split('/') as [string, string];
         if (!error) return;
@@ -206,16 +210,31 @@ export async function startAgent(options: AgentOptions, log: Log): Promise<Agent
     closing.push(() => store.close());
     const links = new PodLinks();
     closing.push(() => links.close());
+    // Programs hang on the host end by its number; a link that was made anew has another one.
+    const interfaces = new Map<string, number>();
+    const detach = (hostLink: string, unless?: number) => {
+      const ifindex = interfaces.get(hostLink);
+      if (ifindex === undefined || ifindex === unless) return;
+      engine.detachPodLink(ifindex);
+      interfaces.delete(hostLink);
+    };
     const networking: PodNetworking = new PodNetworking({
       store,
       links,
       mtuBytes: () => podMtuBytes,
-      beforeReady: (_attachment, link) => engine.attachPodLink(link.ifindex),
+      beforeReady: ({ hostLink }, { ifindex }) => {
+        detach(hostLink, ifindex);
+        engine.attachPodLink(ifindex);
+        interfaces.set(hostLink, ifindex);
+      },
+      afterRemoved: ({ hostLink }) => detach(hostLink),
       health,
       onError: (error) => log.error({ error: (error as Error).message }, 'pod links'),
     });
     await networking.start();
     closing.push(() => networking.close());
+    // What an earlier agent did not live to detach, or what start() has just removed.
+    engine.dropGoneInterfaces();
 
     const cni = new CniServer({
       socketPath: join(stateDir, 'cni.sock'),

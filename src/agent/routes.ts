@@ -1,13 +1,7 @@
 /** The questions that the agent's socket answers. */
 import { agentError } from '../errors/index.ts';
 import { desiredOverlay, openOverlayKernel, planOverlay, planText } from '../overlay/index.ts';
-import {
-  explainService,
-  explanationText,
-  type PacketQuery,
-  portText,
-  type ServicePlan,
-} from '../service/index.ts';
+import { explanationText, type PacketQuery, portText, type ServiceExplanation } from '../service/index.ts';
 import type { AgentParts } from './agent.ts';
 import { peerLeases } from './peers.ts';
 import type { Routes } from './socket.ts';
@@ -62,27 +56,18 @@ export function agentRoutes(parts: AgentParts): Routes {
         ports: plan.ports.flatMap((port) => portText(port)),
         state: parts.controller.failed.get(service)?.message ?? 'done',
       })),
-    'GET /services/explain': (query) => {
-      const plan = planNamed(parts, query.get('service') ?? '');
-      const slices = [...parts.slices.items.values()].filter(({ service }) => service === plan.key);
-      return explanationText(
-        explainService(plan, parts.controller.node, {
-          slices,
-          failure: parts.controller.failed.get(plan.key),
-        }),
-      );
-    },
+    'GET /services/explain': (query) => explanationText(explained(parts, query.get('service') ?? '')),
     'GET /services/packet': (query) => parts.engine.explainPacket(packetOf(query)),
     'GET /services/maps': () => parts.engine.dump(),
     'GET /services/diff': () => parts.engine.diff(parts.controller.plans.values()),
   };
 }
 
-function planNamed(parts: AgentParts, text: string): ServicePlan {
-  const key = text.includes('/') ? text : `default/${text}`;
-  const plan = parts.controller.plans.get(key);
-  if (!plan) throw agentError('AGENT_NO_SUCH_SERVICE', { service: key });
-  return plan;
+function explained(parts: AgentParts, text: string): ServiceExplanation {
+  const service = text.includes('/') ? text : `default/${text}`;
+  const found = parts.controller.explain(service);
+  if (!found) throw agentError('AGENT_NO_SUCH_SERVICE', { service });
+  return found;
 }
 
 /** `from=pod|outside`, `source`, `to=ADDRESS`, `port`, `protocol`. */

@@ -33,8 +33,8 @@ export async function stopProcess(name: string, what: string, kill: boolean): Pr
   return process;
 }
 
-/** Starts it again with the command it had, and waits until it serves. Throws LAB_PROCESS_ENDED, LAB_TIMEOUT. */
-export async function startAgain(name: string, what: string, seconds = 30): Promise<LabProcess> {
+/** Starts it again with the command it had. One that runs is left alone. */
+export function respawn(name: string, what: string): LabProcess {
   const { state, plan } = loadLab(name);
   const before = processOf(plan, state, what);
   if (isAlive(before)) return before;
@@ -43,7 +43,14 @@ export async function startAgain(name: string, what: string, seconds = 30): Prom
   // Read again: another restart may have been saved meanwhile.
   const now = loadLab(name).state;
   saveLab({ ...now, processes: now.processes.map((one) => (one.title === title ? process : one)) });
-  await waitFor(process, () => serves(plan, what), { what: title, seconds });
+  return process;
+}
+
+/** Starts it again and waits until it serves. Throws LAB_PROCESS_ENDED, LAB_TIMEOUT. */
+export async function startAgain(name: string, what: string, seconds = 30): Promise<LabProcess> {
+  const process = respawn(name, what);
+  const { plan } = loadLab(name);
+  await waitFor(process, () => serves(plan, what), { what: process.title, seconds });
   return process;
 }
 

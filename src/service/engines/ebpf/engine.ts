@@ -173,6 +173,10 @@ export class EbpfEngine implements ServiceEngine {
     this.#links.detach('pod', ifindex);
   }
 
+  dropGoneInterfaces(): void {
+    this.#links.dropGone();
+  }
+
   attachNodeInterface(ifindex: number): void {
     this.#links.attach('node', ifindex);
   }

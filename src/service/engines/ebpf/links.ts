@@ -112,6 +112,23 @@ export class Links {
     this.#attached[kind].delete(ifindex);
   }
 
+  /** Forgets interfaces that have gone; the kernel has detached their programs, but a pin keeps what is pinned. */
+  dropGone(): void {
+    for (const name of listPins(this.#options.folder)) {
+      const match = INTERFACE_PIN.exec(name);
+      const path = join(this.#options.folder, name);
+      const link = match ? adoptLink(path) : undefined;
+      if (!match || !link) continue;
+      try {
+        if (link.info().ifindex === Number(match[2])) continue;
+        unpin(path);
+        this.#attached[match[1] as InterfaceKind].delete(Number(match[2]));
+      } finally {
+        link.close();
+      }
+    }
+  }
+
   /** Detaches everything. */
   remove(): void {
     for (const name of listPins(this.#options.folder))

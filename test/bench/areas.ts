@@ -37,4 +37,9 @@ export const areas: readonly Area[] = [
     about: 'The overlay by itself: peers, leases, repair',
     run: async (options) => (await import('./repair.ts')).benchOverlayControl(options),
   },
+  {
+    name: 'endpoints',
+    about: 'API write to data path, with a real API server, controllers and agent',
+    run: async (options) => (await import('./endpoints.ts')).benchEndpoints(options),
+  },
 ];

@@ -12,8 +12,11 @@ import type { NftPlace } from './transaction.ts';
 /** nfnetlink.h and nf_tables.h */
 const NFNLGRP_NFTABLES = 7;
 const NFNL_SUBSYS_NFTABLES = 10;
+const NFT_MSG_NEWGEN = 15;
 const NFT_MSG_GETGEN = 16;
 const NFTA_GEN_ID = 1;
+/** Rules and elements have the name of their chain or set at 2, as sets have their own. */
+const NFTA_CHAIN_NAME = 3;
 const HEADER_BYTES = 4;
 const AF_OF = new Map([
   [1, 'inet'],
@@ -48,12 +51,16 @@ export interface NftEvent {
   readonly table: string;
   /** Name of the set, when elements changed. */
   readonly set?: string;
+  /** Name of the chain, of the rule's chain, or of the set; undefined for tables. */
+  readonly name?: string;
 }
 
 /** Tells changes of nftables rules, this process's own included. */
 export function monitorNft(
   options: NftPlace & {
     readonly onEvent: (event: NftEvent) => void;
+    /** A transaction's events have all been told; its number is that of the ruleset's generation after it. */
+    readonly onGeneration?: (generation: number) => void;
     readonly onResync: (reason: string) => void;
   },
 ): NetlinkMonitor {
@@ -64,6 +71,10 @@ export function monitorNft(
     onMessage(message) {
       const event = readNftEvent(message);
       if (event) options.onEvent(event);
+      else if (options.onGeneration && message.type === ((NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_NEWGEN)) {
+        const generation = readGeneration(message.body);
+        if (generation !== undefined) options.onGeneration(generation);
+      }
     },
     onResync: options.onResync,
   });
@@ -76,13 +87,22 @@ export function readNftEvent({ type, body }: Pick<NlMessage, 'type' | 'body'>): 
   if (!about) return undefined;
   let table = '';
   let set: string | undefined;
-  // Attribute 1 is the name of the table in every one of these messages; 2 that of the set for elements.
+  let name: string | undefined;
+  const nameAt = about.subject === 'chain' ? NFTA_CHAIN_NAME : 2;
+  // Attribute 1 is the name of the table in every one of these messages; 2 that of the set, or of a rule's chain.
   readAttributes(body, HEADER_BYTES, 'an nftables notification', (attribute, value) => {
     if (attribute === 1) table = cString(value);
-    else if (attribute === 2 && about.subject === 'element') set = cString(value);
+    else if (attribute === nameAt && about.subject !== 'table') name = cString(value);
+    if (attribute === 2 && about.subject === 'element') set = name;
   });
   const family = AF_OF.get(body[0]!) ?? String(body[0]);
-  return { ...about, family, table, ...(set === undefined ? {} : { set }) };
+  return {
+    ...about,
+    family,
+    table,
+    ...(set === undefined ? {} : { set }),
+    ...(name === undefined ? {} : { name }),
+  };
 }
 
 /** Number of the ruleset's generation: one more after each transaction of anybody. */
@@ -98,11 +118,18 @@ export function nftGeneration(socket: NetlinkSocket): number | undefined {
       },
     },
     ({ body }) => {
-      readAttributes(body, HEADER_BYTES, 'the generation of the nftables rules', (attribute, value) => {
-        if (attribute === NFTA_GEN_ID && value.length === 4) generation = viewOf(value).getUint32(0);
-      });
+      generation = readGeneration(body);
     },
   );
+  return generation;
+}
+
+function readGeneration(body: Uint8Array): number | undefined {
+  let generation: number | undefined;
+  if (body.length < HEADER_BYTES) return undefined;
+  readAttributes(body, HEADER_BYTES, 'the generation of the nftables rules', (attribute, value) => {
+    if (attribute === NFTA_GEN_ID && value.length === 4) generation = viewOf(value).getUint32(0);
+  });
   return generation;
 }
 

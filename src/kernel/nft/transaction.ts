@@ -20,14 +20,16 @@ export async function runNft(
 }
 
 /**
- * Lists rules as nft's JSON. `query` is what follows `nft -j list`, e.g. `['table', 'ip', 'portolan']`. Undefined
+ * Lists rules as nft's JSON; `terse` leaves out the elements of named sets. `query` is what follows `nft -j list`, e.g. `['table', 'ip', 'portolan']`. Undefined
  * when there is no such object. Throws NFT_REFUSED, NFT_UNREADABLE, NFT_MISSING.
  */
 export async function listNftJson(
-  options: NftPlace & { readonly query: readonly string[] },
+  options: NftPlace & { readonly query: readonly string[]; readonly terse?: boolean },
 ): Promise<NftObject[] | undefined> {
   const what = `list nftables ${options.query.join(' ')}`;
-  const output = await run(['-j', 'list', ...options.query], '', options, what, /No such file or directory/);
+  const terse = options.terse ? ['-t'] : [];
+  const args = [...terse, '-j', 'list', ...options.query];
+  const output = await run(args, '', options, what, /No such file or directory/);
   if (output === undefined) return undefined;
   return parseNftJson(output, what);
 }

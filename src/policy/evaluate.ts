@@ -1,0 +1,128 @@
+/**
+ * The meaning of NetworkPolicy v1 for one connection. Written once: the compiled rules are tested against it, `explain`
+ * prints it, and established connections are judged by it.
+ *
+ *     egress of the source  AND  ingress of the destination
+ *        │
+ *        no policy selects the pod for the direction ──► allowed, it is not isolated
+ *        else any rule of any such policy matches    ──► allowed by that rule
+ *        else                                        ──► denied: isolated by those policies
+ *
+ * A node's own traffic to its own pods is always allowed (the kubelet's probes). Replies are no connections.
+ * Source: Kubernetes API reference, networking.k8s.io/v1 NetworkPolicy.
+ */
+import type { IpAddress } from '../addr/index.ts';
+import type { Protocol } from '../model/kubernetes.ts';
+import { type Labels, labelSelectorSelects } from '../model/label-selector.ts';
+import type {
+  Direction,
+  PeerFacts,
+  PodFacts,
+  PolicyFacts,
+  PortFacts,
+  RuleFacts,
+  Selection,
+} from './types.ts';
+
+/** One end of a connection. */
+export interface Endpoint {
+  readonly address: IpAddress;
+  /** The pod whose address it is; undefined for nodes, host-network pods and everything outside. */
+  readonly pod?: PodFacts | undefined;
+  /** The node whose own address it is. */
+  readonly node?: string | undefined;
+}
+
+export interface Flow {
+  readonly from: Endpoint;
+  readonly to: Endpoint;
+  /** Undefined for protocols without ports, such as ICMP. */
+  readonly protocol: Protocol | undefined;
+  /** The destination's port, after translation of Services. */
+  readonly port: number;
+}
+
+/** What one end's policies say. */
+export interface SideVerdict {
+  readonly allowed: boolean;
+  /** Policies that isolate the pod in this direction; empty when none does. */
+  readonly isolatedBy: readonly string[];
+  /** The rule that allows. */
+  readonly rule?: { readonly policy: string; readonly index: number } | undefined;
+}
+
+export interface Verdict {
+  readonly allowed: boolean;
+  /** The source is the node of the destination: policies do not apply. */
+  readonly fromOwnNode: boolean;
+  readonly egress: SideVerdict;
+  readonly ingress: SideVerdict;
+}
+
+/** What flows are judged by. */
+export interface PolicyWorld {
+  /** Policies of a namespace, in an order that stays. */
+  policiesOf(namespace: string): Iterable<PolicyFacts>;
+  /** Labels of a namespace; undefined when there is no such one. */
+  namespaceLabels(namespace: string): Labels | undefined;
+}
+
+const OPEN: SideVerdict = { allowed: true, isolatedBy: [] };
+
+export function evaluate(flow: Flow, world: PolicyWorld): Verdict {
+  const { from, to } = flow;
+  const fromOwnNode = from.node !== undefined && to.pod?.node === from.node;
+  const egress = fromOwnNode ? OPEN : judge(flow, 'egress', world);
+  const ingress = fromOwnNode ? OPEN : judge(flow, 'ingress', world);
+  return { allowed: egress.allowed && ingress.allowed, fromOwnNode, egress, ingress };
+}
+
+function judge(flow: Flow, direction: Direction, world: PolicyWorld): SideVerdict {
+  const { pod } = direction === 'ingress' ? flow.to : flow.from;
+  const peer = direction === 'ingress' ? flow.from : flow.to;
+  if (!pod || pod.hostNetwork) return OPEN;
+  const isolatedBy: string[] = [];
+  let rule: SideVerdict['rule'];
+  for (const policy of world.policiesOf(pod.namespace)) {
+    const rules = policy[direction];
+    if (!rules || !labelSelectorSelects(policy.podSelector, pod.labels)) continue;
+    isolatedBy.push(policy.key);
+    if (rule) continue;
+    const index = rules.findIndex((each) => ruleMatches(each, peer, flow, world));
+    if (index >= 0) rule = { policy: policy.key, index };
+  }
+  return isolatedBy.length === 0 ? OPEN : { allowed: rule !== undefined, isolatedBy, rule };
+}
+
+function ruleMatches(rule: RuleFacts, peer: Endpoint, flow: Flow, world: PolicyWorld): boolean {
+  if (rule.ports && !rule.ports.some((port) => portMatches(port, flow))) return false;
+  return !rule.peers || rule.peers.some((each) => peerMatches(each, peer, world));
+}
+
+function portMatches({ protocol, port, endPort }: PortFacts, flow: Flow): boolean {
+  if (protocol !== flow.protocol) return false;
+  if (port === undefined) return true;
+  if (typeof port === 'number') return flow.port >= port && flow.port <= (endPort ?? port);
+  return (flow.to.pod?.ports ?? []).some(
+    (named) => named.name === port && named.protocol === protocol && named.port === flow.port,
+  );
+}
+
+function peerMatches(peer: PeerFacts, { address, pod }: Endpoint, world: PolicyWorld): boolean {
+  if (peer.kind === 'block')
+    return peer.ranges.some(
+      ({ first, last }) =>
+        first.family === address.family && address.compare(first) >= 0 && address.compare(last) <= 0,
+    );
+  return pod !== undefined && selectionSelects(peer.selection, pod, world.namespaceLabels(pod.namespace));
+}
+
+/** Whether a pod is one of a selection; a namespace without labels is one that is not known (yet). */
+export function selectionSelects(selection: Selection, pod: PodFacts, labels: Labels | undefined): boolean {
+  if (pod.hostNetwork) return false;
+  const { namespaces } = selection;
+  if (typeof namespaces === 'string') {
+    if (namespaces !== pod.namespace) return false;
+  } else if (labels === undefined || !labelSelectorSelects(namespaces, labels)) return false;
+  return labelSelectorSelects(selection.pods, pod.labels);
+}

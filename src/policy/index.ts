@@ -1,0 +1,9 @@
+export { type LocalPod, type LocalState, PolicyCompiler } from './compiler.ts';
+export { PolicyController, type PolicyControllerOptions, type PolicyStatus } from './controller.ts';
+export { cleanupPolicies, NftPolicyEngine } from './engine.ts';
+export { type Endpoint, evaluate, type Flow, type PolicyWorld, type Verdict } from './evaluate.ts';
+export { type Explanation, endpointText, explain } from './explain.ts';
+export { namespaceLabels, podFacts, policyFacts } from './facts.ts';
+export { policyPlanText } from './plan.ts';
+export { policyChain } from './rules.ts';
+export type { Direction, PodFacts, PolicyFacts, TableSource } from './types.ts';

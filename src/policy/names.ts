@@ -1,0 +1,59 @@
+/** Names of chains and sets in tables `ip portolan` and `ip6 portolan`, and the comments that name owners. Pure. */
+import { createHash } from 'node:crypto';
+import type { Family } from '../addr/index.ts';
+import type { Protocol } from '../model/kubernetes.ts';
+import type { Direction } from './types.ts';
+
+export const TABLE = 'portolan';
+/** All that network policy owns in the shared tables begins with this. */
+export const PREFIX = 'policy_';
+
+export const FORWARD = `${PREFIX}forward`;
+export const INPUT = `${PREFIX}input`;
+/** Where a connection goes that its source's policies allow: to the policies of its destination. */
+export const TO = `${PREFIX}to`;
+/** Local pods that are isolated in any direction. */
+export const ISOLATED = `${PREFIX}isolated`;
+/** Address of a local pod to its group of policies. */
+export const VERDICTS: Readonly<Record<Direction, string>> = {
+  ingress: `${PREFIX}ingress`,
+  egress: `${PREFIX}egress`,
+};
+const SHORT: Readonly<Record<Direction, string>> = { ingress: 'in', egress: 'out' };
+
+export function nftFamily(family: Family): 'ip' | 'ip6' {
+  return family === 4 ? 'ip' : 'ip6';
+}
+
+function digest(text: string): string {
+  return createHash('sha256').update(text).digest('hex').slice(0, 12);
+}
+
+/** Set of the addresses of a selection's pods. */
+export function groupName(selectionId: string): string {
+  return `${PREFIX}g_${digest(selectionId)}`;
+}
+
+/** Set of address, protocol and port of all pods that have a port of this name. */
+export function namedPortName(name: string, protocol: Protocol): string {
+  return `${PREFIX}p_${digest(`${name}/${protocol}`)}`;
+}
+
+/** Chain of one policy; nft allows "/", "." and "-" in names, and 127 characters in older kernels. */
+export function policyChainName(key: string, direction: Direction): string {
+  const name = `${PREFIX}${SHORT[direction]}/${key}`;
+  return name.length <= 100 ? name : `${name.slice(0, 87)}_${digest(key)}`;
+}
+
+/** Chain of all policies that select a pod. */
+export function unionChainName(keys: readonly string[], direction: Direction): string {
+  return `${PREFIX}${SHORT[direction]}_${digest(keys.join('\n'))}`;
+}
+
+const LONGEST_COMMENT = 120;
+
+/** Text that nft takes between quotes, cut to what the kernel keeps. */
+export function comment(text: string): string {
+  const safe = text.replace(/[^\w .,/=()!:;[\]+-]/g, '_');
+  return safe.length <= LONGEST_COMMENT ? safe : `${safe.slice(0, LONGEST_COMMENT - 3)}...`;
+}

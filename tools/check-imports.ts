@@ -53,6 +53,8 @@ export function fault({ file, specifier }: Import): string | undefined {
       return `"${from}" imports ${specifier}, which only ${door.folders.join(', ')} may`;
   if (!specifier.startsWith('.')) return undefined;
   const target = join(dirname(file), specifier);
+  // The version is written down once, where npm wants it.
+  if (target === '../package.json') return undefined;
   if (target.startsWith('..')) return `"${from}" imports ${specifier}, which lies outside of src`;
   const to = target.split('/')[0]!;
   if (to === from) return undefined;

@@ -72,7 +72,10 @@ async function picture(node: string): Promise<string> {
     lab.jsonExec(node, ['ip', '-j', '-6', 'route', 'show', 'proto', '250']),
     lab.jsonExec(node, ['ip', '-j', 'neigh', 'show', 'nud', 'permanent', 'dev', 'flannel.1']),
     lab.jsonExec(node, ['bridge', '-j', 'fdb', 'show', 'dev', 'flannel.1']),
-    lab.jsonExec<object>(node, ['nft', '-j', 'list', 'table', 'ip', 'portolan']),
+    // Chains of several owners come back in any order; as rows they are sorted below.
+    lab
+      .jsonExec<{ nftables: object[] }>(node, ['nft', '-j', 'list', 'table', 'ip', 'portolan'])
+      .then(({ nftables }) => nftables),
   ]);
   const unstable = new Set([
     'ifindex',

@@ -1,7 +1,7 @@
 /** What clients ask first: which groups, versions and resources there are, in the old and in the aggregated form. */
 
 import { type ApiResponse, jsonResponse } from './http/response.ts';
-import { type Resource, resources } from './resources.ts';
+import { absentResources, type Resource, resources } from './resources.ts';
 import { parseAccept } from './rest/formats.ts';
 import { groupVersionOf } from './schema/index.ts';
 
@@ -55,18 +55,22 @@ interface ResourceEntry {
 }
 
 const byGroupVersion = new Map<string, Resource[]>();
-for (const resource of resources) {
+const shown = [...resources, ...absentResources];
+for (const resource of shown) {
   const groupVersion = groupVersionOf(resource.schema);
   byGroupVersion.set(groupVersion, [...(byGroupVersion.get(groupVersion) ?? []), resource]);
 }
 
 /** Groups other than core with their versions, the preferred one first. */
 const groups = new Map<string, string[]>();
-for (const { group, version } of [...resources.map(({ schema }) => schema), ...reviews]) {
+for (const { group, version } of [...shown.map(({ schema }) => schema), ...reviews]) {
   const versions = groups.get(group) ?? [];
   if (group !== '' && !versions.includes(version)) groups.set(group, [...versions, version]);
 }
-const groupNames = [...groups.keys()].sort();
+/** Clients take the first group that has a name they were given: `extensions` is the old place of what moved. */
+const groupNames = [...groups.keys()].sort(
+  (a, b) => Number(a === 'extensions') - Number(b === 'extensions') || (a < b ? -1 : 1),
+);
 
 function entriesOf(apiVersion: string): ResourceEntry[] {
   const entries: ResourceEntry[] = [];

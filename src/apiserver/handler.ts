@@ -119,12 +119,14 @@ export function createHandler(options: HandlerOptions): Handler {
     const presenter = new Presenter(resource, objectFormat(request.headers.accept), include, registry.clock);
     const source = options.sourceOf(resource);
     const context: WriteContext = { registry, resource, source, path, request, presenter };
+    if (resource.schema.absent !== undefined) checkAbsent(resource.schema.absent, resource, path, verb);
     if (path.subresource !== undefined && path.subresource !== 'status')
       return subresourceRequest(context, verb);
     if (path.subresource === 'status' && !resource.schema.hasStatus)
       throw apiError('API_NO_SUCH_PATH', { path: request.path });
     const served = path.subresource === 'status' ? ['get', 'patch', 'update'] : resource.verbs;
-    if (!served.includes(verb))
+    const empty = resource.schema.absent !== undefined;
+    if (!served.includes(verb) && !empty)
       throw apiError('API_METHOD_NOT_ALLOWED', {
         method: request.method,
         ...(resource.schema.kind === 'Endpoints' && {
@@ -243,6 +245,17 @@ export function createHandler(options: HandlerOptions): Handler {
     const path = parseResourcePath(request.path);
     return path ? resourceRequest(request, path) : pathRequest(request);
   };
+}
+
+/**
+ * Of an absent kind there is nothing to find, and nothing that could not be deleted; what would make or change an
+ * object learns why not. @throws API_KIND_NOT_SERVED, API_NOT_FOUND
+ */
+function checkAbsent(why: string, { schema }: Resource, path: ResourcePath, verb: string): void {
+  if (verb === 'create' || verb === 'update' || verb === 'patch')
+    throw apiError('API_KIND_NOT_SERVED', { why });
+  if (path.subresource !== undefined)
+    throw apiError('API_NOT_FOUND', { group: schema.group, resource: schema.plural, name: path.name ?? '' });
 }
 
 function forbidden(a: Attributes, why: string) {

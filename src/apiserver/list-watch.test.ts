@@ -177,3 +177,55 @@ test('Endpoints follow their EndpointSlices in get, list and watch', async () =>
   assert.equal((await api.call('GET', `${endpoints}/web`)).status, 404);
   assert.equal((await api.call('POST', endpoints, { metadata: { name: 'x' } })).status, 405);
 });
+
+test('a kind that is known but absent is an empty collection; making one is refused with what to use instead', async () => {
+  await using api = await testApi();
+  const deployments = '/apis/apps/v1/namespaces/default/deployments';
+  const { status, body } = await api.call('GET', `${deployments}?labelSelector=app%3Dx&limit=500`);
+  assert.deepEqual([status, body.kind, body.items], [200, 'DeploymentList', []]);
+  const table = await api.call('GET', '/apis/batch/v1beta1/cronjobs', undefined, {
+    headers: { accept: 'application/json;as=Table;v=v1;g=meta.k8s.io,application/json' },
+  });
+  assert.deepEqual([table.body.kind, table.body.rows], ['Table', []]);
+  const watch = await api.watch(`${deployments}?watch=1&allowWatchBookmarks=true`);
+  await until(() => watch.events.length > 1);
+  assert.deepEqual(watch.events[0].object.kind, 'Deployment');
+  assert.deepEqual([shown(watch.events.slice(0, 2)), watch.ended()], [['BOOKMARK', 'BOOKMARK'], false]);
+  watch.close();
+  const answer = async (method: string, path: string, type = 'application/json') => {
+    const call = await api.call(
+      method,
+      path,
+      { metadata: { name: 'web' } },
+      { headers: { 'content-type': type } },
+    );
+    return [call.status, call.body.reason ?? call.body.kind, call.body.message];
+  };
+  const why = 'Deployments are not served by this API server yet: create Pods instead';
+  assert.deepEqual(await answer('POST', deployments), [405, 'MethodNotAllowed', why]);
+  assert.deepEqual(await answer('PUT', `${deployments}/web`), [405, 'MethodNotAllowed', why]);
+  assert.deepEqual(await answer('PATCH', `${deployments}/web`, 'application/apply-patch+yaml'), [
+    405,
+    'MethodNotAllowed',
+    why,
+  ]);
+  const missing = 'deployments.apps "web" not found';
+  for (const [method, path] of [
+    ['GET', `${deployments}/web`],
+    ['GET', `${deployments}/web/scale`],
+    ['DELETE', `${deployments}/web`],
+  ] as const)
+    assert.deepEqual(await answer(method, path), [404, 'NotFound', missing]);
+  assert.equal((await answer('DELETE', deployments))[0], 200);
+  assert.equal((await answer('GET', '/apis/apps/v1beta1/deployments'))[0], 404);
+});
+
+test('a dependent of an absent kind stays: nobody knows whether its owner is elsewhere', async () => {
+  await using api = await testApi();
+  const owned = configMap('owned');
+  const owner = { apiVersion: 'apps/v1', kind: 'Deployment', name: 'web', uid: 'some-uid' };
+  Object.assign(owned.metadata, { ownerReferences: [owner] });
+  assert.equal((await api.call('POST', path, owned)).status, 201);
+  await new Promise((resolve) => setTimeout(resolve, 30));
+  assert.equal((await api.call('GET', `${path}/owned`)).status, 200);
+});

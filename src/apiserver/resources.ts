@@ -1,6 +1,6 @@
 /** The served resources: each kind with its place in the store and what the server itself does with it. */
 import type { KubeObject } from '../model/kubernetes.ts';
-import { groupVersionOf, type KindSchema, kinds } from './schema/index.ts';
+import { absentKinds, groupVersionOf, type KindSchema, kinds } from './schema/index.ts';
 
 export interface Resource {
   readonly schema: KindSchema;
@@ -47,7 +47,7 @@ function resourceOf(schema: KindSchema): Resource {
     stored,
     collection: stored.group === '' ? stored.plural : `${stored.plural}.${stored.group}`,
     // Endpoints are computed from EndpointSlices, so there is nothing to write.
-    verbs: schema.kind === 'Endpoints' ? READ_VERBS : ALL_VERBS,
+    verbs: schema.kind === 'Endpoints' || schema.absent !== undefined ? READ_VERBS : ALL_VERBS,
     subresources: [...status, ...(extraSubresources[schema.kind] ?? [])].sort((a, b) =>
       a.name < b.name ? -1 : 1,
     ),
@@ -56,7 +56,12 @@ function resourceOf(schema: KindSchema): Resource {
 
 export const resources: readonly Resource[] = kinds.map(resourceOf);
 
-const byPath = new Map(resources.map((r) => [`${groupVersionOf(r.schema)}/${r.schema.plural}`, r]));
+/** Known and always empty: never owners, never stored, so in no other list. */
+export const absentResources: readonly Resource[] = absentKinds.map(resourceOf);
+
+const byPath = new Map(
+  [...resources, ...absentResources].map((r) => [`${groupVersionOf(r.schema)}/${r.schema.plural}`, r]),
+);
 const byKind = new Map(resources.map((r) => [`${groupVersionOf(r.schema)}/${r.schema.kind}`, r]));
 
 /** `apiVersion` as `v1` or `discovery.k8s.io/v1`. */

@@ -55,6 +55,7 @@ const translations: Readonly<Record<string, Translation>> = {
   API_CONFLICT: { code: 409, reason: 'Conflict', details: named },
   API_INVALID: { code: 422, reason: 'Invalid', details: (c) => ({ ...named(c), causes: causes(c) }) },
   API_METHOD_NOT_ALLOWED: { code: 405, reason: 'MethodNotAllowed', details: () => ({}) },
+  API_KIND_NOT_SERVED: { code: 405, reason: 'MethodNotAllowed', details: () => ({}) },
   API_NOT_ACCEPTABLE: { code: 406, reason: 'NotAcceptable' },
   API_UNSUPPORTED_MEDIA_TYPE: { code: 415, reason: 'UnsupportedMediaType' },
   API_BODY_TOO_LARGE: { code: 413, reason: 'RequestEntityTooLarge' },

@@ -5,11 +5,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import {
+  AppsV1Api,
   CoreV1Api,
   type Informer,
   KubeConfig,
   makeInformer,
   type V1ConfigMap,
+  type V1Deployment,
 } from '@kubernetes/client-node';
 import { startApiServer } from '../../src/apiserver/index.ts';
 
@@ -73,6 +75,41 @@ test('an informer lists, follows, survives a restart of the server and a compact
     assert.equal(informer.get('before', namespace), undefined);
   } finally {
     running = false;
+    await informer.stop();
+    await server.close();
+    rmSync(directory, { recursive: true, force: true });
+  }
+});
+
+test('an informer of a kind that is never here starts empty and stays open', async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'portolan-informer-'));
+  const server = await startApiServer({ dataDir: directory, listen: [{ host: '127.0.0.1', port: 0 }] });
+  const config = new KubeConfig();
+  config.loadFromFile(join(directory, 'admin.kubeconfig'));
+  const api = config.makeApiClient(AppsV1Api);
+  const informer: Informer<V1Deployment> = makeInformer(config, '/apis/apps/v1/deployments', () =>
+    api.listDeploymentForAllNamespaces(),
+  );
+  const heard: string[] = [];
+  for (const verb of ['add', 'update', 'delete'] as const) informer.on(verb, () => heard.push(verb));
+  informer.on('error', () => heard.push('error'));
+  let connected = 0;
+  informer.on('connect', () => {
+    connected++;
+  });
+  try {
+    await informer.start();
+    await until(() => connected > 0);
+    await assert.rejects(
+      api.createNamespacedDeployment({
+        namespace: 'default',
+        body: { spec: { selector: {}, template: {} } },
+      }),
+      /Deployments are not served by this API server yet: create Pods instead/,
+    );
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    assert.deepEqual([heard, connected], [[], 1]);
+  } finally {
     await informer.stop();
     await server.close();
     rmSync(directory, { recursive: true, force: true });

@@ -1,5 +1,6 @@
 /** The kinds' tables as JSON schemas, for both OpenAPI versions. */
-import { groupVersionOf, type KindSchema, kinds } from '../schema/kinds.ts';
+import { documentedVersions } from '../schema/absent-kinds.ts';
+import type { KindSchema } from '../schema/kinds.ts';
 import { binding } from '../schema/types/core.ts';
 import {
   type Field,
@@ -94,7 +95,7 @@ const common: readonly Root[] = [
 
 /** The kinds of one group and version, or of all, with their lists. */
 export function rootsOf(served: readonly KindSchema[]): Root[] {
-  const versions = [...new Set(kinds.map(groupVersionOf))].map((groupVersion) => {
+  const versions = documentedVersions.map((groupVersion) => {
     const [version = '', group = ''] = groupVersion.split('/').reverse();
     return { group, version };
   });

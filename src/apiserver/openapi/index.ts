@@ -6,7 +6,7 @@
  *   /openapi/v3/api/v1?hash=..      openapiV3('', 'v1')
  *   /openapi/v3/apis/G/V?hash=..    openapiV3(G, V)
  */
-import { kinds } from '../schema/kinds.ts';
+import { documentedKinds } from '../schema/absent-kinds.ts';
 import { encodeDocument } from './gnostic.ts';
 import { apiPrefix } from './operations.ts';
 import { openapiV2Document } from './v2.ts';
@@ -52,12 +52,12 @@ export function openapiV3Index(): string {
 
 /** The OpenAPI 3.0 document of one group and version as JSON text; undefined when nothing of it is served. */
 export function openapiV3(group: string, version: string): string | undefined {
-  const served = kinds.filter((kind) => kind.group === group && kind.version === version);
+  const served = documentedKinds.filter((kind) => kind.group === group && kind.version === version);
   if (served.length === 0) return undefined;
   return once(`v3 ${group}/${version}`, () => JSON.stringify(openapiV3Document(served, apiVersion)));
 }
 
 function documentOfPath(path: string): string {
-  const kind = kinds.find((k) => apiPrefix(k) === `/${path}`);
+  const kind = documentedKinds.find((k) => apiPrefix(k) === `/${path}`);
   return (kind && openapiV3(kind.group, kind.version)) ?? '';
 }

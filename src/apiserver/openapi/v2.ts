@@ -1,5 +1,5 @@
 /** OpenAPI 2.0: one document for all kinds. kubectl before 1.27 validates and explains with it. */
-import { kinds } from '../schema/kinds.ts';
+import { documentedKinds } from '../schema/absent-kinds.ts';
 import { type Dialect, definitions, gvkExtension, type Json, modelName, rootsOf } from './definitions.ts';
 import { type Operation, operationsOf } from './operations.ts';
 
@@ -8,7 +8,7 @@ const jsonTypes = ['application/json', 'application/yaml'];
 
 export function openapiV2Document(version: string): Json {
   const paths: Record<string, Json> = {};
-  for (const operation of kinds.flatMap(operationsOf)) {
+  for (const operation of documentedKinds.flatMap(operationsOf)) {
     paths[operation.path] ??= {};
     paths[operation.path]![operation.method] = operationJson(operation);
   }
@@ -16,7 +16,7 @@ export function openapiV2Document(version: string): Json {
     swagger: '2.0',
     info: { title: 'Kubernetes', version },
     paths,
-    definitions: { ...definitions(rootsOf(kinds), dialect), [patchName]: patchDefinition },
+    definitions: { ...definitions(rootsOf(documentedKinds), dialect), [patchName]: patchDefinition },
   };
 }
 

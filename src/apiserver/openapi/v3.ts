@@ -1,6 +1,7 @@
 /** OpenAPI 3.0: one document for each group and version. kubectl from 1.27 on validates and explains with it. */
 import { createHash } from 'node:crypto';
-import { groupVersionOf, type KindSchema, kinds } from '../schema/kinds.ts';
+import { documentedKinds, documentedVersions } from '../schema/absent-kinds.ts';
+import { groupVersionOf, type KindSchema } from '../schema/kinds.ts';
 import { type Dialect, definitions, gvkExtension, type Json, modelName, rootsOf } from './definitions.ts';
 import { apiPrefix, type Operation, operationsOf } from './operations.ts';
 import { descriptions, patchDefinition, patchName } from './v2.ts';
@@ -27,8 +28,8 @@ export function openapiV3Document(served: readonly KindSchema[], version: string
 /** Where each document is, with a hash so that clients may cache it for ever. */
 export function openapiV3Paths(documentOf: (path: string) => string): Json {
   const paths: Json = {};
-  for (const groupVersion of new Set(kinds.map(groupVersionOf))) {
-    const kind = kinds.find((k) => groupVersionOf(k) === groupVersion)!;
+  for (const groupVersion of documentedVersions) {
+    const kind = documentedKinds.find((k) => groupVersionOf(k) === groupVersion)!;
     const path = apiPrefix(kind).slice(1);
     const hash = createHash('sha512').update(documentOf(path)).digest('hex').toUpperCase();
     paths[path] = { serverRelativeURL: `/openapi/v3/${path}?hash=${hash}` };

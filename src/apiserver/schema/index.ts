@@ -1,4 +1,5 @@
 /** What the rest of the API server may use of the schemas. */
+export { absentKinds } from './absent-kinds.ts';
 export { type Decoded, decodeObject, type FieldError, type FieldErrorType } from './decode.ts';
 export { applyDefaults } from './defaults/index.ts';
 export { duplicateFields } from './duplicate-fields.ts';

@@ -30,9 +30,12 @@ export interface KindSchema {
    * objects as core/v1 Event. The view comes after what it views.
    */
   readonly viewOf?: { readonly group: string; readonly version: string; readonly kind: string };
+  /** Set for kinds that clients may look for but never find here (`absent-kinds.ts`): what to use instead. */
+  readonly absent?: string;
 }
 
-function kind(
+/** A namespaced kind; `more` says what is otherwise. `groupVersion` as `v1` or `apps/v1`. */
+export function kind(
   groupVersion: string,
   name: string,
   plural: string,
@@ -69,8 +72,8 @@ export const kinds: readonly KindSchema[] = [
   kind('v1', 'Service', 'services', service, { shortNames: ['svc'], categories: ['all'], hasStatus: true }),
   kind('coordination.k8s.io/v1', 'Lease', 'leases', lease),
   kind('discovery.k8s.io/v1', 'EndpointSlice', 'endpointslices', endpointSlice),
+  // Without the short name `ev`: clients would warn that it has two meanings.
   kind('events.k8s.io/v1', 'Event', 'events', event, {
-    shortNames: ['ev'],
     viewOf: { group: '', version: 'v1', kind: 'Event' },
   }),
   kind('networking.k8s.io/v1', 'NetworkPolicy', 'networkpolicies', networkPolicy, { shortNames: ['netpol'] }),

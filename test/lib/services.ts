@@ -66,7 +66,7 @@ def attempt(kind, host, port, o):
     start = time.time(); out = {'result': 'ok'}
     try:
         s = socket.socket(socket.AF_INET6 if o.get('mapped') else fam(host), socket.SOCK_STREAM if kind == 'tcp' else socket.SOCK_DGRAM)
-        s.settimeout(o.get('timeout', 1))
+        s.settimeout(o.get('timeout', 3))
         if o.get('bind'): s.bind(('', o['bind']))
         if o.get('mapped'): host = '::ffff:' + host
         size = o.get('size', 4)

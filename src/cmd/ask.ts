@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import type { ServiceRow } from '../agent/routes.ts';
 import { askAgent } from '../agent/socket.ts';
 import type { AgentStatus } from '../agent/status.ts';
+import { examples } from './help.ts';
 import { bytes, print, styled, table } from './output.ts';
 
 interface AskFlags {
@@ -27,15 +28,30 @@ function ask<T>(flags: AskFlags, path: string): Promise<T> {
 export function registerAsk(program: Command): void {
   asking(program.command('status'))
     .description('what this node has: peers, devices, programs, maps, tables, each with its state')
+    .addHelpText(
+      'after',
+      examples(
+        'portolan status',
+        'sudo ./portolan lab exec node1 -- portolan status',
+        'portolan status --json | jq .overlay.peers',
+      ),
+    )
     .action(async (flags: AskFlags) => {
       const status = await ask<AgentStatus>(flags, '/status');
       print({ json: flags.json, value: status, text: () => statusText(status) });
       if (status.problems.length > 0) process.exitCode = 1;
     });
 
-  const overlay = program.command('overlay').description('the network between nodes');
+  const overlay = program
+    .command('overlay')
+    .description('the network between nodes')
+    .addHelpText('after', examples('portolan overlay list', 'portolan overlay plan'));
   asking(overlay.command('plan'))
     .description('what the agent would change in the kernel now; nothing when all is well')
+    .addHelpText(
+      'after',
+      examples('portolan overlay plan', 'sudo ./portolan lab exec node1 -- portolan overlay plan'),
+    )
     .action(async (flags: AskFlags) => {
       const plan = await ask<{ changes: string[]; note?: string }>(flags, '/overlay/plan');
       print({
@@ -46,14 +62,19 @@ export function registerAsk(program: Command): void {
     });
   asking(overlay.command('list'))
     .description('peers, and how each is reached')
+    .addHelpText('after', examples('portolan overlay list', 'portolan overlay list --json'))
     .action(async (flags: AskFlags) => {
       const { overlay } = await ask<AgentStatus>(flags, '/status');
       print({ json: flags.json, value: overlay.peers, text: () => peerTable(overlay.peers) });
     });
 
-  const pod = program.command('pod').description('the pods of this node');
+  const pod = program
+    .command('pod')
+    .description('the pods of this node')
+    .addHelpText('after', examples('portolan pod list', 'portolan pod links --json'));
   asking(pod.command('list'))
     .description('pods with their addresses and containers')
+    .addHelpText('after', examples('portolan pod list', 'portolan pod list --json'))
     .action(async (flags: AskFlags) => {
       const pods = await ask<
         {
@@ -82,6 +103,7 @@ export function registerAsk(program: Command): void {
     });
   asking(pod.command('links'))
     .description('host ends of pod links with their addresses')
+    .addHelpText('after', examples('portolan pod links', 'portolan pod links --json'))
     .action(async (flags: AskFlags) => {
       const links = await ask<
         { hostLink: string; pod: string; addresses: string[]; netns: string; state: string }[]
@@ -97,9 +119,13 @@ export function registerAsk(program: Command): void {
       });
     });
 
-  const service = program.command('service').description('Kubernetes Services on this node');
+  const service = program
+    .command('service')
+    .description('Kubernetes Services on this node')
+    .addHelpText('after', examples('portolan service list', 'portolan service diff'));
   asking(service.command('list'))
     .description('Services with frontends and backends as planned, and whether they are programmed')
+    .addHelpText('after', examples('portolan service list', 'portolan service list --json'))
     .action(async (flags: AskFlags) => {
       const rows = await ask<ServiceRow[]>(flags, '/services');
       print({ json: flags.json, value: rows, text: () => serviceText(rows) });
@@ -152,12 +178,14 @@ export function registerAsk(program: Command): void {
     });
   asking(service.command('maps'))
     .description("the kernel's truth as text, one line a frontend")
+    .addHelpText('after', examples('portolan service maps', 'portolan service maps | grep 10.96.0.80'))
     .action(async (flags: AskFlags) => {
       const lines = await ask<string[]>(flags, '/services/maps');
       print({ json: flags.json, value: lines, text: () => lines.join('\n') });
     });
   asking(service.command('diff'))
     .description('how the kernel differs from what Services want; exit 1 when it does')
+    .addHelpText('after', examples('portolan service diff', 'portolan service diff || portolan service maps'))
     .action(async (flags: AskFlags) => {
       const diff = await ask<{ missing: string[]; unwanted: string[] }>(flags, '/services/diff');
       const lines = [...diff.missing.map((line) => `- ${line}`), ...diff.unwanted.map((line) => `+ ${line}`)];

@@ -2,6 +2,7 @@
 import { type Command, InvalidArgumentError } from 'commander';
 import { type ControllerName, controllerNames } from '../controllers/names.ts';
 import { controllersError } from '../errors/controllers.ts';
+import { examples } from './help.ts';
 
 interface ControllerFlags {
   kubeconfig?: string;
@@ -42,6 +43,14 @@ export function registerController(program: Command): void {
     .option('--leader-elect', 'work only while holding the Lease kube-system/portolan-controller', false)
     .option('--log-level <level>', 'debug, info, warn or error', 'info')
     .option('--json', 'log as JSON lines', false)
+    .addHelpText(
+      'after',
+      examples(
+        'portolan controller --kubeconfig /etc/portolan/controller.kubeconfig',
+        'portolan controller --cluster-cidr 10.244.0.0/16,fd00:10:244::/56 --leader-elect',
+        'portolan controller --controllers endpoint-slices,scheduler',
+      ),
+    )
     .action(async (flags: ControllerFlags) => {
       const { ApiClient } = await import('../client/index.ts');
       const { startControllers } = await import('../controllers/index.ts');

@@ -1,6 +1,7 @@
 /** `portolan lab`: a cluster of network namespaces on this machine. */
 import { type Command, InvalidArgumentError } from 'commander';
 import type { LabOptions } from '../lab/plan.ts';
+import { examples } from './help.ts';
 
 export const DEFAULT_NAME = 'portolan-lab';
 
@@ -15,7 +16,18 @@ export interface NamedFlags {
 }
 
 export function registerLab(program: Command): void {
-  const lab = program.command('lab').description('a cluster on this machine, every node a network namespace');
+  const lab = program
+    .command('lab')
+    .description('a cluster on this machine, every node a network namespace')
+    .addHelpText(
+      'after',
+      examples(
+        'sudo ./portolan lab up',
+        'sudo ./portolan lab kubectl get pods -o wide',
+        'sudo ./portolan lab exec node1 -- ip route',
+        'sudo ./portolan lab down',
+      ),
+    );
   const named = (command: Command) => command.option('--name <name>', 'which lab', DEFAULT_NAME);
 
   named(lab.command('up'))
@@ -35,12 +47,21 @@ export function registerLab(program: Command): void {
 
   named(lab.command('down'))
     .description('end a lab and remove all that it made')
+    .addHelpText('after', examples('sudo ./portolan lab down', 'sudo ./portolan lab down --name second'))
     .action(async (flags: NamedFlags) => (await actions()).end(flags));
 
   named(lab.command('status'))
     .description('nodes, pods and processes; --probe also tries all connections')
     .option('--probe', 'try connections', false)
     .option('--json', 'print JSON', false)
+    .addHelpText(
+      'after',
+      examples(
+        'sudo ./portolan lab status',
+        'sudo ./portolan lab status --probe',
+        'sudo ./portolan lab status --json',
+      ),
+    )
     .action(async (flags: NamedFlags & { probe: boolean }) => (await actions()).status(flags));
 
   named(lab.command('restart'))
@@ -82,6 +103,7 @@ export function registerLab(program: Command): void {
     .description(
       'print the path of the admin kubeconfig: export KUBECONFIG=$(sudo ./portolan lab kubeconfig)',
     )
+    .addHelpText('after', examples('export KUBECONFIG=$(sudo ./portolan lab kubeconfig)'))
     .action(async (flags: NamedFlags) => (await actions()).kubeconfig(flags));
 }
 

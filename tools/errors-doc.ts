@@ -9,6 +9,12 @@ import type { Catalogue } from '../src/errors/index.ts';
 const root = join(import.meta.dirname, '..');
 const target = join(root, 'docs/errors.md');
 
+/** Methods of strings, numbers and lists whose result reads as the value itself. */
+const TEXT_METHODS: ReadonlySet<string> = new Set([
+  ...['join', 'toFixed', 'toLocaleString', 'trim', 'trimEnd', 'replace', 'replaceAll', 'toUpperCase'],
+  ...['toLowerCase', 'padEnd', 'padStart', 'substring'],
+]);
+
 /** Stands in for any context: each property is its own name in angle brackets. */
 const names: object = new Proxy(
   {},
@@ -27,8 +33,12 @@ function placeholder(name: string): unknown {
           return () => text;
         if (property === Symbol.iterator) return [text][Symbol.iterator];
         if (property === 'length') return 1;
-        if (property === 'join') return () => text;
-        if (property === 'map' || property === 'slice' || property === 'filter') return () => [text];
+        if (typeof property === 'string' && TEXT_METHODS.has(property)) return () => text;
+        if (property === 'filter' || property === 'slice' || property === 'sort') return () => [text];
+        if (property === 'map' || property === 'flatMap')
+          return (tell: (item: unknown) => unknown) => [tell(placeholder(name))].flat();
+        // An element of a list is called as the list.
+        if (/^\d+$/.test(String(property)) || property === 'at') return placeholder(name);
         return placeholder(`${name}.${String(property)}`);
       },
     },

@@ -4,7 +4,8 @@ import { entry, errorsOf } from './net-error.ts';
 export const cniCatalogue = {
   CNI_FRAME_MALFORMED: entry(
     (c: { why: string }) => `Cannot read the call: ${c.why}`,
-    () => 'The plugin binary and the agent differ: install both from one release ("portolan cni install")',
+    () =>
+      'The plugin binary and the agent differ: restart the agent with --cni-bin-dir, which installs its own',
   ),
   CNI_INPUT_TOO_LARGE: entry(
     (c: { limitBytes: number }) => `Cannot read the call: it is longer than ${c.limitBytes} bytes`,
@@ -39,7 +40,7 @@ export const cniCatalogue = {
   CNI_INPUT_NOT_JSON: entry(
     (c: { why: string }) => `Cannot decode the network configuration: ${c.why}`,
     () =>
-      'Correct the configuration list, usually in /etc/cni/net.d, or write it again with "portolan cni install"',
+      'Correct the configuration list, usually in /etc/cni/net.d, or have it written again: restart the agent with --cni-conf-dir',
   ),
   CNI_VERSION_UNSUPPORTED: entry(
     (c: { version: string; supported: readonly string[] }) =>
@@ -101,7 +102,7 @@ export const cniCatalogue = {
   ),
   CNI_INSTALL_FAILED: entry(
     (c: { path: string; why: string }) => `Cannot install "${c.path}": ${c.why}`,
-    () => 'Run as root; choose folders with --bin-dir and --conf-dir',
+    () => 'Run as root; choose folders with --cni-bin-dir and --cni-conf-dir',
   ),
   CNI_SHIM_UNUSABLE: entry(
     (c: { path: string; why: string }) => `Cannot install the plugin from "${c.path}": ${c.why}`,

@@ -29,13 +29,14 @@ export const serviceCatalogue = {
   ),
   SERVICE_ENGINE_OPEN: entry(
     (c: { engine: string; step: string }) => `Cannot start Service engine "${c.engine}": ${c.step} failed`,
-    () => 'Check that the agent runs as root, that bpffs and cgroup2 are mounted, and "portolan doctor"',
+    () =>
+      'Check that the agent runs as root, that bpffs and cgroup2 are mounted; the cause is in the error below it',
   ),
   SERVICE_LAYOUT_FOREIGN: entry(
     (c: { path: string; want: string; found: string }) =>
       `Cannot adopt pinned map "${c.path}": it has ${c.found}, want ${c.want}`,
     () =>
-      'It was pinned by another version: "portolan cleanup --services" removes it (connections through Services break)',
+      'It was pinned by another version: end the agent and run "portolan cleanup", or choose another --bpffs',
   ),
   SERVICE_LINK_MISSING: entry(
     (c: { ifindex: number }) => `Cannot attach Service programs to link ${c.ifindex}: it does not exist`,

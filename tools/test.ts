@@ -70,6 +70,7 @@ if (!flags['no-check']) {
   step('types', join(bin, 'tsc'), ['--noEmit']);
   step('lint', process.execPath, ['tools/biome.ts', 'check', '.']);
   step('imports', process.execPath, ['tools/check-imports.ts']);
+  step('errors doc', process.execPath, ['tools/errors-doc.ts', '--check']);
   step('unit tests', process.execPath, [
     '--test',
     '--test-isolation=none',

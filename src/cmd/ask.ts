@@ -1,29 +1,10 @@
 /** Commands that ask the agent of this node: status, overlay, pod, service. */
 import type { Command } from 'commander';
 import type { ServiceRow } from '../agent/routes.ts';
-import { askAgent } from '../agent/socket.ts';
 import type { AgentStatus } from '../agent/status.ts';
+import { type AskFlags, ask, asking } from './asking.ts';
 import { examples } from './help.ts';
 import { bytes, print, styled, table } from './output.ts';
-
-interface AskFlags {
-  stateDir: string;
-  json: boolean;
-}
-
-function asking(command: Command): Command {
-  return command
-    .option(
-      '--state-dir <path>',
-      'folder of the agent to ask',
-      process.env['PORTOLAN_STATE_DIR'] ?? '/run/portolan',
-    )
-    .option('--json', 'print JSON', false);
-}
-
-function ask<T>(flags: AskFlags, path: string): Promise<T> {
-  return askAgent<T>(`${flags.stateDir}/agent.sock`, 'GET', path);
-}
 
 export function registerAsk(program: Command): void {
   asking(program.command('status'))

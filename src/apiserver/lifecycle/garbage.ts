@@ -157,29 +157,27 @@ export class GarbageCollector {
       }
     }
     if (blocking) return;
-    const { namespace, name } = owner.metadata;
-    await this.#registry.update(
-      resource,
-      namespace,
-      name,
-      (current) => {
-        const next = current!;
-        const left = finalizersOf(next).filter((f) => f !== finalizer);
-        if (next.metadata.uid === uid) {
-          if (left.length > 0) next.metadata.finalizers = left;
-          else delete next.metadata.finalizers;
-        }
-        return { next };
-      },
-      { subresource: 'finalize' },
-    );
+    await this.#edit(resource, owner, (next) => {
+      const left = finalizersOf(next).filter((f) => f !== finalizer);
+      if (left.length > 0) next.metadata.finalizers = left;
+      else delete next.metadata.finalizers;
+    });
   }
 
-  async #keepReferences(
+  #keepReferences(
     resource: Resource,
     object: KubeObject,
     keep: (ref: OwnerReference) => boolean,
   ): Promise<void> {
+    return this.#edit(resource, object, (next) => {
+      const left = refsOf(next).filter(keep);
+      if (left.length > 0) next.metadata.ownerReferences = left;
+      else delete next.metadata.ownerReferences;
+    });
+  }
+
+  /** Changes the metadata of exactly this object, not of a later one of its name. */
+  async #edit(resource: Resource, object: KubeObject, edit: (next: KubeObject) => void): Promise<void> {
     const { namespace, name, uid } = object.metadata;
     await this.#registry.update(
       resource,
@@ -187,10 +185,7 @@ export class GarbageCollector {
       name,
       (current) => {
         const next = current!;
-        if (next.metadata.uid !== uid) return { next };
-        const left = refsOf(next).filter(keep);
-        if (left.length > 0) next.metadata.ownerReferences = left;
-        else delete next.metadata.ownerReferences;
+        if (next.metadata.uid === uid) edit(next);
         return { next };
       },
       { subresource: 'finalize' },

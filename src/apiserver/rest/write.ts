@@ -70,8 +70,8 @@ function writtenResponse(
 /** A last look at what a request is about; throws to refuse. For deletes with the grace period that was asked for. */
 export type WriteCheck = (object: KubeObject, gracePeriodSeconds?: number) => void;
 
-export async function createResponse(context: WriteContext, check?: WriteCheck): Promise<ApiResponse> {
-  const { request, resource, registry, path } = context;
+/** The object in the body of a request, and what is odd about it but no reason to refuse. */
+function sentObject({ request, resource }: WriteContext): { object: KubeObject; warnings: string[] } {
   const warnings: string[] = [];
   const { json, text } = parseBody(request.body, request.headers['content-type']);
   const object = decodeBody(resource, json, {
@@ -79,6 +79,12 @@ export async function createResponse(context: WriteContext, check?: WriteCheck):
     ...(text !== undefined && { text }),
     warnings,
   });
+  return { object, warnings };
+}
+
+export async function createResponse(context: WriteContext, check?: WriteCheck): Promise<ApiResponse> {
+  const { request, resource, registry, path } = context;
+  const { object, warnings } = sentObject(context);
   if (resource.schema.namespaced && path.namespace === undefined)
     throw apiError('API_METHOD_NOT_ALLOWED', { method: 'POST' });
   check?.(object);
@@ -91,13 +97,7 @@ export async function createResponse(context: WriteContext, check?: WriteCheck):
 
 export async function updateResponse(context: WriteContext, check?: WriteCheck): Promise<ApiResponse> {
   const { request, resource, registry, path } = context;
-  const warnings: string[] = [];
-  const { json, text } = parseBody(request.body, request.headers['content-type']);
-  const object = decodeBody(resource, json, {
-    validation: fieldValidationOf(request.query),
-    ...(text !== undefined && { text }),
-    warnings,
-  });
+  const { object, warnings } = sentObject(context);
   const subresource = path.subresource === 'status' ? 'status' : '';
   const written = await registry.update(
     resource,

@@ -4,7 +4,8 @@
  *   Nodes ────────► leases ──► OverlayReconciler ──► links, routes, neighbours, FDB, nft
  *   Services ─────► plans ───► EbpfEngine ─────────► maps, programs
  *   Pods ─────────► PodManager ─► PodNetworking ───► addresses, veth, sysctl
- *   CNI socket ───────────────────────┘
+ *   CNI socket ───────────────────────┘   before a pod is ready: its policies are in force
+ *   NetworkPolicies ─► PolicyController ─────────────► nft chains and sets
  *
  * Nothing waits for anything but what it needs: with the API away, what runs goes on and what the kernel loses
  * comes back; a node without a pod CIDR says so in its Node and starts no pods.
@@ -40,6 +41,7 @@ import { nodeAddresses } from './node-addresses.ts';
 import { type NodeFacts, standardLabels } from './node-object.ts';
 import type { AgentOptions } from './options.ts';
 import { peerLeases } from './peers.ts';
+import { type AgentPolicy, openPolicy } from './policy.ts';
 import { Registration } from './registration.ts';
 import { agentRoutes } from './routes.ts';
 import { serveSocket } from './socket.ts';
@@ -63,6 +65,7 @@ export interface AgentParts {
   readonly engine: EbpfEngine;
   readonly controller: ServiceController;
   readonly networking: PodNetworking;
+  readonly policy: AgentPolicy;
   readonly manager: PodManager | undefined;
   readonly runner: ProcessRunner | undefined;
   readonly serviceRules: NftParts;
@@ -218,16 +221,29 @@ export async function startAgent(options: AgentOptions, log: Log): Promise<Agent
       engine.detachPodLink(ifindex);
       interfaces.delete(hostLink);
     };
+    const policy = openPolicy({
+      client,
+      nodeName,
+      cutEstablished: options.cutEstablished ?? true,
+      signal,
+      log,
+    });
+    closing.push(() => policy.controller.close());
     const networking: PodNetworking = new PodNetworking({
       store,
       links,
       mtuBytes: () => podMtuBytes,
-      beforeReady: ({ hostLink }, { ifindex }) => {
+      beforeReady: async (attachment, { ifindex }) => {
+        const { hostLink } = attachment;
+        await policy.controller.isolate(attachment);
         detach(hostLink, ifindex);
         engine.attachPodLink(ifindex);
         interfaces.set(hostLink, ifindex);
       },
-      afterRemoved: ({ hostLink }) => detach(hostLink),
+      afterRemoved: async (attachment) => {
+        detach(attachment.hostLink);
+        await policy.controller.forget(attachment);
+      },
       health,
       onError: (error) => log.error({ error: (error as Error).message }, 'pod links'),
     });
@@ -348,6 +364,7 @@ export async function startAgent(options: AgentOptions, log: Log): Promise<Agent
       engine,
       controller,
       networking,
+      policy,
       manager,
       runner,
       serviceRules,
@@ -357,6 +374,7 @@ export async function startAgent(options: AgentOptions, log: Log): Promise<Agent
     closing.push(() => socket.close());
 
     for (const reflector of [nodes, services, slices, ranges]) reflector.start();
+    policy.startSources();
     if (manager) ownPods.start();
     const background = (what: string, work: Promise<unknown> | undefined) =>
       work?.catch((error: unknown) => {
@@ -364,6 +382,7 @@ export async function startAgent(options: AgentOptions, log: Log): Promise<Agent
       });
     void background('registration', registration.start());
     void background('services', controller.start().then(onNodes));
+    void background('network policy', policy.controller.start(networking.list()));
     void background('pods', manager?.start());
     log.info({ node: nodeName, stateDir, backend: options.backend }, 'agent started');
     return { parts, close };

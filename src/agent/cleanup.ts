@@ -11,6 +11,7 @@ import {
   planText,
 } from '../overlay/index.ts';
 import { PodLinks } from '../podlink/index.ts';
+import { cleanupPolicies } from '../policy/index.ts';
 import { ProcessRunner } from '../pods/index.ts';
 import { lockStateDir } from './lock.ts';
 
@@ -31,14 +32,16 @@ const NOTHING: OverlayConfig = { node: 'cleanup', backend: 'vxlan', podCidrs: []
  */
 export async function cleanupNode(options: CleanupOptions): Promise<string[]> {
   const { stateDir, bpffs, dryRun } = options;
-  if (!existsSync(stateDir) && dryRun) return planned(options);
+  if (!existsSync(stateDir) && dryRun)
+    return [...planned(options), ...(await cleanupPolicies({ dryRun: true }))];
   const lock = existsSync(stateDir) ? lockStateDir(stateDir) : undefined;
   try {
-    const removed = planned(options);
+    const removed = [...planned(options), ...(await cleanupPolicies({ dryRun: true }))];
     if (dryRun) return removed;
     await removePods(stateDir);
     using links = new PodLinks();
     for (const hostLink of links.observe().keys()) links.remove(hostLink);
+    await cleanupPolicies({});
     await cleanupOverlay(NOTHING);
     rmSync(bpffs, { recursive: true, force: true });
     uninstallCni({ binDir: options.cniBinDir, confDir: options.cniConfDir });

@@ -26,6 +26,8 @@ export interface AgentOptions {
   /** flannel's file for its own plugin and others. */
   subnetEnvPath: string | undefined;
   nodeLabels: Readonly<Record<string, string>>;
+  /** Cut established connections that a new policy forbids; default true. */
+  cutEstablished?: boolean;
   version: string;
 }
 
@@ -46,6 +48,7 @@ export interface AgentFlags {
   cniConfDir?: string;
   subnetEnv?: string;
   label: string[];
+  cutEstablished?: boolean;
 }
 
 /** Checks flags as a whole. Throws AGENT_BAD_OPTION, AGENT_CIDR_OVERLAP. */
@@ -89,6 +92,7 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
         : undefined,
     subnetEnvPath: flags.subnetEnv,
     nodeLabels: Object.fromEntries(flags.label.map((text) => labelOf(text))),
+    cutEstablished: flags.cutEstablished ?? true,
     version,
   };
 

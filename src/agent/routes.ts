@@ -4,6 +4,7 @@ import { desiredOverlay, openOverlayKernel, planOverlay, planText } from '../ove
 import { explanationText, type PacketQuery, portText, type ServiceExplanation } from '../service/index.ts';
 import type { AgentParts } from './agent.ts';
 import { peerLeases } from './peers.ts';
+import { policyRoutes } from './policy.ts';
 import type { Routes } from './socket.ts';
 import { agentStatus } from './status.ts';
 
@@ -58,6 +59,7 @@ export function agentRoutes(parts: AgentParts): Routes {
       })),
     'GET /services/explain': (query) => explanationText(explained(parts, query.get('service') ?? '')),
     'GET /services/packet': (query) => parts.engine.explainPacket(packetOf(query)),
+    ...policyRoutes(parts),
     'GET /services/maps': () => parts.engine.dump(),
     'GET /services/diff': () => parts.engine.diff(parts.controller.plans.values()),
   };

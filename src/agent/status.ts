@@ -125,6 +125,7 @@ function problemsOf(parts: AgentParts): Problem[] {
     for (const warning of overlay.warnings) tell('firewall', warning);
     for (const peer of overlay.peers) if (peer.error) tell(`peer ${peer.node}`, peer.error);
   }
+  check('network policy', parts.policy.controller.status().state);
   for (const [service, error] of parts.controller.failed) tell(`Service ${service}`, error);
   const { cannotAdd } = parts.health();
   if (cannotAdd)

@@ -37,6 +37,7 @@ export function registerAgent(program: Command): void {
     .option('--cni-bin-dir <path>', 'install the CNI plugin here, e.g. /opt/cni/bin')
     .option('--cni-conf-dir <path>', 'install its configuration here, e.g. /etc/cni/net.d')
     .option('--subnet-env <path>', "write flannel's subnet.env here, e.g. /run/flannel/subnet.env")
+    .option('--no-cut-established', 'leave established connections alone that a new network policy forbids')
     .option('--label <key=value>', 'label of the Node, repeatable', list)
     .option('--log-level <level>', 'debug, info, warn or error', 'info')
     .option('--json', 'log as JSON lines', false)

@@ -8,6 +8,7 @@ import { completionScript } from './completion.ts';
 import { registerController } from './controller.ts';
 import { examples } from './help.ts';
 import { registerLab } from './lab.ts';
+import { registerPolicy } from './policy.ts';
 import { version } from './version.ts';
 
 /** The program, ready to parse; nothing a command needs is loaded yet. Throws CommanderError instead of exiting. */
@@ -23,6 +24,7 @@ export function program(): Command {
     .configureOutput({ writeErr: (text) => process.stderr.write(text) });
   registerLab(root);
   registerAsk(root);
+  registerPolicy(root);
   registerAgent(root);
   registerApiserver(root);
   registerController(root);

@@ -279,7 +279,11 @@ export class PolicyCompiler implements PolicyWorld {
         const keys = policies[direction];
         if (keys.length > 0) unions.set(`${direction} ${keys.join(' ')}`, { direction, keys });
       }
-    const structure = `${this.#states.size > 0} ${[...unions.keys()].sort().join('\n')}`;
+    const states = [...this.#states.values()];
+    const families = FAMILIES.filter((family) =>
+      states.some(({ local }) => local.addresses.some((address) => address.family === family)),
+    );
+    const structure = `${families.join()} ${[...unions.keys()].sort().join('\n')}`;
     if (!policiesChanged && structure === this.#structure) return;
     this.#structure = structure;
     const active = [...this.activePolicies()].sort().map((key) => this.#policies.get(key)!);
@@ -287,7 +291,8 @@ export class PolicyCompiler implements PolicyWorld {
     for (const family of FAMILIES) {
       const tables = this.tables[family];
       const chains = new Map<string, Chain>();
-      if (this.#states.size > 0) {
+      tables.chains = chains;
+      if (families.includes(family)) {
         for (const [name, chain] of this.#base[family]) chains.set(name, chain);
         for (const direction of DIRECTIONS)
           wantSet(
@@ -297,7 +302,10 @@ export class PolicyCompiler implements PolicyWorld {
             `local pods by ${direction} policies`,
           );
         wantSet(tables, ISOLATED, { map: false, type: ADDRESS_TYPE[family] }, 'local pods that are isolated');
-      } else for (const name of [...Object.values(VERDICTS), ISOLATED]) dropSet(tables, name);
+      } else {
+        for (const name of [...Object.values(VERDICTS), ISOLATED]) dropSet(tables, name);
+        continue;
+      }
       for (const policy of active)
         for (const direction of DIRECTIONS) {
           const part = this.#partsOf(policy).chains[family][direction];
@@ -310,7 +318,6 @@ export class PolicyCompiler implements PolicyWorld {
         });
         chains.set(name, chain);
       }
-      tables.chains = chains;
     }
   }
 

@@ -8,7 +8,8 @@
  *        else any rule of any such policy matches    ──► allowed by that rule
  *        else                                        ──► denied: isolated by those policies
  *
- * A node's own traffic to its own pods is always allowed (the kubelet's probes). Replies are no connections.
+ * A node's own traffic to its own pods is always allowed (the kubelet's probes), and so is a pod's to itself, by way of
+ * a Service or not. Replies are no connections.
  * Source: Kubernetes API reference, networking.k8s.io/v1 NetworkPolicy.
  */
 import type { IpAddress } from '../addr/index.ts';
@@ -53,8 +54,8 @@ export interface SideVerdict {
 
 export interface Verdict {
   readonly allowed: boolean;
-  /** The source is the node of the destination: policies do not apply. */
-  readonly fromOwnNode: boolean;
+  /** Policies do not apply: the source is the node of the destination, or the destination itself. */
+  readonly exempt?: 'own node' | 'itself' | undefined;
   readonly egress: SideVerdict;
   readonly ingress: SideVerdict;
 }
@@ -71,10 +72,15 @@ const OPEN: SideVerdict = { allowed: true, isolatedBy: [] };
 
 export function evaluate(flow: Flow, world: PolicyWorld): Verdict {
   const { from, to } = flow;
-  const fromOwnNode = from.node !== undefined && to.pod?.node === from.node;
-  const egress = fromOwnNode ? OPEN : judge(flow, 'egress', world);
-  const ingress = fromOwnNode ? OPEN : judge(flow, 'ingress', world);
-  return { allowed: egress.allowed && ingress.allowed, fromOwnNode, egress, ingress };
+  if (from.node !== undefined && to.pod?.node === from.node) return exempt('own node');
+  if (from.address.equals(to.address)) return exempt('itself');
+  const egress = judge(flow, 'egress', world);
+  const ingress = judge(flow, 'ingress', world);
+  return { allowed: egress.allowed && ingress.allowed, egress, ingress };
+}
+
+function exempt(why: Verdict['exempt']): Verdict {
+  return { allowed: true, exempt: why, egress: OPEN, ingress: OPEN };
 }
 
 function judge(flow: Flow, direction: Direction, world: PolicyWorld): SideVerdict {

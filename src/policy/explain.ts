@@ -15,8 +15,15 @@ export function explain(flow: Flow, verdict: Verdict): Explanation {
   const { from, to } = flow;
   const port = flow.protocol ? `${flow.port}/${flow.protocol.toLowerCase()}` : 'no port';
   const base = { from: endpointText(from), to: endpointText(to), port, allowed: verdict.allowed };
-  if (verdict.fromOwnNode)
-    return { ...base, reasons: [`a node reaches its own pods always: policies do not apply`] };
+  if (verdict.exempt)
+    return {
+      ...base,
+      reasons: [
+        verdict.exempt === 'itself'
+          ? 'a pod reaches itself always: policies do not apply'
+          : 'a node reaches its own pods always: policies do not apply',
+      ],
+    };
   return {
     ...base,
     reasons: [

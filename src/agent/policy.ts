@@ -1,0 +1,234 @@
+/** Network policy in the agent: its sources, the controller, and the questions that its socket answers. */
+import { type Family, type IpAddress, tryParseIp } from '../addr/index.ts';
+import { type ApiClient, type Log, Reflector, resources } from '../client/index.ts';
+import { policyError } from '../errors/index.ts';
+import type { Namespace, NetworkPolicy, Pod, Protocol } from '../model/kubernetes.ts';
+import {
+  type Direction,
+  type Endpoint,
+  type Explanation,
+  endpointText,
+  evaluate,
+  explain,
+  namespaceLabels,
+  PolicyController,
+  type PolicyFacts,
+  type PolicyStatus,
+  podFacts,
+  policyFacts,
+} from '../policy/index.ts';
+import type { ServiceFacts, SliceFacts } from '../service/index.ts';
+import type { Routes } from './socket.ts';
+
+export interface PolicyOptions {
+  readonly client: ApiClient;
+  readonly nodeName: string;
+  readonly cutEstablished: boolean;
+  readonly signal: AbortSignal;
+  readonly log: Log;
+}
+
+export interface AgentPolicy {
+  readonly controller: PolicyController;
+  /** Starts to list policies; pods and namespaces follow when there is one. */
+  startSources(): void;
+}
+
+export function openPolicy({ client, nodeName, cutEstablished, signal, log }: PolicyOptions): AgentPolicy {
+  const source = { client, signal, log };
+  const policies = new Reflector<NetworkPolicy, PolicyFacts>({
+    ...source,
+    resource: resources.networkPolicies,
+    project: policyFacts,
+  });
+  const pods = new Reflector({ ...source, resource: resources.pods, project: (pod: Pod) => podFacts(pod) });
+  const namespaces = new Reflector({
+    ...source,
+    resource: resources.namespaces,
+    project: (namespace: Namespace) => namespaceLabels(namespace),
+  });
+  const controller = new PolicyController({
+    nodeName,
+    policies,
+    pods,
+    namespaces,
+    cutEstablished,
+    log,
+    startSources: () => {
+      pods.start();
+      namespaces.start();
+    },
+  });
+  return { controller, startSources: () => policies.start() };
+}
+
+/** One policy as `portolan policy list` shows it. */
+export interface PolicyRow {
+  policy: string;
+  directions: Direction[];
+  /** Pods of this node that it selects. */
+  pods: string[];
+  /** metadata.generation in force here; undefined when it selects no pod of this node. */
+  enforced: number | undefined;
+  generation: number;
+  problems: string[];
+}
+
+/** One rule of a policy with what it has matched. */
+export interface PolicyRuleRow {
+  rule: string;
+  family: string;
+  connections: number;
+  bytes: number;
+}
+
+export interface PolicyAnswerSources {
+  readonly policy: AgentPolicy;
+  readonly services: { readonly items: ReadonlyMap<string, ServiceFacts> };
+  readonly slices: { readonly items: ReadonlyMap<string, SliceFacts> };
+}
+
+export function policyRoutes(sources: PolicyAnswerSources): Routes {
+  const { controller } = sources.policy;
+  const synced = () => {
+    if (!controller.status().synced) throw policyError('POLICY_NOT_SYNCED', {});
+  };
+  return {
+    'GET /policy/status': (): PolicyStatus => controller.status(),
+    'GET /policy/list': (): PolicyRow[] => {
+      synced();
+      return [...controller.compiler.policies.values()].map((policy) => row(policy, controller));
+    },
+    'GET /policy/plan': async () => {
+      const text = await controller.plan();
+      return text.split('\n').filter((line) => line !== '');
+    },
+    'GET /policy/show': async (query) => {
+      synced();
+      const name = query.get('name') ?? '';
+      const policy = controller.compiler.policies.get(name);
+      if (!policy) throw policyError('POLICY_NO_SUCH_POLICY', { name });
+      const rules: PolicyRuleRow[] = [];
+      for (const family of [4, 6] as const)
+        rules.push(...ruleRows(await controller.engine.list(family), policy.key, family));
+      return { ...row(policy, controller), rules };
+    },
+    'GET /policy/explain': (query): Explanation[] => {
+      synced();
+      const { protocol, port } = readPort(query.get('port') ?? '80/tcp');
+      const own = controller.nodeAddresses();
+      const from = ends(query.get('from') ?? '', controller, own);
+      return targets(query.get('to') ?? '', port, protocol, sources, own).flatMap(({ to, port: number }) => {
+        const source = from.find((each) => to.some(({ address }) => address.family === each.address.family));
+        const target = to.find(({ address }) => address.family === source?.address.family);
+        if (!source || !target) return [];
+        const flow = { from: source, to: target, protocol, port: number };
+        return [
+          withUnknown(explain(flow, evaluate(flow, controller.compiler)), [source, target], controller),
+        ];
+      });
+    },
+  };
+}
+
+function row(policy: PolicyFacts, controller: PolicyController): PolicyRow {
+  const directions = (['ingress', 'egress'] as const).filter((each) => policy[each] !== undefined);
+  const pods = [...controller.compiler.isolated.values()].filter(({ policies }) =>
+    directions.some((each) => policies[each].includes(policy.key)),
+  );
+  return {
+    policy: policy.key,
+    directions,
+    pods: pods.map(({ local }) => `${local.namespace}/${local.name}`).sort(),
+    enforced: controller.status().enforced[policy.key],
+    generation: policy.generation,
+    problems: [...policy.problems],
+  };
+}
+
+/** Counters of the rules whose comment names the policy. */
+function ruleRows(
+  rules: readonly Record<string, unknown>[],
+  policy: string,
+  family: Family,
+): PolicyRuleRow[] {
+  const rows = new Map<string, PolicyRuleRow>();
+  for (const { comment, expr } of rules) {
+    const match = /^np (\S+) ((?:in|e)gress\[\d+\])/.exec(String(comment ?? ''));
+    if (match?.[1] !== policy || !Array.isArray(expr)) continue;
+    const rule = match[2]!;
+    const counter = expr.find((part: { counter?: { packets: number; bytes: number } }) => part.counter);
+    const found = rows.get(rule) ?? { rule, family: `IPv${family}`, connections: 0, bytes: 0 };
+    found.connections += Number(counter?.counter?.packets ?? 0);
+    found.bytes += Number(counter?.counter?.bytes ?? 0);
+    rows.set(rule, found);
+  }
+  return [...rows.values()];
+}
+
+function readPort(text: string): { protocol: Protocol; port: number } {
+  const [number = '', name = 'tcp'] = text.split('/');
+  const protocol = name.toUpperCase();
+  const port = Number(number);
+  if (!/^\d{1,5}$/.test(number) || port > 65_535 || !/^(TCP|UDP|SCTP)$/.test(protocol))
+    throw policyError('POLICY_BAD_PORT', { text });
+  return { protocol: protocol as Protocol, port };
+}
+
+/** The addresses that a text names: itself, or those of a pod. */
+function ends(text: string, controller: PolicyController, own: ReadonlySet<string>): Endpoint[] {
+  const address = tryParseIp(text);
+  if (address) return [controller.endpoint(address, own)];
+  const pod = controller.compiler.pods.get(text);
+  const known: readonly IpAddress[] = pod ? controller.compiler.addressesOf(text, pod) : [];
+  const addresses = known.length > 0 ? known : (pod?.addresses ?? []);
+  if (pod && addresses.length > 0) return addresses.map((each) => ({ address: each, pod }));
+  throw policyError('POLICY_NO_SUCH_ENDPOINT', { text });
+}
+
+/** What a connection may end at: one destination, or every backend of a Service. */
+function targets(
+  text: string,
+  port: number,
+  protocol: Protocol,
+  { services, slices, policy }: PolicyAnswerSources,
+  own: ReadonlySet<string>,
+): { to: Endpoint[]; port: number }[] {
+  const { controller } = policy;
+  const address = tryParseIp(text);
+  const byAddress = address
+    ? [...services.items.values()].find(({ clusterIPs }) => clusterIPs.includes(String(address)))
+    : undefined;
+  const key = byAddress?.key ?? /^(?:service|svc)\/(.+)$/.exec(text)?.[1];
+  if (key === undefined) return [{ to: ends(text, controller, own), port }];
+  const servicePort = services.items
+    .get(key)
+    ?.ports.find((each) => each.port === port && each.protocol === protocol);
+  if (!servicePort) throw policyError('POLICY_NO_SUCH_ENDPOINT', { text: `${text} port ${port}` });
+  const found: { to: Endpoint[]; port: number }[] = [];
+  for (const slice of slices.items.values()) {
+    if (slice.service !== key) continue;
+    const backend = slice.ports.find((each) => each.name === servicePort.name && each.protocol === protocol);
+    if (!backend) continue;
+    for (const endpoint of slice.endpoints) {
+      const at = tryParseIp(endpoint.address);
+      if (at) found.push({ to: [controller.endpoint(at, own)], port: backend.port });
+    }
+  }
+  return found;
+}
+
+/** A pod of this node that nothing is known of is closed, whatever policies would say. */
+function withUnknown(
+  explanation: Explanation,
+  sides: readonly Endpoint[],
+  controller: PolicyController,
+): Explanation {
+  const closed = [...controller.compiler.isolated.values()].filter(({ unknown }) => unknown);
+  const side = sides.find(({ address }) =>
+    closed.some(({ local }) => local.addresses.some((each) => each.equals(address))),
+  );
+  if (!side) return explanation;
+  const why = `${endpointText(side)} is closed until its labels are known: its namespace has policies`;
+  return { ...explanation, allowed: false, reasons: [why, ...explanation.reasons] };
+}

@@ -1,0 +1,118 @@
+/** `portolan policy`: network policies as this node enforces them. */
+import type { Command } from 'commander';
+import type { PolicyRow, PolicyRuleRow } from '../agent/policy.ts';
+import { askAgent } from '../agent/socket.ts';
+import type { Explanation, PolicyStatus } from '../policy/index.ts';
+import { print, styled, table } from './output.ts';
+
+interface Flags {
+  stateDir: string;
+  json: boolean;
+}
+
+export function registerPolicy(program: Command): void {
+  const policy = program.command('policy').description('network policies as this node enforces them');
+  asking(policy.command('list'))
+    .description('policies, the pods of this node that they select, and whether they are in force')
+    .action(async (flags: Flags) => {
+      const rows = await ask<PolicyRow[]>(flags, '/policy/list');
+      const status = await ask<PolicyStatus>(flags, '/policy/status');
+      print({ json: flags.json, value: rows, text: () => listText(rows, status) });
+    });
+  asking(policy.command('show'))
+    .description('one policy: what it selects here, and how many connections each rule has allowed')
+    .argument('<policy>', 'namespace/name')
+    .action(async (name: string, flags: Flags) => {
+      const shown = await ask<PolicyRow & { rules: PolicyRuleRow[] }>(
+        flags,
+        `/policy/show?name=${encodeURIComponent(name)}`,
+      );
+      print({ json: flags.json, value: shown, text: () => showText(shown) });
+    });
+  asking(policy.command('explain'))
+    .description('whether a connection is allowed, and the policy and rule that decide; exit 1 when denied')
+    .requiredOption('--from <end>', 'pod as namespace/name, or an address')
+    .requiredOption('--to <end>', 'pod, address, or service/namespace/name')
+    .option('--port <port>', 'port and protocol of the destination', '80/tcp')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  portolan policy explain --from default/client --to default/web --port 80/tcp
+  portolan policy explain --from 192.0.2.7 --to service/default/dns --port 53/udp`,
+    )
+    .action(async (flags: Flags & { from: string; to: string; port: string }) => {
+      const query = new URLSearchParams({ from: flags.from, to: flags.to, port: flags.port });
+      const found = await ask<Explanation[]>(flags, `/policy/explain?${query}`);
+      print({ json: flags.json, value: found, text: () => explanationText(found) });
+      if (found.length === 0 || found.some(({ allowed }) => !allowed)) process.exitCode = 1;
+    });
+  asking(policy.command('plan'))
+    .description('what the agent would change in the kernel now, as nft commands; nothing when all is well')
+    .action(async (flags: Flags) => {
+      const lines = await ask<string[]>(flags, '/policy/plan');
+      print({
+        json: flags.json,
+        value: lines,
+        text: () => (lines.length > 0 ? lines.join('\n') : 'nothing to change'),
+      });
+    });
+}
+
+function asking(command: Command): Command {
+  return command
+    .option(
+      '--state-dir <path>',
+      'folder of the agent to ask',
+      process.env['PORTOLAN_STATE_DIR'] ?? '/run/portolan',
+    )
+    .option('--json', 'print JSON', false);
+}
+
+function ask<T>(flags: Flags, path: string): Promise<T> {
+  return askAgent<T>(`${flags.stateDir}/agent.sock`, 'GET', path);
+}
+
+function listText(rows: readonly PolicyRow[], status: PolicyStatus): string {
+  const inForce = ({ enforced, generation }: PolicyRow) => {
+    if (enforced === undefined) return 'no pod here';
+    return enforced === generation ? styled('green', 'in force') : styled('yellow', 'pending');
+  };
+  const text = table(
+    ['POLICY', 'ISOLATES', 'PODS HERE', 'GENERATION', 'STATE'],
+    rows.map((row) => [
+      row.policy,
+      row.directions.join(','),
+      String(row.pods.length),
+      String(row.generation),
+      inForce(row),
+    ]),
+  );
+  const problems = rows.flatMap(({ policy, problems: list }) => list.map((line) => `${policy}: ${line}`));
+  if (status.state.state === 'error') problems.push(`not programmed, see "portolan status"`);
+  return [text, ...problems.map((line) => `${styled('red', 'problem')} ${line}`)].join('\n');
+}
+
+function showText(shown: PolicyRow & { rules: PolicyRuleRow[] }): string {
+  return [
+    `${styled('bold', shown.policy)} generation ${shown.generation}, isolates ${shown.directions.join(' and ')}`,
+    `pods here: ${shown.pods.join(', ') || 'none'}`,
+    table(
+      ['RULE', 'FAMILY', 'CONNECTIONS', 'BYTES'],
+      shown.rules.map((rule) => [rule.rule, rule.family, String(rule.connections), String(rule.bytes)]),
+    ),
+    ...shown.problems.map((line) => `${styled('red', 'problem')} ${line}`),
+  ].join('\n');
+}
+
+function explanationText(found: readonly Explanation[]): string {
+  if (found.length === 0) return 'no backend, or no address family in common';
+  return found
+    .map(({ from, to, port, allowed, reasons }) =>
+      [
+        `${from} -> ${to} ${port}: ${allowed ? styled('green', 'allowed') : styled('red', 'denied')}`,
+        ...reasons.map((line) => `  ${line}`),
+      ].join('\n'),
+    )
+    .join('\n');
+}

@@ -1,6 +1,7 @@
 /** What `portolan lab` does; apart from its options so that `--help` loads none of it. */
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import { constants } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ApiClient, loadKubeconfig, resources } from '../client/index.ts';
@@ -9,6 +10,7 @@ import { distFolder } from '../kernel/paths.ts';
 import { residentBytes } from '../kernel/process/identity.ts';
 import { down } from '../lab/down.ts';
 import { findKubectl } from '../lab/kubectl.ts';
+import { lockLab } from '../lab/lock.ts';
 import {
   drawMatrix,
   drawNodes,
@@ -72,6 +74,7 @@ export async function execute(nodeName: string, words: string[], flags: NamedFla
   const env = {
     ...process.env,
     PORTOLAN_STATE_DIR: node.stateDir,
+    PORTOLAN_BPFFS: node.bpffsDir,
     PATH: `${join(distFolder, '..')}:${process.env['PATH']}`,
   };
   await become('nsenter', [`--net=/run/netns/${node.netns}`, '--', ...command], env);
@@ -94,7 +97,8 @@ export async function restart(what: string, flags: NamedFlags & { kill: boolean 
 
 export async function end({ name }: NamedFlags): Promise<void> {
   needRoot('lab down');
-  const { processes, namespaces } = await down(name);
+  const lock = lockLab(name);
+  const { processes, namespaces } = await down(name).finally(() => lock.release());
   console.log(
     processes + namespaces === 0
       ? `lab "${name}" is not there`
@@ -116,10 +120,19 @@ export async function up(flags: UpFlags): Promise<void> {
   const { name, nodes, backend, dualStack, directRouting, port } = flags;
   const interruption = new AbortController();
   const { signal } = interruption;
-  const onSignal = () => interruption.abort();
+  const lock = lockLab(name);
+  const onSignal = () => {
+    if (!signal.aborted) return interruption.abort();
+    console.error(`interrupted again: "portolan lab down --name ${name}" removes what is left`);
+    process.exit(130);
+  };
   process.on('SIGINT', onSignal);
   process.on('SIGTERM', onSignal);
-  const { plan, steps } = await labSteps({ name, nodes, backend, dualStack, directRouting, port }, signal);
+  const options = { name, nodes, backend, dualStack, directRouting, port };
+  const { plan, steps } = await labSteps(options, signal).catch((error: unknown) => {
+    lock.release();
+    throw error;
+  });
   const view: View = { nodes: [], probes: [] };
   if (flags.demo) steps.push(...demoSteps(plan, signal));
   steps.push({
@@ -152,6 +165,7 @@ export async function up(flags: UpFlags): Promise<void> {
     process.exitCode = 130;
     return;
   } finally {
+    lock.release();
     process.off('SIGINT', onSignal);
     process.off('SIGTERM', onSignal);
   }
@@ -229,7 +243,7 @@ function cableOf({ options }: LabPlan): string {
 
 function pictureText(plan: LabPlan, { nodes, probes }: View): string {
   const paint: Paint = coloured() ? (style, text) => styled(style, text) : plain;
-  const parts = [drawNodes(nodes, { columns: process.stdout.columns ?? 120, paint, backend: cableOf(plan) })];
+  const parts = [drawNodes(nodes, { columns: process.stdout.columns || 120, paint, backend: cableOf(plan) })];
   for (const family of [4, 6] as const) {
     const matrix = drawMatrix(probes, family, paint);
     if (matrix) parts.push(matrix);
@@ -247,20 +261,23 @@ async function withClient<T>(plan: LabPlan, work: (client: ApiClient) => Promise
   }
 }
 
-/** Runs a command in place of this one: its terminal, its exit status. */
+/**
+ * Runs a command in place of this one: its terminal, its exit status, 128 and the number of a signal that ended it, as
+ * a shell tells it. Node's own execve() would leave SIGPIPE ignored, and `lab exec node1 -- yes | head` with errors.
+ */
 async function become(command: string, args: string[], env: NodeJS.ProcessEnv): Promise<void> {
   const child = spawn(command, args, { stdio: 'inherit', env });
-  const ignore = () => {};
-  for (const signal of ['SIGINT', 'SIGTERM'] as const)
-    process.on(signal, signal === 'SIGINT' ? ignore : () => child.kill(signal));
-  await new Promise<void>((resolve, reject) => {
-    child.on('error', reject);
-    child.on('exit', (code, signal) => {
-      process.exitCode = signal ? 1 : (code ?? 1);
-      resolve();
+  for (const name of ['SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGHUP'] as const)
+    process.on(name, () => {
+      // A terminal has told its whole foreground group.
+      const byTerminal = process.stdin.isTTY && (name === 'SIGINT' || name === 'SIGQUIT');
+      if (!byTerminal) child.kill(name);
     });
+  const status = await new Promise<number>((resolve, reject) => {
+    child.on('error', reject);
+    child.on('exit', (code, signal) => resolve(signal ? 128 + constants.signals[signal] : (code ?? 1)));
   });
-  process.exit();
+  process.exit(status);
 }
 
 async function capture(command: string, args: string[], env: NodeJS.ProcessEnv): Promise<void> {

@@ -1,10 +1,12 @@
 /** `lab down`: ends and removes everything that a lab made, whole or in ruins, and nothing else. */
-import { rmSync } from 'node:fs';
+import { readdirSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { cgroupRoot, killCgroup, removeCgroup } from '../kernel/cgroup/index.ts';
+import { isNetError } from '../errors/index.ts';
+import { cgroupRoot, killCgroup, listCgroups, removeCgroup } from '../kernel/cgroup/index.ts';
+import { detachMountsBelow } from '../kernel/mount/index.ts';
 import { listNetns } from '../kernel/netns/index.ts';
-import { endProcesses } from './processes.ts';
-import { labExists, loadLab } from './state.ts';
+import { endProcesses, type LabProcess } from './processes.ts';
+import { assertOwnName, labExists, loadLab, running } from './state.ts';
 import { deleteAll, labNetns } from './underlay.ts';
 
 /** What was removed, for `lab down` to print. */
@@ -13,26 +15,62 @@ export interface DownReport {
   namespaces: number;
 }
 
+/** What nodes are called in the cgroup and the bpffs folder of a lab; all else in there is not ours to remove. */
+const NODE = /^node\d+$/;
+
 /**
  * Takes a lab away. It works from names as well as from lab.json, so that it also clears what a half failed start
- * or a second machine start left. Nothing there is success.
+ * left. Nothing there is success. Throws LAB_BAD_OPTION, LAB_NAME_TAKEN.
  */
 export async function down(name: string): Promise<DownReport> {
-  const report: DownReport = { processes: 0, namespaces: 0 };
-  if (labExists(name)) {
-    const { state } = loadLab(name);
-    // Agents first: they would restart pods and put back what is being removed.
-    await endProcesses([...state.processes].reverse());
-    report.processes += state.processes.length;
-  }
+  assertOwnName(name);
+  const known = labExists(name);
+  const processes = known ? processesOf(name) : [];
+  // Agents first: they would restart pods and put back what is being removed.
+  await endProcesses([...processes].reverse());
   const cgroup = join(cgroupRoot(), name);
-  killCgroup(cgroup);
-  await removeCgroup(cgroup);
+  for (const node of listCgroups(cgroup).filter((child) => NODE.test(child))) {
+    killCgroup(join(cgroup, node));
+    await removeCgroup(join(cgroup, node));
+  }
+  removeIfEmpty(cgroup);
   // Programs, maps and links end with their pins, now that no process holds them.
-  rmSync(join('/sys/fs/bpf', name), { recursive: true, force: true });
+  const pins = join('/sys/fs/bpf', name);
+  for (const node of entriesOf(pins).filter((child) => NODE.test(child)))
+    rmSync(join(pins, node), { recursive: true, force: true });
+  removeIfEmpty(pins);
   const namespaces = labNetns(name, listNetns());
   deleteAll(namespaces);
-  report.namespaces = namespaces.length;
-  rmSync(join('/run', name), { recursive: true, force: true });
-  return report;
+  if (known) {
+    const folder = join('/run', name);
+    detachMountsBelow(folder);
+    rmSync(folder, { recursive: true, force: true });
+  }
+  return { processes: processes.length, namespaces: namespaces.length };
+}
+
+/** Those that still run; none when the state cannot be read, and then only names lead to what is left. */
+function processesOf(name: string): LabProcess[] {
+  try {
+    return running(loadLab(name).state);
+  } catch (error) {
+    if (isNetError(error, 'LAB_STATE_UNREADABLE')) return [];
+    throw error;
+  }
+}
+
+function entriesOf(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
+  }
+}
+
+function removeIfEmpty(folder: string): void {
+  try {
+    rmdirSync(folder);
+  } catch {
+    // Absent, or somebody else keeps something in it.
+  }
 }

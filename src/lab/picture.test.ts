@@ -18,7 +18,7 @@ const node = (name: string, pods: number) => ({
 
 test('drawNodes() draws boxes of one width, side by side, standing on the underlay', () => {
   const lines = drawNodes([node('node1', 2), node('node2', 1)], {
-    columns: 80,
+    columns: 90,
     paint: plain,
     backend: 'vxlan',
   }).split('\n');

@@ -59,7 +59,9 @@ export function drawNodes(
     const joints = [...cable]
       .map((mark, column) => (column % (BOX_WIDTH + 2) === BOX_WIDTH >> 1 ? '┴' : mark))
       .join('');
-    rows.push(`${joints}  ${paint('dim', options.backend)}`);
+    const label = paint('dim', options.backend);
+    const fits = joints.length + 2 + options.backend.length <= options.columns;
+    rows.push(...(fits ? [`${joints}  ${label}`] : [joints, label]));
   }
   return rows.join('\n');
 }

@@ -47,6 +47,20 @@ export const labCatalogue = {
     (c) =>
       `Look at it with "portolan lab status", end it with "portolan lab down", or choose another --name than ${c.name}`,
   ),
+  LAB_BUSY: entry(
+    (c: { name: string; pid: number }) =>
+      `Cannot change lab "${c.name}": process ${c.pid} is starting or ending it`,
+    (c) => `Wait for it, or interrupt it with "kill -INT ${c.pid}": it then removes what it made`,
+  ),
+  LAB_NAME_TAKEN: entry(
+    (c: { name: string; path: string }) =>
+      `Cannot use "${c.name}" as the name of a lab: "${c.path}" is there and is no lab's`,
+    () => `Choose another --name; nothing was touched`,
+  ),
+  LAB_STATE_UNREADABLE: entry(
+    (c: { name: string; path: string }) => `Cannot read the state of lab "${c.name}" in "${c.path}"`,
+    (c) => `Remove the lab with "portolan lab down --name ${c.name}" and start it again`,
+  ),
   LAB_NOT_RUNNING: entry(
     (c: { name: string }) => `Cannot find lab "${c.name}": it is not running`,
     () => `Start it with "portolan lab up"`,
@@ -91,13 +105,25 @@ export const labError = errorsOf(labCatalogue);
 
 const MOST_NODES = 100;
 
+function refuse(option: string, value: unknown, want: string) {
+  return labError('LAB_BAD_OPTION', { option, value, want });
+}
+
+/**
+ * Checks the name of a lab. Everything of a lab is found by its name, so that none may read like a part of another:
+ * the namespaces of a lab "a-node1" would pass for pods of node1 in lab "a". Throws LAB_BAD_OPTION.
+ */
+export function checkLabName(name: string): void {
+  if (!/^[a-z][a-z0-9-]{0,30}$/.test(name))
+    throw refuse('name', name, 'up to 31 of a-z, 0-9 and -, a letter first');
+  if (/-(node\d+|underlay)(-|$)/.test(name))
+    throw refuse('name', name, 'a name without "-node1" or "-underlay" in it: parts of labs are called so');
+}
+
 /** Names and numbers of a lab. Throws LAB_BAD_OPTION. */
 export function planLab(options: LabOptions): LabPlan {
   const { name, nodes: count, backend, dualStack, port } = options;
-  const refuse = (option: string, value: unknown, want: string) =>
-    labError('LAB_BAD_OPTION', { option, value, want });
-  if (!/^[a-z][a-z0-9-]{0,30}$/.test(name))
-    throw refuse('name', name, 'up to 31 of a-z, 0-9 and -, a letter first');
+  checkLabName(name);
   if (!Number.isInteger(count) || count < 1 || count > MOST_NODES)
     throw refuse('nodes', count, `1 to ${MOST_NODES}`);
   if (backend !== 'vxlan' && backend !== 'host-gw') throw refuse('backend', backend, 'vxlan or host-gw');

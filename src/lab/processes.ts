@@ -48,26 +48,32 @@ export function lastLine(log: string): string {
   }
 }
 
-/** Waits until `ready` holds; gives up at once when the process ended. Throws LAB_PROCESS_ENDED, LAB_TIMEOUT, LAB_INTERRUPTED. */
+/**
+ * Waits until `ready` holds; gives up at once when one of the processes ended. Throws LAB_PROCESS_ENDED, LAB_TIMEOUT,
+ * LAB_INTERRUPTED.
+ */
 export async function waitFor(
-  process: LabProcess,
+  processes: LabProcess | readonly LabProcess[],
   ready: () => Promise<boolean> | boolean,
   options: { what: string; seconds: number; state?: () => string; signal?: AbortSignal | undefined },
 ): Promise<void> {
-  const end = Date.now() + options.seconds * 1000;
+  const { what, seconds, state, signal } = options;
+  const all = [processes].flat();
+  const end = Date.now() + seconds * 1000;
   while (!(await ready())) {
-    if (options.signal?.aborted) throw labError('LAB_INTERRUPTED', { what: options.what });
-    if (!isAlive(process))
+    if (signal?.aborted) throw labError('LAB_INTERRUPTED', { what });
+    const ended = all.find((process) => !isAlive(process));
+    if (ended)
       throw labError('LAB_PROCESS_ENDED', {
-        process: process.title,
-        log: process.log,
-        last: lastLine(process.log),
+        process: ended.title,
+        log: ended.log,
+        last: lastLine(ended.log),
       });
     if (Date.now() > end)
       throw labError('LAB_TIMEOUT', {
-        what: options.what,
-        seconds: options.seconds,
-        state: options.state?.() ?? lastLine(process.log),
+        what,
+        seconds,
+        state: state?.() ?? all.map(({ log }) => lastLine(log)).join('; '),
       });
     await sleep(50);
   }

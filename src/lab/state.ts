@@ -1,8 +1,16 @@
 /** What a running lab remembers of itself: lab.json in its state folder. */
-import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
-import { identify } from '../kernel/process/identity.ts';
-import { type LabOptions, type LabPlan, labError, planLab } from './plan.ts';
+import { isAlive } from '../kernel/process/identity.ts';
+import { checkLabName, type LabOptions, type LabPlan, labError, planLab } from './plan.ts';
 import type { LabProcess } from './processes.ts';
 
 export interface LabState {
@@ -23,26 +31,54 @@ export function saveLab(state: LabState): void {
   renameSync(temporary, file);
 }
 
+/** Kept in the state folder while a command starts or ends the lab. */
+export const LOCK_NAME = 'lab.lock';
+
+/**
+ * Refuses names whose folder below /run belongs to something else, such as "systemd" or a true agent's "portolan":
+ * a lab's folder is deleted whole. Throws LAB_BAD_OPTION, LAB_NAME_TAKEN.
+ */
+export function assertOwnName(name: string): void {
+  checkLabName(name);
+  const path = join('/run', name);
+  const there = lstatSync(path, { throwIfNoEntry: false });
+  if (!there || (there.isDirectory() && isLabFolder(readdirSync(path)))) return;
+  throw labError('LAB_NAME_TAKEN', { name, path });
+}
+
+/** By the names in it: a lab's state, or nothing yet. */
+export function isLabFolder(entries: readonly string[]): boolean {
+  return entries.includes('lab.json') || entries.every((entry) => entry === LOCK_NAME);
+}
+
 /** True when this name has a lab, whole or in ruins. */
 export function labExists(name: string): boolean {
   return existsSync(stateFile(name));
 }
 
-/** A running lab with its plan. Throws LAB_NOT_RUNNING. */
+/** A running lab with its plan. Throws LAB_BAD_OPTION, LAB_NOT_RUNNING, LAB_NEEDS_ROOT, LAB_STATE_UNREADABLE. */
 export function loadLab(name: string): { state: LabState; plan: LabPlan } {
+  checkLabName(name);
   let text: string;
   try {
     text = readFileSync(stateFile(name), 'utf8');
   } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === 'EACCES')
+      throw labError('LAB_NEEDS_ROOT', { what: 'lab commands' }, cause);
     throw labError('LAB_NOT_RUNNING', { name }, cause);
   }
-  const state = JSON.parse(text) as LabState;
-  return { state, plan: planLab(state.options) };
+  try {
+    const state = JSON.parse(text) as LabState;
+    if (state.options.name !== name || !Array.isArray(state.processes)) throw new Error('of another lab');
+    return { state, plan: planLab(state.options) };
+  } catch (cause) {
+    throw labError('LAB_STATE_UNREADABLE', { name, path: stateFile(name) }, cause);
+  }
 }
 
 /** Processes of the state that still run. */
 export function running(state: LabState): LabProcess[] {
-  return state.processes.filter(({ pid, startTicks }) => identify(pid)?.startTicks === startTicks);
+  return state.processes.filter(isAlive);
 }
 
 /** Kubeconfigs of a lab. */

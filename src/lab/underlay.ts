@@ -61,9 +61,11 @@ function defaultRoute({ family }: IpAddress) {
   return parseCidr(family === 4 ? '0.0.0.0/0' : '::/0');
 }
 
-/** Names of the namespaces that a lab made, its nodes' pods among them. */
+/** Names of the namespaces that a lab made, its nodes' pods among them: what follows the lab's name decides. */
 export function labNetns(name: string, all: readonly string[]): string[] {
-  return all.filter((one) => one === `${name}-underlay` || new RegExp(`^${name}-node\\d+(-.+)?$`).test(one));
+  return all.filter(
+    (one) => one.startsWith(`${name}-`) && /^(underlay|node\d+(-.+)?)$/.test(one.slice(name.length + 1)),
+  );
 }
 
 /** Deletes namespaces; their links go with them. */

@@ -139,13 +139,12 @@ export async function labSteps(
             state = `${up.length} of ${plan.nodes.length} nodes are Ready`;
             return up.length >= plan.nodes.length;
           };
-          for (const agent of agents)
-            await waitFor(agent, ready, {
-              what: 'the nodes',
-              seconds: START_SECONDS,
-              state: () => state,
-              signal,
-            });
+          await waitFor(agents, ready, {
+            what: 'the nodes',
+            seconds: START_SECONDS,
+            state: () => state,
+            signal,
+          });
         } finally {
           client.close();
         }

@@ -5,7 +5,10 @@ import { lockFile } from '../kernel/process/file-lock.ts';
 import { labError } from './plan.ts';
 import { assertOwnName, LOCK_NAME } from './state.ts';
 
-/** Takes the lock of a lab; a folder that holds nothing else goes with it. Throws LAB_BUSY, LAB_BAD_OPTION, LAB_NAME_TAKEN. */
+/**
+ * Takes the lock of a lab; on release a folder that holds nothing else goes with it. Throws LAB_BUSY, LAB_BAD_OPTION,
+ * LAB_NAME_TAKEN.
+ */
 export function lockLab(name: string): { release(): void } {
   assertOwnName(name);
   const folder = join('/run', name);
@@ -16,12 +19,12 @@ export function lockLab(name: string): { release(): void } {
   return {
     release: () => {
       try {
-        if (readdirSync(folder).every((entry) => entry === LOCK_NAME)) {
+        if (lock.isThere() && readdirSync(folder).every((entry) => entry === LOCK_NAME)) {
           rmSync(path, { force: true });
           rmdirSync(folder);
         }
       } catch {
-        // "down" has removed the folder with the file in it.
+        // Somebody has just put something in.
       }
       lock.release();
     },

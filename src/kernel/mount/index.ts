@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { checked, NR, sys } from '../syscall/index.ts';
 
 /** One line of /proc/PID/mountinfo, proc_pid_mountinfo(5); only what Portolan acts on. */
 export interface HostMount {
@@ -33,4 +34,25 @@ function unescapePath(text: string): string {
 /** The mounts that this process sees. */
 export function readMounts(): HostMount[] {
   return parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8'));
+}
+
+const MNT_DETACH = 2;
+
+/**
+ * Detaches everything that is mounted below a folder, the innermost first, so that deleting the folder deletes only
+ * what is in it and never what a mount shows of elsewhere. Returns what was detached. Throws KERNEL_SYSCALL.
+ */
+export function detachMountsBelow(folder: string, mounts: readonly HostMount[] = readMounts()): string[] {
+  const below = mountsBelow(folder, mounts);
+  for (const path of below)
+    checked('unmount', `"${path}"`, sys(NR.umount2, Buffer.from(`${path}\0`), MNT_DETACH));
+  return below;
+}
+
+/** Mount points below a folder, the innermost first. */
+export function mountsBelow(folder: string, mounts: readonly HostMount[]): string[] {
+  return mounts
+    .map(({ mountPoint }) => mountPoint)
+    .filter((path) => path.startsWith(`${folder}/`))
+    .sort((a, b) => b.length - a.length);
 }

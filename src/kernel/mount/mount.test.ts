@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import fc from 'fast-check';
-import { parseMountinfo } from './index.ts';
+import { mountsBelow, parseMountinfo } from './index.ts';
 
 test('parseMountinfo() reads mount points with blanks, and any number of optional fields', () => {
   const text = [
@@ -24,4 +24,14 @@ test('parseMountinfo() survives any text', () => {
       for (const { mountPoint } of parseMountinfo(text)) assert.ok(mountPoint.startsWith('/'));
     }),
   );
+});
+
+test('mountsBelow() names what must be detached before a folder is deleted, the innermost first', () => {
+  const mounts = ['/', '/run', '/run/lab', '/run/lab/a', '/run/lab/a/b/c', '/run/lab2/a'].map(
+    (mountPoint) => ({
+      mountPoint,
+      fsType: 'tmpfs',
+    }),
+  );
+  assert.deepEqual(mountsBelow('/run/lab', mounts), ['/run/lab/a/b/c', '/run/lab/a']);
 });

@@ -4,34 +4,19 @@
  */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before, suite, test } from 'node:test';
+import { before, suite, test } from 'node:test';
 import { promisify } from 'node:util';
-import { startApiServer } from '../../src/apiserver/index.ts';
+import { serverForFile } from '../lib/api-server.ts';
 import { type Kubectl, kubectls, type Outcome, runKubectl } from '../lib/kubectl.ts';
 
-const directory = mkdtempSync(join(tmpdir(), 'portolan-apply-'));
-let server: Awaited<ReturnType<typeof startApiServer>>;
-
-before(async () => {
-  server = await startApiServer({
-    dataDir: join(directory, 'data'),
-    listen: [{ host: '127.0.0.1', port: 0 }],
-    serviceCidrs: ['10.96.0.0/16'],
-    clusterCidrs: ['10.244.0.0/16'],
-  });
-});
-after(async () => {
-  await server.close();
-  rmSync(directory, { recursive: true, force: true });
-});
+const { directory, kubeconfig } = serverForFile('apply');
 
 /** Runs kubectl in a child process of its own, while the server runs in this one: so never synchronously. */
 function runner(kubectl: Kubectl, namespace: string) {
   const options = {
-    kubeconfig: join(directory, 'data', 'admin.kubeconfig'),
+    kubeconfig,
     home: join(directory, `home-${kubectl.version}`),
   };
   const run = (args: readonly string[], input = ''): Promise<Outcome> =>

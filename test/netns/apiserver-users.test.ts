@@ -4,29 +4,13 @@
  * empty unless a case says otherwise.
  */
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before, suite, test } from 'node:test';
-import { type ApiServer, startApiServer } from '../../src/apiserver/index.ts';
+import { before, suite, test } from 'node:test';
+import { serverForFile } from '../lib/api-server.ts';
 import { type Kubectl, kubectls, type Outcome, runKubectl, spawnKubectl } from '../lib/kubectl.ts';
 
-const directory = mkdtempSync(join(tmpdir(), 'portolan-users-'));
-const kubeconfig = join(directory, 'data/admin.kubeconfig');
-let server: ApiServer;
-
-before(async () => {
-  server = await startApiServer({
-    dataDir: join(directory, 'data'),
-    listen: [{ host: '127.0.0.1', port: 0 }],
-    serviceCidrs: ['10.96.0.0/16', 'fd00:10:96::/112'],
-    clusterCidrs: ['10.244.0.0/16'],
-  });
-});
-after(async () => {
-  await server?.close();
-  rmSync(directory, { recursive: true, force: true });
-});
+const { directory, kubeconfig } = serverForFile('users');
 
 const pod = (name: string, labels: object = { app: name }, spec: object = {}) => ({
   apiVersion: 'v1',

@@ -1,20 +1,26 @@
 /** `portolan policy`: network policies as this node enforces them. */
 import type { Command } from 'commander';
 import type { PolicyRow, PolicyRuleRow } from '../agent/policy.ts';
-import { askAgent } from '../agent/socket.ts';
 import type { Explanation, PolicyStatus } from '../policy/index.ts';
+import { type AskFlags, ask, asking } from './asking.ts';
+import { examples } from './help.ts';
 import { print, styled, table } from './output.ts';
 
-interface Flags {
-  stateDir: string;
-  json: boolean;
-}
-
 export function registerPolicy(program: Command): void {
-  const policy = program.command('policy').description('network policies as this node enforces them');
+  const policy = program
+    .command('policy')
+    .description('network policies as this node enforces them')
+    .addHelpText(
+      'after',
+      examples(
+        'portolan policy list',
+        'portolan policy explain --from default/client --to default/web --port 80/tcp',
+      ),
+    );
   asking(policy.command('list'))
     .description('policies, the pods of this node that they select, and whether they are in force')
-    .action(async (flags: Flags) => {
+    .addHelpText('after', examples('portolan policy list', 'portolan policy list --json'))
+    .action(async (flags: AskFlags) => {
       const rows = await ask<PolicyRow[]>(flags, '/policy/list');
       const status = await ask<PolicyStatus>(flags, '/policy/status');
       print({ json: flags.json, value: rows, text: () => listText(rows, status) });
@@ -22,7 +28,8 @@ export function registerPolicy(program: Command): void {
   asking(policy.command('show'))
     .description('one policy: what it selects here, and how many connections each rule has allowed')
     .argument('<policy>', 'namespace/name')
-    .action(async (name: string, flags: Flags) => {
+    .addHelpText('after', examples('portolan policy show default/allow-web'))
+    .action(async (name: string, flags: AskFlags) => {
       const shown = await ask<PolicyRow & { rules: PolicyRuleRow[] }>(
         flags,
         `/policy/show?name=${encodeURIComponent(name)}`,
@@ -41,7 +48,7 @@ Examples:
   portolan policy explain --from default/client --to default/web --port 80/tcp
   portolan policy explain --from 192.0.2.7 --to service/default/dns --port 53/udp`,
     )
-    .action(async (flags: Flags & { from: string; to: string; port: string }) => {
+    .action(async (flags: AskFlags & { from: string; to: string; port: string }) => {
       const query = new URLSearchParams({ from: flags.from, to: flags.to, port: flags.port });
       const found = await ask<Explanation[]>(flags, `/policy/explain?${query}`);
       print({ json: flags.json, value: found, text: () => explanationText(found) });
@@ -49,7 +56,8 @@ Examples:
     });
   asking(policy.command('plan'))
     .description('what the agent would change in the kernel now, as nft commands; nothing when all is well')
-    .action(async (flags: Flags) => {
+    .addHelpText('after', examples('portolan policy plan'))
+    .action(async (flags: AskFlags) => {
       const lines = await ask<string[]>(flags, '/policy/plan');
       print({
         json: flags.json,
@@ -57,20 +65,6 @@ Examples:
         text: () => (lines.length > 0 ? lines.join('\n') : 'nothing to change'),
       });
     });
-}
-
-function asking(command: Command): Command {
-  return command
-    .option(
-      '--state-dir <path>',
-      'folder of the agent to ask',
-      process.env['PORTOLAN_STATE_DIR'] ?? '/run/portolan',
-    )
-    .option('--json', 'print JSON', false);
-}
-
-function ask<T>(flags: Flags, path: string): Promise<T> {
-  return askAgent<T>(`${flags.stateDir}/agent.sock`, 'GET', path);
 }
 
 function listText(rows: readonly PolicyRow[], status: PolicyStatus): string {

@@ -61,9 +61,15 @@ export class IpAddress {
 
   /** Writes the bytes in network order at an offset. */
   writeTo(target: Uint8Array, at: number): void {
-    const view = new DataView(target.buffer, target.byteOffset, target.byteLength);
-    if (this.family === 4) view.setUint32(at, this.value as number);
-    else {
+    if (this.family === 4) {
+      // Without a view: this is done for a hundred thousand endpoints in a row.
+      const value = this.value as number;
+      target[at] = value >>> 24;
+      target[at + 1] = value >>> 16;
+      target[at + 2] = value >>> 8;
+      target[at + 3] = value;
+    } else {
+      const view = new DataView(target.buffer, target.byteOffset, target.byteLength);
       view.setBigUint64(at, (this.value as bigint) >> 64n);
       view.setBigUint64(at + 8, BigInt.asUintN(64, this.value as bigint));
     }

@@ -108,16 +108,30 @@ export function chooseEndpoints(
     if (inLocal && weight > 0) localMembers.push(backends.length);
     backends.push({ endpoint, port, weight, inCluster, inLocal });
   }
+  const members = (chosen: number[]) =>
+    chosen.length === backends.length ? all(chosen.length) : chosen.slice();
   return {
-    backends,
+    // As long as needed, not as long as it grew: ten thousand of them are kept.
+    backends: backends.slice(),
     cluster:
-      clusterMembers.length === 0 ? EMPTY_SET : { members: clusterMembers, source: cluster.source, topology },
+      clusterMembers.length === 0
+        ? EMPTY_SET
+        : { members: members(clusterMembers), source: cluster.source, topology },
     local:
       localMembers.length === 0
         ? EMPTY_SET
-        : { members: localMembers, source: local.source, topology: 'any' },
+        : { members: members(localMembers), source: local.source, topology: 'any' },
     any,
   };
+}
+
+/** 0 to count - 1, by count: most sets have all backends, and most have few. */
+const alls: (readonly number[])[] = [];
+
+function all(count: number): readonly number[] {
+  const numbers = alls[count] ?? Array.from({ length: count }, (_, at) => at);
+  if (count < 256) alls[count] = numbers;
+  return numbers;
 }
 
 interface Picked {

@@ -33,7 +33,7 @@ export function serviceFacts(service: Service, proxyName?: NodeContext['proxyNam
         );
       else if (!found.includes(address)) found.push(address);
     }
-    return found;
+    return exact(found);
   };
   const clusterIPs = addresses('spec.clusterIPs', spec.clusterIPs ?? [spec.clusterIP]);
   const isLoadBalancer = spec.type === 'LoadBalancer';
@@ -113,7 +113,12 @@ function endpointFacts(endpoints: readonly EndpointSliceEndpoint[], family: Fami
       forNodes: names(endpoint.hints?.forNodes),
     });
   }
-  return facts;
+  return exact(facts);
+}
+
+/** An array that grew has room for 17 elements and more; what is kept by the ten thousand takes what it needs. */
+function exact<T>(grown: T[]): T[] {
+  return grown.slice();
 }
 
 /** Node and zone names come once a node but are read once an endpoint: keep one copy of each text. */
@@ -134,9 +139,11 @@ function names(hints: readonly { name: string }[] | undefined): readonly string[
 
 /** Canonical text of an address, undefined if it is none or of the other family. */
 function canonicalAddress(text: string, family?: Family): string | undefined {
-  const address = tryParseIp(text.trim());
+  const trimmed = text.trim();
+  const address = tryParseIp(trimmed);
   if (!address || (family !== undefined && address.family !== family)) return undefined;
-  return address.toString();
+  // Dotted decimal has one way to write it, and the text that came is half the size of one put together here.
+  return address.family === 4 ? trimmed : address.toString();
 }
 
 function whyIgnored(

@@ -109,7 +109,7 @@ export function frontendsOf(
   if (port.nodePort !== 0) add('NodePort', node.nodePortAddresses, port.nodePort, rules.external);
   add('LoadBalancer', service.loadBalancerIPs, port.port, rules.external);
   if (node.externalIPs) add('ExternalIP', service.externalIPs, port.port, rules.external);
-  return frontends;
+  return frontends.slice();
 }
 
 /** Family of an address in canonical text. */

@@ -33,7 +33,7 @@ export function planService(
   return {
     key: service.key,
     ignored: undefined,
-    ports,
+    ports: ports.slice(),
     healthCheck:
       service.healthCheckNodePort === 0
         ? undefined

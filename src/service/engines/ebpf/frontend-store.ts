@@ -156,7 +156,7 @@ export class FrontendStore {
     this.#count += added;
     for (const { key, value } of staged) this.#set.set(key, value);
     for (const { key } of frontends) this.#keep(key);
-    return frontends;
+    return frontends.slice();
   }
 
   /** Stages the removal of those of a port's former frontends that it has no longer. */
@@ -187,7 +187,7 @@ export class FrontendStore {
       if (present !== WILDCARD_VALUE) this.#set.set(key, WILDCARD_VALUE);
       this.#keep(key);
     }
-    return keys;
+    return keys.slice();
   }
 
   dropWildcards(keys: readonly string[]): void {

@@ -274,7 +274,7 @@ export class Writer {
     });
     return plan.backends.map((backend) => {
       const flags = backendFlags(backend, this.#options.nodeName);
-      const at = old.get(backendName(backend));
+      const at = before && old.get(backendName(backend));
       let id: number;
       if (at !== undefined) {
         id = before!.ids[at]!;
@@ -320,8 +320,9 @@ export class Writer {
       for (const name of [inside, outside]) {
         if (name === undefined || named(tables, name)) continue;
         const entries = compileTable(plan, name);
-        const wanted: number[] = new Array(entries.length);
-        for (let at = 0; at < entries.length; at++) wanted[at] = ids[entries[at]!]!;
+        let wanted: readonly number[] = Array.from(entries, (entry) => ids[entry]!);
+        // One list instead of two alike for each of ten thousand ports.
+        if (sameNumbers(wanted, ids)) wanted = ids;
         const kept = named(before?.tables, name);
         tables.push(
           kept && sameNumbers(kept.ids, wanted)
@@ -329,7 +330,7 @@ export class Writer {
             : (this.#adoptTable(plan, compiled, name, wanted) ?? this.#newTable(plan, name, wanted, taken)),
         );
       }
-    return tables;
+    return tables.slice();
   }
 
   /** A table that the kernel has already under one of this port's frontends. */

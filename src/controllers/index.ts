@@ -12,6 +12,8 @@ import {
 import { controllersError } from '../errors/controllers.ts';
 import { EndpointSlicesController } from './endpoint-slices/controller.ts';
 import { managedBy, managedByLabel, sliceView } from './endpoint-slices/types.ts';
+import { startLoadBalancers } from './load-balancers/controller.ts';
+import { poolLabel, poolNamespace, readPool } from './load-balancers/pools.ts';
 import { type ControllerName, controllerNames } from './names.ts';
 import { startNodeCidrs } from './node-cidrs/controller.ts';
 import { type CidrPool, cidrPools } from './node-cidrs/plan.ts';
@@ -136,11 +138,19 @@ async function run(
     resource: resources.serviceCidrs,
     project: serviceCidrView,
   });
+  const addressPools = new Reflector({
+    ...common,
+    resource: resources.configMaps,
+    namespace: poolNamespace,
+    labelSelector: `${poolLabel}=true`,
+    project: readPool,
+  });
   const needs: Record<ControllerName, { start(): void; synced: Promise<void> }[]> = {
     'node-cidrs': [nodes],
     'node-lifecycle': [nodes, leases, pods],
     'endpoint-slices': [nodes, pods, services, slices],
     services: [services, serviceCidrs],
+    'load-balancers': [services, addressPools],
     scheduler: [nodes, pods],
   };
   const needed = new Set([...wanted].flatMap((name) => needs[name]));
@@ -171,6 +181,13 @@ async function run(
       serviceCidrs,
       nodePorts,
       events: events('portolan-services'),
+    });
+  if (wanted.has('load-balancers'))
+    startLoadBalancers({
+      ...common,
+      services,
+      pools: addressPools,
+      events: events('portolan-load-balancers'),
     });
   if (wanted.has('scheduler'))
     startScheduler({ ...common, nodes, pods, events: events('default-scheduler') });

@@ -4,6 +4,7 @@ export const controllerNames = [
   'node-lifecycle',
   'endpoint-slices',
   'services',
+  'load-balancers',
   'scheduler',
 ] as const;
 export type ControllerName = (typeof controllerNames)[number];

@@ -15,6 +15,7 @@ import type {
   ServiceCIDR,
   Taint,
 } from '../model/kubernetes.ts';
+import { type LoadBalancerView, loadBalancerView } from './load-balancers/types.ts';
 
 export type Labels = Readonly<Record<string, string>>;
 const noLabels: Labels = Object.freeze({});
@@ -164,9 +165,12 @@ export interface ServiceView {
   createdAt: string;
   labels: Labels;
   spec: Service['spec'];
+  /** Only of Services that have to do with load balancer addresses. */
+  loadBalancer?: LoadBalancerView;
 }
 
 export function serviceView(service: Service): ServiceView {
+  const loadBalancer = loadBalancerView(service);
   return {
     key: keyOf(service),
     namespace: service.metadata.namespace ?? '',
@@ -175,6 +179,7 @@ export function serviceView(service: Service): ServiceView {
     createdAt: service.metadata.creationTimestamp ?? '',
     labels: service.metadata.labels ?? noLabels,
     spec: service.spec,
+    ...(loadBalancer && { loadBalancer }),
   };
 }
 

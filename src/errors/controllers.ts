@@ -16,6 +16,11 @@ export const controllersErrors = {
       `Cannot cut "${c.cidr}" into /${c.mask} for nodes: want a longer prefix than the network's own, with room for pods`,
     (c) => `Give ${c.option} a length between that of "${c.cidr}" and /30 (IPv4) or /126 (IPv6)`,
   ),
+  CONTROLLER_BAD_POOL: entry(
+    (c: { pool: string; key: string; value: string; want: string }) =>
+      `Cannot use load balancer pool "${c.pool}": ${c.key} is "${c.value}", want ${c.want}`,
+    (c) => `Correct ConfigMap kube-system/${c.pool}; the pool is not used until then`,
+  ),
   CONTROLLER_BAD_OPTION: entry(
     (c: { option: string; value: string; want: string }) =>
       `Cannot use ${c.option} "${c.value}": want ${c.want}`,

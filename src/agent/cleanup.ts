@@ -1,7 +1,9 @@
 /** Everything that an agent made on this node, found by its names and marks, and removed. */
-import { existsSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { uninstallCni } from '../cni/index.ts';
+import { kernelError } from '../errors/index.ts';
+import { listNftJson, runNft } from '../kernel/nft/index.ts';
 import {
   cleanupOverlay,
   emptyOverlay,
@@ -11,17 +13,21 @@ import {
   planText,
 } from '../overlay/index.ts';
 import { PodLinks } from '../podlink/index.ts';
-import { cleanupPolicies } from '../policy/index.ts';
 import { ProcessRunner } from '../pods/index.ts';
+import { cleanupPolicies } from '../policy/index.ts';
 import { lockStateDir } from './lock.ts';
 
 export interface CleanupOptions {
   stateDir: string;
   bpffs: string;
+  /** The agent's cgroup; those of its pods are below it. */
+  cgroup: string;
   cniBinDir: string;
   cniConfDir: string;
   dryRun: boolean;
 }
+
+const NFT_TABLE = 'portolan';
 
 /** A configuration that wants nothing: `cleanup` is the plan against it. */
 const NOTHING: OverlayConfig = { node: 'cleanup', backend: 'vxlan', podCidrs: [], clusterCidrs: [] };
@@ -32,19 +38,24 @@ const NOTHING: OverlayConfig = { node: 'cleanup', backend: 'vxlan', podCidrs: []
  */
 export async function cleanupNode(options: CleanupOptions): Promise<string[]> {
   const { stateDir, bpffs, dryRun } = options;
+  if (process.getuid?.() !== 0) throw kernelError('KERNEL_NEEDS_ROOT', { action: 'clean up this node' });
   if (!existsSync(stateDir) && dryRun)
-    return [...planned(options), ...(await cleanupPolicies({ dryRun: true }))];
+    return [...(await planned(options)), ...(await cleanupPolicies({ dryRun: true }))];
   const lock = existsSync(stateDir) ? lockStateDir(stateDir) : undefined;
   try {
-    const removed = [...planned(options), ...(await cleanupPolicies({ dryRun: true }))];
+    const removed = [...(await planned(options)), ...(await cleanupPolicies({ dryRun: true }))];
     if (dryRun) return removed;
-    await removePods(stateDir);
+    await removePods(stateDir, join(options.cgroup, 'pods'));
     using links = new PodLinks();
     for (const hostLink of links.observe().keys()) links.remove(hostLink);
     await cleanupPolicies({});
     await cleanupOverlay(NOTHING);
+    // What other parts keep in the tables goes with them.
+    for (const table of await ownTables())
+      await runNft({ script: `delete table ${table}\n`, what: `delete table ${table}` });
     rmSync(bpffs, { recursive: true, force: true });
-    uninstallCni({ binDir: options.cniBinDir, confDir: options.cniConfDir });
+    if (installedCni(options).length > 0)
+      uninstallCni({ binDir: options.cniBinDir, confDir: options.cniConfDir });
     rmSync(stateDir, { recursive: true, force: true });
     return removed;
   } finally {
@@ -53,7 +64,8 @@ export async function cleanupNode(options: CleanupOptions): Promise<string[]> {
 }
 
 /** What is there of ours, in words. */
-function planned({ stateDir, bpffs, cniBinDir, cniConfDir }: CleanupOptions): string[] {
+async function planned(options: CleanupOptions): Promise<string[]> {
+  const { stateDir, bpffs } = options;
   const kernel = openOverlayKernel();
   try {
     using links = new PodLinks();
@@ -63,10 +75,9 @@ function planned({ stateDir, bpffs, cniBinDir, cniConfDir }: CleanupOptions): st
       ...(existsSync(pods) ? readdirSync(pods).map((entry) => `rm -r ${join(pods, entry)}`) : []),
       ...[...links.observe().keys()].map((name) => `ip link del ${name}`),
       ...planText(planOverlay(emptyOverlay(NOTHING), observed)),
+      ...(await ownTables()).map((table) => `nft delete table ${table}`),
       ...(existsSync(bpffs) ? readdirSync(bpffs).map((pin) => `rm ${join(bpffs, pin)}`) : []),
-      ...[join(cniConfDir, '10-portolan.conflist'), join(cniBinDir, 'portolan-cni')]
-        .filter((path) => existsSync(path))
-        .map((path) => `rm ${path}`),
+      ...installedCni(options).map((path) => `rm ${path}`),
       ...(existsSync(stateDir) ? [`rm -r ${stateDir}`] : []),
     ];
   } finally {
@@ -74,11 +85,26 @@ function planned({ stateDir, bpffs, cniBinDir, cniConfDir }: CleanupOptions): st
   }
 }
 
+/** The nftables tables that are there and ours by name. */
+async function ownTables(): Promise<string[]> {
+  const found: string[] = [];
+  for (const family of ['ip', 'ip6'] as const)
+    if (await listNftJson({ query: ['table', family, NFT_TABLE] })) found.push(`${family} ${NFT_TABLE}`);
+  return found;
+}
+
+/** What this agent installed of CNI: the plugin carries the path of its agent's socket; another agent's stays. */
+function installedCni({ stateDir, cniBinDir, cniConfDir }: CleanupOptions): string[] {
+  const plugin = join(cniBinDir, 'portolan-cni');
+  if (!existsSync(plugin) || !readFileSync(plugin).includes(`${join(stateDir, 'cni.sock')}\0`)) return [];
+  return [join(cniConfDir, '10-portolan.conflist'), plugin].filter((path) => existsSync(path));
+}
+
 /** Ends the pods that the process runner keeps; their network goes with their namespaces. */
-async function removePods(stateDir: string): Promise<void> {
+async function removePods(stateDir: string, cgroupRoot: string): Promise<void> {
   if (!existsSync(join(stateDir, 'pods'))) return;
   const network = { add: async () => ({ ips: [] }), del: async () => {} };
-  const runner = await ProcessRunner.open({ stateDir, network });
+  const runner = await ProcessRunner.open({ stateDir, network, cgroupRoot });
   try {
     for (const sandbox of runner.sandboxes()) {
       await runner.stopSandbox(sandbox.id);

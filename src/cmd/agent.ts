@@ -14,7 +14,11 @@ export function registerAgent(program: Command): void {
     .requiredOption('--kubeconfig <path>', 'how to reach the API server', process.env['KUBECONFIG'])
     .option('--node-name <name>', 'name of this Node', hostname().toLowerCase())
     .option('--state-dir <path>', 'sockets, attachments and pods; one agent a folder', '/run/portolan')
-    .option('--bpffs <path>', "folder in a bpffs that is this node's alone", '/sys/fs/bpf/portolan')
+    .option(
+      '--bpffs <path>',
+      "folder in a bpffs that is this node's alone",
+      process.env['PORTOLAN_BPFFS'] ?? '/sys/fs/bpf/portolan',
+    )
     .option(
       '--cgroup <path>',
       'cgroup2 folder whose processes reach Services at their sockets',
@@ -72,5 +76,5 @@ Examples:
 
 /** Where cgroup2 is mounted on most machines; one with a hybrid hierarchy names its own. */
 function defaultCgroup(): string {
-  return '/sys/fs/cgroup';
+  return process.env['PORTOLAN_CGROUP'] ?? '/sys/fs/cgroup';
 }

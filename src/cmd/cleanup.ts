@@ -5,6 +5,7 @@ import { print } from './output.ts';
 interface CleanupFlags {
   stateDir: string;
   bpffs: string;
+  cgroup: string;
   cniBinDir: string;
   cniConfDir: string;
   dryRun: boolean;
@@ -16,7 +17,16 @@ export function registerCleanup(program: Command): void {
     .command('cleanup')
     .description("remove all that this node's agent made: links, routes, rules, programs, pods, addresses")
     .option('--state-dir <path>', 'folder of the agent', process.env['PORTOLAN_STATE_DIR'] ?? '/run/portolan')
-    .option('--bpffs <path>', "folder of the agent's pins", '/sys/fs/bpf/portolan')
+    .option(
+      '--bpffs <path>',
+      "folder of the agent's pins",
+      process.env['PORTOLAN_BPFFS'] ?? '/sys/fs/bpf/portolan',
+    )
+    .option(
+      '--cgroup <path>',
+      'cgroup2 folder of the agent',
+      process.env['PORTOLAN_CGROUP'] ?? '/sys/fs/cgroup',
+    )
     .option('--cni-bin-dir <path>', 'where the plugin was installed', '/opt/cni/bin')
     .option('--cni-conf-dir <path>', 'where its configuration was installed', '/etc/cni/net.d')
     .option('--dry-run', 'only print what would be removed', false)

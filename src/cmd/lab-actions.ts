@@ -75,6 +75,7 @@ export async function execute(nodeName: string, words: string[], flags: NamedFla
     ...process.env,
     PORTOLAN_STATE_DIR: node.stateDir,
     PORTOLAN_BPFFS: node.bpffsDir,
+    PORTOLAN_CGROUP: join(cgroupRoot(), node.cgroup),
     PATH: `${join(distFolder, '..')}:${process.env['PATH']}`,
   };
   await become('nsenter', [`--net=/run/netns/${node.netns}`, '--', ...command], env);

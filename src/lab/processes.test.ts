@@ -13,7 +13,7 @@ test('processes: started with a private log, waited for, told when they end, end
     startDetached({ title: name, command: ['sh', '-c', script], log: join(folder, `${name}.log`) });
   try {
     const sleeper = start('echo ready; exec sleep 60', 'sleeper');
-    const failing = start('echo first; echo no such thing >&2; exit 3', 'failing');
+    const failing = start('sleep 0.1; echo first; echo no such thing >&2; exit 3', 'failing');
     await waitFor(sleeper, () => readFileSync(sleeper.log, 'utf8') === 'ready\n', {
       what: 'the sleeper',
       seconds: 10,

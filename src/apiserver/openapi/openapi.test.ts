@@ -30,6 +30,7 @@ test('the v3 index names each group and version with a hash of its document', ()
   const { paths } = JSON.parse(openapiV3Index()) as { paths: Record<string, { serverRelativeURL: string }> };
   assert.deepEqual(Object.keys(paths).sort(), [
     'api/v1',
+    'apis/apiextensions.k8s.io/v1',
     'apis/apps/v1',
     'apis/batch/v1',
     'apis/batch/v1beta1',

@@ -12,6 +12,7 @@ const FOR_WORKLOADS = 'create Pods instead';
 const FOR_EACH_NODE = 'create a Pod for each Node instead, with its name in spec.nodeName';
 const FOR_HTTP = 'create a Service of type NodePort or LoadBalancer instead';
 const FOR_FILES = 'use emptyDir or hostPath volumes of a Pod instead';
+const FOR_CUSTOM = 'use a ConfigMap, or keep them in a cluster that has them';
 const FOR_SECRETS = 'use a ConfigMap for what is not secret';
 
 /** `Deployments`, `Ingresses`. */
@@ -51,6 +52,15 @@ function absent(
 }
 
 export const absentKinds: readonly KindSchema[] = [
+  // kubectl looks here before it says that a kind does not exist.
+  ...absent(
+    ['apiextensions.k8s.io/v1'],
+    'CustomResourceDefinition',
+    'customresourcedefinitions',
+    ['crd', 'crds'],
+    FOR_CUSTOM,
+    false,
+  ),
   ...absent(['v1'], 'PersistentVolume', 'persistentvolumes', ['pv'], FOR_FILES, false),
   ...absent(['v1'], 'PersistentVolumeClaim', 'persistentvolumeclaims', ['pvc'], FOR_FILES),
   ...absent(['v1'], 'ReplicationController', 'replicationcontrollers', ['rc'], FOR_WORKLOADS),

@@ -15,9 +15,9 @@ import { join } from 'node:path';
 import { type Cidr, type Family, parseCidr } from '../addr/index.ts';
 import { ApiClient, EventRecorder, type Log, loadKubeconfig, Reflector, resources } from '../client/index.ts';
 import { answerCall, CniServer, installCni, type NetworkHealth, PodNetworking } from '../cni/index.ts';
-import { isNetError } from '../errors/index.ts';
+import { isNetError, kernelError } from '../errors/index.ts';
 import { AttachmentStore } from '../ipam/index.ts';
-import { ensureBpffs } from '../kernel/bpf/index.ts';
+import { bpfFeatures, ensureBpffs, requireFeature } from '../kernel/bpf/index.ts';
 import { ensureCgroup } from '../kernel/cgroup/index.ts';
 import { Rtnl } from '../kernel/rtnl/index.ts';
 import type { ConfigMap, EndpointSlice, Node, Pod, Service, ServiceCIDR } from '../model/kubernetes.ts';
@@ -78,9 +78,13 @@ export interface Agent {
   close(): Promise<void>;
 }
 
-/** Starts the agent. Throws AGENT_RUNNING, KERNEL_NEEDS_ROOT, CLIENT_KUBECONFIG_*, SERVICE_ENGINE_OPEN, IPAM_STORE_*. */
+/**
+ * Starts the agent. Throws AGENT_RUNNING, KERNEL_NEEDS_ROOT, KERNEL_FEATURE_MISSING, CLIENT_KUBECONFIG_*,
+ * SERVICE_ENGINE_OPEN, IPAM_STORE_*.
+ */
 export async function startAgent(options: AgentOptions, log: Log): Promise<Agent> {
   const { nodeName, stateDir } = options;
+  assertKernel();
   const stop = new AbortController();
   const { signal } = stop;
   const closing: (() => Promise<void> | void)[] = [];
@@ -390,6 +394,13 @@ export async function startAgent(options: AgentOptions, log: Log): Promise<Agent
     await close();
     throw error;
   }
+}
+
+/** Asks for all that the data path cannot do without. Throws KERNEL_NEEDS_ROOT, KERNEL_FEATURE_MISSING. */
+function assertKernel(): void {
+  if (process.getuid?.() !== 0) throw kernelError('KERNEL_NEEDS_ROOT', { action: 'run the agent' });
+  const { hashMaps, lpmMaps, socketHooks } = bpfFeatures;
+  for (const needed of [hashMaps, lpmMaps, socketHooks]) requireFeature(needed);
 }
 
 /** What of a Node the agent keeps: thousands of them must stay small. */

@@ -19,6 +19,7 @@ import { isNetError, kernelError } from '../errors/index.ts';
 import { AttachmentStore } from '../ipam/index.ts';
 import { bpfFeatures, ensureBpffs, requireFeature } from '../kernel/bpf/index.ts';
 import { ensureCgroup } from '../kernel/cgroup/index.ts';
+import { compactHeap, keepYoungHeapSmall } from '../kernel/process/heap.ts';
 import { Rtnl } from '../kernel/rtnl/index.ts';
 import type { ConfigMap, EndpointSlice, Node, Pod, Service, ServiceCIDR } from '../model/kubernetes.ts';
 import { type Lease, leaseAnnotations, type OverlayConfig, OverlayReconciler } from '../overlay/index.ts';
@@ -49,6 +50,8 @@ import { staleSocketHandler } from './stale-sockets.ts';
 
 /** Until the overlay has told the real one; pods made meanwhile must fit through any tunnel. */
 const FIRST_MTU_BYTES = 1400;
+/** After the first Services are programmed: when the other first lists are through as well. */
+const COMPACT_AFTER_MS = 2000;
 /** Wrong kubelet neighbours keep out of our way: pods of the agent itself belong to no CNI network. */
 const POD_IFNAME = 'eth0';
 
@@ -84,6 +87,7 @@ export interface Agent {
  */
 export async function startAgent(options: AgentOptions, log: Log): Promise<Agent> {
   const { nodeName, stateDir } = options;
+  keepYoungHeapSmall();
   assertKernel();
   const stop = new AbortController();
   const { signal } = stop;
@@ -385,7 +389,14 @@ export async function startAgent(options: AgentOptions, log: Log): Promise<Agent
         if (!signal.aborted) log.error({ error: (error as Error).message }, what);
       });
     void background('registration', registration.start());
-    void background('services', controller.start().then(onNodes));
+    void background(
+      'services',
+      controller.start().then(() => {
+        onNodes();
+        // Lists of everything are read once; what they took is not needed again.
+        setTimeout(compactHeap, COMPACT_AFTER_MS).unref();
+      }),
+    );
     void background('network policy', policy.controller.start(networking.list()));
     void background('pods', manager?.start());
     log.info({ node: nodeName, stateDir, backend: options.backend }, 'agent started');

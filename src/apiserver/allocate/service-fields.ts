@@ -44,7 +44,8 @@ export function keepAllocated(next: Service, old: Service): void {
     set(spec, 'clusterIP', old.spec.clusterIP);
     set(spec, 'clusterIPs', old.spec.clusterIPs && [...old.spec.clusterIPs]);
   }
-  if (mayHaveNodePorts(old) && mayHaveNodePorts(next)) {
+  // Not for a LoadBalancer without allocation: there, leaving a node port out gives it back.
+  if (needsNodePorts(old) && needsNodePorts(next)) {
     const taken = new Set((spec.ports ?? []).map((port) => port.nodePort).filter(Boolean));
     const find = (test: (port: NonNullable<Spec['ports']>[number]) => boolean) =>
       (old.spec.ports ?? []).find((port) => port.nodePort && !taken.has(port.nodePort) && test(port));

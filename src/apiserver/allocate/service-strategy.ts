@@ -25,6 +25,15 @@ const cause = (field: string, value: unknown, why: string): FieldCause => ({
   message: `Invalid value: ${JSON.stringify(value)}: ${why}`,
 });
 
+type ServicePorts = NonNullable<Service['spec']['ports']>;
+
+/** The node port that `port` has for another protocol, unless its own protocol uses that number elsewhere. */
+function nodePortOfSamePort(ports: ServicePorts, port: ServicePorts[number]): number | undefined {
+  const same = ports.find((other) => other.port === port.port && (other.nodePort ?? 0) > 0)?.nodePort;
+  const used = ports.some((other) => other.nodePort === same && other.protocol === port.protocol);
+  return used ? undefined : same;
+}
+
 export function serviceStrategy(addresses: ServiceAddresses, nodePorts: NodePorts): Strategy {
   const resource = resourceOfKind('Service');
 
@@ -96,7 +105,8 @@ export function serviceStrategy(addresses: ServiceAddresses, nodePorts: NodePort
     if (needsNodePorts(service))
       for (const [i, port] of (spec.ports ?? []).entries()) {
         if (port.nodePort) continue;
-        const chosen = takeAny();
+        // One number for all protocols of a port, as DNS servers like it: alloc.go, initNodePorts.
+        const chosen = nodePortOfSamePort(spec.ports ?? [], port) ?? takeAny();
         if (chosen === undefined)
           return [cause(`spec.ports[${i}].nodePort`, 0, 'failed to allocate a nodePort: range is full')];
         port.nodePort = chosen;

@@ -83,15 +83,15 @@ export interface FieldSelector {
   readonly name?: string;
 }
 
+const knownFields = (kind: string) =>
+  [...Object.keys(metadata), ...Object.keys(byKind[kind] ?? {})].map((name) => `"${name}"`).join(', ');
+
 /** The predicate of a `fieldSelector` parameter for stored objects of `kind`; undefined when it selects everything. */
 export function fieldMatch(kind: string, selector: string | null): FieldSelector | undefined {
   if (selector === null || selector.trim() === '') return undefined;
   const terms = parseFieldSelector(selector).map(({ field, equal, value }) => {
     const get = metadata[field] ?? byKind[kind]?.[field];
-    if (!get)
-      throw badRequest(
-        `"${field}" is not a known field selector: only "metadata.name", "metadata.namespace"`,
-      );
+    if (!get) throw badRequest(`"${field}" is not a known field selector: only ${knownFields(kind)}`);
     return { field, equal, value, get };
   });
   const name = terms.find((term) => term.field === 'metadata.name' && term.equal)?.value;

@@ -9,7 +9,7 @@ import { SqliteStore, type Store } from '../store/index.ts';
 import { Core, type LogFunction } from './core.ts';
 import { createHandler } from './handler.ts';
 import { HttpServer, type ListenAddress } from './http/server.ts';
-import { bootstrap } from './lifecycle/bootstrap.ts';
+import { type BootstrapOptions, bootstrap, keepBootstrapped } from './lifecycle/bootstrap.ts';
 import { ensureCredentials, tokenUsers, writeAdminKubeconfig } from './pki/credentials.ts';
 import { makePrivateDirectory } from './pki/files.ts';
 import type { PodLogs } from './rest/pods.ts';
@@ -185,15 +185,20 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
     const url = `https://${urlHost(isWildcard(listening[0]!.host) ? local : listening[0]!.host)}:${port}`;
     address = `${urlHost(reach)}:${advertisePort}`;
     writeAdminKubeconfig(options.dataDir, url);
-    await bootstrap(registry, {
+    const cluster: BootstrapOptions = {
       serviceCidrs: serviceCidrs.map(String),
       kubernetesIps,
       endpoints: advertise
         .filter((host) => isIP(host) && host !== '127.0.0.1' && host !== '::1')
         .map((host) => ({ address: host, port: advertisePort })),
-    });
+    };
+    await bootstrap(registry, cluster);
     undo.unshift(() => core.close());
     core.start(options.compactIntervalMs ?? 300_000);
+    const keeper = keepBootstrapped(registry, cluster, (key, error) =>
+      log('warn', { key, error: String(error) }, 'repair failed, will be repeated'),
+    );
+    undo.unshift(() => keeper.close());
     ready = true;
     log('info', { url, revision: store.revision }, 'API server is ready');
     return {

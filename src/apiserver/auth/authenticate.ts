@@ -2,6 +2,7 @@
 import type { IncomingMessage } from 'node:http';
 import type { TLSSocket } from 'node:tls';
 import { apiError } from '../../errors/api.ts';
+import { MASTERS } from '../pki/credentials.ts';
 import { ANONYMOUS, type User } from './types.ts';
 
 const AUTHENTICATED = 'system:authenticated';
@@ -42,4 +43,27 @@ export function authenticate(message: IncomingMessage, tokenUser: (token: string
   const foreign = Object.keys(socket.getPeerCertificate?.() ?? {}).length > 0;
   if (foreign || message.headers.authorization !== undefined) throw apiError('API_UNAUTHORIZED', {});
   return ANONYMOUS;
+}
+
+/**
+ * Who a request acts for: an admin may take the part of anyone (`kubectl --as`), to see what they may do.
+ * @throws API_FORBIDDEN when another asks for it, API_BAD_REQUEST for groups without a user
+ */
+export function impersonated(user: User, headers: IncomingMessage['headers']): User {
+  const name = asList(headers['impersonate-user'])[0];
+  // Node joins repeated headers; no group of ours has a comma in its name.
+  const groups = asList(headers['impersonate-group']).flatMap((line) => line.split(/,\s*/));
+  if (name === undefined || name === '') {
+    if (groups.length > 0)
+      throw apiError('API_BAD_REQUEST', { message: 'requested groups without impersonating a user' });
+    return user;
+  }
+  if (!user.groups.includes(MASTERS))
+    throw apiError('API_FORBIDDEN', {
+      group: '',
+      resource: 'users',
+      name,
+      why: `User "${user.name}" cannot impersonate resource "users" in API group "" at the cluster scope`,
+    });
+  return { name, groups: [...new Set([...groups, AUTHENTICATED])] };
 }

@@ -2,7 +2,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import { apiError } from '../../errors/api.ts';
-import { authenticate } from '../auth/authenticate.ts';
+import { authenticate, impersonated } from '../auth/authenticate.ts';
 import type { User } from '../auth/types.ts';
 import type { Handler } from '../handler.ts';
 import { failureStatus, isExpectedFailure } from '../status.ts';
@@ -97,7 +97,7 @@ export class HttpServer {
     let answer: ApiResponse;
     try {
       const url = new URL(message.url ?? '/', 'https://server');
-      const user = authenticate(message, this.#options.tokenUser);
+      const user = impersonated(authenticate(message, this.#options.tokenUser), message.headers);
       const body =
         message.method === 'GET' || message.method === 'HEAD' ? Buffer.alloc(0) : await readBody(message);
       answer = await this.#options.handler({

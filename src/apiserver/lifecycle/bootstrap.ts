@@ -4,6 +4,7 @@ import { isNetError } from '../../errors/net-error.ts';
 import type { EndpointSlice, KubeObject, Service, ServiceCIDR } from '../../model/kubernetes.ts';
 import type { Registry } from '../registry/registry.ts';
 import { keyOf, resourceOfKind } from '../resources.ts';
+import { WorkQueue } from './work-queue.ts';
 
 export const CLUSTER_NAMESPACES = ['default', 'kube-system', 'kube-public', 'kube-node-lease'];
 
@@ -50,6 +51,32 @@ export async function bootstrap(registry: Registry, options: BootstrapOptions): 
   };
   await ensure(registry, 'Service', 'default', service);
   await ensureEndpoints(registry, options);
+}
+
+/**
+ * Keeps the way to the API server: someone who deletes or changes default/kubernetes or its slice, as
+ * `kubectl delete services --all` does, gets them back at once. kube-apiserver looks every 10 s.
+ */
+export function keepBootstrapped(
+  registry: Registry,
+  options: BootstrapOptions,
+  onError: (key: string, error: unknown) => void,
+): { close(): Promise<void> } {
+  const queue = new WorkQueue(() => bootstrap(registry, options), onError);
+  const { store } = registry;
+  const watches = ['Service', 'EndpointSlice'].map((kind) => {
+    const kept = keyOf(resourceOfKind(kind), 'default', 'kubernetes');
+    return store.watch(kept, store.revision, (events) => {
+      // The prefix also matches longer names.
+      if (events.some(({ entry }) => entry.key === kept)) queue.add('default/kubernetes');
+    });
+  });
+  return {
+    close: async () => {
+      for (const watch of watches) watch.close();
+      await queue.close();
+    },
+  };
 }
 
 /** Creates an object unless it is there. */

@@ -7,7 +7,7 @@ import type { User } from '../auth/types.ts';
 import { Core } from '../core.ts';
 import { createHandler } from '../handler.ts';
 import type { ApiResponse, StreamSink } from '../http/response.ts';
-import { bootstrap } from '../lifecycle/bootstrap.ts';
+import { bootstrap, keepBootstrapped } from '../lifecycle/bootstrap.ts';
 import { failureStatus } from '../status.ts';
 
 export const ADMIN: User = { name: 'admin', groups: ['system:masters', 'system:authenticated'] };
@@ -58,8 +58,10 @@ export async function testApi(serviceCidrs: readonly string[] = ['10.96.0.0/16']
     bookmarkIntervalMs: 20,
   });
   const kubernetesIps = serviceCidrs.map((cidr) => cidr.replace(/0?\/\d+$/, '1'));
-  await bootstrap(core.registry, { serviceCidrs, kubernetesIps, endpoints: [] });
+  const cluster = { serviceCidrs, kubernetesIps, endpoints: [{ address: '192.0.2.1', port: 6443 }] };
+  await bootstrap(core.registry, cluster);
   core.start(3_600_000);
+  const keeper = keepBootstrapped(core.registry, cluster, () => {});
   const closing = new AbortController();
 
   async function respond(
@@ -131,6 +133,7 @@ export async function testApi(serviceCidrs: readonly string[] = ['10.96.0.0/16']
     },
     async [Symbol.asyncDispose]() {
       closing.abort();
+      await keeper.close();
       await core.close();
       store.close();
       rmSync(directory, { recursive: true, force: true });

@@ -74,6 +74,11 @@ export const bpfCatalogue = {
     () =>
       'EBUSY: another program is there ("bpftool net", "bpftool cgroup tree"); ENODEV: no such interface in this namespace; EINVAL: this kernel lacks the link type',
   ),
+  BPF_FILTER_TAKEN: entry(
+    (c: { program: string; target: string; owner: string }) =>
+      `Cannot attach BPF program "${c.program}" to ${c.target}: filter "${c.owner}" is at its place`,
+    () => 'Another tool made it: "tc filter show dev LINK ingress" shows it, give it another pref or handle',
+  ),
   BPF_LINK_CALL: entry(
     (c: { action: string; link: string }) => `Cannot ${c.action} BPF link ${c.link}`,
     () => 'ENOLINK: what it was attached to is gone; EPERM or EINVAL: the program is of another type',

@@ -45,6 +45,11 @@ export const rtnlCatalogue = {
     (c: { action: string }) => `Cannot ${c.action}: the gateway is not reachable over that link`,
     () => 'Give the link an address of the gateway\'s network, or add the route with "onlink"',
   ),
+  RTNL_TC_KIND_MISSING: entry(
+    (c: { ifindex: number; kind: string; module: string }) =>
+      `Cannot set up traffic control at link ${c.ifindex}: this kernel has no "${c.kind}"`,
+    (c) => `Load the module with "modprobe ${c.module}", or use a kernel that has it or tcx (>= 6.6)`,
+  ),
   RTNL_FAILED: entry(
     (c: { action: string }) => `Cannot ${c.action}`,
     () => "The kernel's answer is in brackets; the same command of ip(8) would get it too",

@@ -33,8 +33,25 @@ export function feature(name: string, requires: string, probe: () => boolean | u
   };
 }
 
+/**
+ * Features by their names here, comma-separated, that are to count as missing: so that what is done without them can
+ * be tried on a kernel that has them.
+ */
+const FAKE = 'PORTOLAN_FAKE_MISSING';
+
+/** Lets the environment deny features. Asked at each call, since tests change it. */
+function deniable<const Features extends Readonly<Record<string, Feature>>>(features: Features): Features {
+  const denied = (key: string) => (process.env[FAKE] ?? '').split(',').includes(key);
+  return Object.fromEntries(
+    Object.entries(features).map(([key, feature]) => [
+      key,
+      { ...feature, available: () => (denied(key) ? false : feature.available()) },
+    ]),
+  ) as unknown as Features;
+}
+
 /** The features that Portolan asks for. */
-export const bpfFeatures = {
+export const bpfFeatures = deniable({
   hashMaps: feature('BPF hash maps', 'Linux >= 4.10 with CONFIG_BPF_SYSCALL', () =>
     mapType(MAP_TYPE.HASH, 4),
   ),
@@ -64,7 +81,15 @@ export const bpfFeatures = {
     'Linux >= 6.0 with CONFIG_NF_CONNTRACK=y',
     () => kernelTypeId('bpf_skb_ct_lookup', 'function') !== undefined,
   ),
-} as const;
+  cgroupLinks: feature('BPF links at cgroups', 'Linux >= 5.7 with CONFIG_CGROUP_BPF', cgroupLinks),
+  coarseTime: feature('bpf_ktime_get_coarse_ns', 'Linux >= 5.11', () => helper(PROG_TYPE.SCHED_CLS, 0, 160)),
+  netnsCookie: feature('bpf_get_netns_cookie at sockets', 'Linux >= 5.7', () =>
+    helper(PROG_TYPE.CGROUP_SOCK_ADDR, ATTACH.CGROUP_INET4_CONNECT, 122),
+  ),
+  socketErrors: feature('bpf_set_retval at sockets', 'Linux >= 5.18', () =>
+    helper(PROG_TYPE.CGROUP_SOCK_ADDR, ATTACH.CGROUP_INET4_CONNECT, 187),
+  ),
+} as const);
 
 /** EPERM says nothing about the kernel. */
 function verdict(result: number): boolean | undefined {
@@ -105,15 +130,19 @@ function batches(): boolean | undefined {
   return result === 0 ? true : verdict(result);
 }
 
-/** Loads `return VALUE`. */
-function loadTrivial(type: number, attachType: number, returned: number): number {
+/** BPF_MOV64_IMM(r0, value); BPF_EXIT */
+function returning(value: number): number[] {
+  return [0xb7, 0, 0, 0, value, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
+}
+
+/** Loads `return VALUE`, or other code. */
+function loadTrivial(type: number, attachType: number, returned: number, before: number[] = []): number {
   const ATTR = 128;
-  const arena = new Arena(ATTR + 64);
+  const code = Uint8Array.of(...before, ...returning(returned));
+  const arena = new Arena(ATTR + code.length + 32);
   arena.reserve(ATTR);
-  // BPF_MOV64_IMM(r0, returned); BPF_EXIT
-  const code = Uint8Array.of(0xb7, 0, 0, 0, returned, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0);
   arena.view.setUint32(0, type, true);
-  arena.view.setUint32(4, 2, true);
+  arena.view.setUint32(4, code.length / 8, true);
   arena.point(8, arena.put(code));
   arena.point(16, arena.putString('GPL'));
   arena.view.setUint32(68, attachType, true);
@@ -122,6 +151,31 @@ function loadTrivial(type: number, attachType: number, returned: number): number
 
 function program(type: number, attachType: number, returned: number): boolean | undefined {
   return verdict(loadTrivial(type, attachType, returned));
+}
+
+/**
+ * Whether programs of a type may call a helper, by its number (enum bpf_func_id). Its only argument is in r1: the
+ * context, or a number for bpf_set_retval.
+ */
+function helper(type: number, attachType: number, id: number): boolean | undefined {
+  const SET_RETVAL = 187;
+  const zero = [0xb7, 1, 0, 0, 0, 0, 0, 0]; // BPF_MOV64_IMM(r1, 0)
+  const call = [0x85, 0, 0, 0, id, 0, 0, 0];
+  return verdict(loadTrivial(type, attachType, 1, id === SET_RETVAL ? [...zero, ...call] : call));
+}
+
+/** A link to something that is no cgroup: a kernel without such links does not look at it. */
+function cgroupLinks(): boolean | undefined {
+  const fd = loadTrivial(PROG_TYPE.CGROUP_SOCK_ADDR, ATTACH.CGROUP_INET4_CONNECT, 1);
+  if (fd < 0) return verdict(fd);
+  const ATTR = 48;
+  const arena = new Arena(ATTR);
+  arena.view.setUint32(0, fd, true);
+  arena.view.setInt32(4, -1, true);
+  arena.view.setUint32(8, ATTACH.CGROUP_INET4_CONNECT, true);
+  const result = bpf(CMD.LINK_CREATE, arena.from(0, ATTR));
+  closeFd(fd);
+  return result === -ERRNO.EBADF ? true : verdict(result);
 }
 
 /** Attaching to an interface that cannot exist: a kernel that has tcx misses the interface. */

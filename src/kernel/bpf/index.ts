@@ -32,4 +32,5 @@ export {
 } from './prog.ts';
 export { RingBuffer } from './ringbuf.ts';
 export { type ProgramKind, programKind } from './sections.ts';
+export { type AttachedFilter, TcFilters } from './tc-filters.ts';
 export { TypedMap } from './typed-map.ts';

@@ -1,6 +1,17 @@
 export { type Addr, type AddrSpec, deleteAddr, networkOf, replaceAddr } from './addr.ts';
 export { changeFailed, type NameOf, type RtnlChange } from './change.ts';
 export {
+  type BpfFilter,
+  deleteBpfFilter,
+  deleteClsact,
+  ensureClsact,
+  type FilterDirection,
+  type FilterPlace,
+  isClsact,
+  type Qdisc,
+  replaceBpfFilter,
+} from './filter.ts';
+export {
   type AddrGenMode,
   changeBridgePort,
   changeLink,

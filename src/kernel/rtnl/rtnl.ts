@@ -6,6 +6,15 @@ import { ERRNO } from '../syscall/index.ts';
 import { type Addr, addrQuery, readAddr } from './addr.ts';
 import { changeFailed, type NameOf, type RtnlChange } from './change.ts';
 import {
+  type BpfFilter,
+  type FilterDirection,
+  filterQuery,
+  type Qdisc,
+  qdiscQuery,
+  readBpfFilter,
+  readQdisc,
+} from './filter.ts';
+import {
   changeLink,
   checkLinkName,
   createLink,
@@ -119,6 +128,30 @@ export class Rtnl {
 
   rules(family?: Family): Rule[] {
     return (family ? [family] : FAMILIES).flatMap((one) => this.#dump('rules', ruleQuery(one), readRule));
+  }
+
+  /** Qdiscs of all links. */
+  qdiscs(): Qdisc[] {
+    return this.#dump('qdiscs', qdiscQuery(0), readQdisc);
+  }
+
+  /** BPF filters at one direction of a link with a clsact qdisc, in the order in which they are asked. */
+  bpfFilters(ifindex: number, direction: FilterDirection): BpfFilter[] {
+    // EINVAL: the link has no such qdisc. ENODEV: no such link.
+    return this.#dump('filters', filterQuery(ifindex, direction), readBpfFilter, [
+      ERRNO.EINVAL,
+      ERRNO.ENODEV,
+    ]);
+  }
+
+  /** How many filters of any kind a link's clsact qdisc holds, both directions together. */
+  filterCount(ifindex: number): number {
+    return (['ingress', 'egress'] as const).flatMap((direction) =>
+      this.#dump('filters', filterQuery(ifindex, direction), (body) => body.length, [
+        ERRNO.EINVAL,
+        ERRNO.ENODEV,
+      ]),
+    ).length;
   }
 
   /** Carries changes out in order, in few calls of the kernel; a failed one does not stop those behind it. */

@@ -100,6 +100,7 @@ export class EbpfEngine implements ServiceEngine {
       try {
         links.open();
       } catch (cause) {
+        links.close();
         throw serviceError('SERVICE_ENGINE_OPEN', { engine: 'ebpf', step: 'attaching programs' }, cause);
       }
       return engine;
@@ -245,6 +246,7 @@ export class EbpfEngine implements ServiceEngine {
 
   close(): void {
     this.#writer.close();
+    this.#links.close();
     this.#objects.close();
   }
 
@@ -308,7 +310,7 @@ export class EbpfEngine implements ServiceEngine {
       }
     }
     for (const key of before) if (!now.includes(key)) this.#writer.drop(key);
-    if (now.length > 0) this.#portsOf.set(plan.key, now);
+    if (now.length > 0) this.#portsOf.set(plan.key, now.slice());
     else this.#portsOf.delete(plan.key);
     return failure;
   }

@@ -1,0 +1,162 @@
+/**
+ * Two ways to put programs at the packets of an interface: tcx links (Linux >= 6.6), pinned in the engine's folder,
+ * and filters of traffic control before that. Both outlive the process, are found by the next one, and change their
+ * program without losing a packet.
+ */
+import { join } from 'node:path';
+import {
+  adoptLink,
+  attachTcx,
+  type BpfProgram,
+  bpfFeatures,
+  listPins,
+  type NetnsLike,
+  TcFilters,
+  unpin,
+} from '../../../kernel/bpf/index.ts';
+
+/**
+ * Interfaces whose packets the programs see. Pins are named `pod_4_from`; programs `lb_from_pod`: what a program
+ * translates comes from the pod, or from outside.
+ */
+export type InterfaceKind = 'pod' | 'node';
+export type Direction = 'from' | 'to';
+
+/** One side of an interface. */
+export interface Place {
+  readonly kind: InterfaceKind;
+  readonly ifindex: number;
+  readonly direction: Direction;
+}
+
+export const PROGRAMS = {
+  pod: { from: 'lb_from_pod', to: 'lb_to_pod' },
+  node: { from: 'lb_from_outside', to: 'lb_to_outside' },
+} as const;
+
+/** How programs stand at interfaces. */
+export interface InterfaceHooks {
+  /** For `status`. */
+  readonly via: 'tcx' | 'clsact';
+  /** Places that have a program of ours, put there by whichever process. */
+  list(): Place[];
+  /** Attaches, or puts the program in the place of the present one. Throws BPF_ATTACH_FAILED (no such interface: ENODEV, EINVAL). */
+  attach(place: Place, program: BpfProgram): void;
+  /** Detached or absent is success. */
+  detach(place: Place): void;
+  /** Forgets interfaces that have gone. */
+  dropGone(): void;
+  close(): void;
+}
+
+export interface InterfaceHookOptions {
+  /** Folder of the pins. */
+  readonly folder: string;
+  readonly netns?: NetnsLike | undefined;
+}
+
+/** The hooks that this kernel has. */
+export function openInterfaceHooks(options: InterfaceHookOptions): InterfaceHooks {
+  return bpfFeatures.tcx.available() === false ? new ClsactHooks(options) : new TcxHooks(options);
+}
+
+const PIN = /^(pod|node)_(\d+)_(from|to)$/;
+
+class TcxHooks implements InterfaceHooks {
+  readonly via = 'tcx';
+  readonly #options: InterfaceHookOptions;
+
+  constructor(options: InterfaceHookOptions) {
+    this.#options = options;
+  }
+
+  list(): Place[] {
+    this.dropGone();
+    return this.#pinned();
+  }
+
+  attach(place: Place, program: BpfProgram): void {
+    const path = this.#path(place);
+    const { ifindex } = place;
+    using present = adoptLink(path);
+    if (present) {
+      if (present.info().ifindex === ifindex) {
+        present.update(program);
+        return;
+      }
+      unpin(path);
+    }
+    const { netns } = this.#options;
+    using link = attachTcx(program, { ifindex, ...(netns === undefined ? {} : { netns }) });
+    link.pin(path);
+  }
+
+  detach(place: Place): void {
+    const path = this.#path(place);
+    using _link = adoptLink(path);
+    unpin(path);
+  }
+
+  /** The kernel has detached their programs, but a pin keeps what is pinned. */
+  dropGone(): void {
+    for (const place of this.#pinned()) {
+      const path = this.#path(place);
+      using link = adoptLink(path);
+      if (link && link.info().ifindex !== place.ifindex) unpin(path);
+    }
+  }
+
+  close(): void {}
+
+  #pinned(): Place[] {
+    return listPins(this.#options.folder).flatMap((name) => {
+      const [, kind, ifindex, direction] = PIN.exec(name) ?? [];
+      return ifindex === undefined
+        ? []
+        : { kind: kind as InterfaceKind, ifindex: Number(ifindex), direction: direction as Direction };
+    });
+  }
+
+  #path({ kind, ifindex, direction }: Place): string {
+    return join(this.#options.folder, `${kind}_${ifindex}_${direction}`);
+  }
+}
+
+/** What a program translates comes in by its interface. */
+const SIDE = { from: 'ingress', to: 'egress' } as const;
+
+class ClsactHooks implements InterfaceHooks {
+  readonly via = 'clsact';
+  readonly #filters: TcFilters;
+
+  constructor({ netns }: InterfaceHookOptions) {
+    this.#filters = TcFilters.open({ netns });
+  }
+
+  list(): Place[] {
+    return this.#filters.list().flatMap(({ ifindex, name }) => {
+      for (const kind of ['pod', 'node'] as const)
+        for (const direction of ['from', 'to'] as const)
+          if (name === PROGRAMS[kind][direction]) return { kind, ifindex, direction };
+      return [];
+    });
+  }
+
+  attach({ ifindex, direction }: Place, program: BpfProgram): void {
+    this.#filters.attach(program, ifindex, SIDE[direction]);
+  }
+
+  detach({ kind, ifindex, direction }: Place): void {
+    const side = SIDE[direction];
+    // The interface's number may have passed to one of the other kind meanwhile.
+    if (this.#filters.at(ifindex, side)?.name === PROGRAMS[kind][direction])
+      this.#filters.detach(ifindex, side);
+  }
+
+  /** Filters go with their links. */
+  dropGone(): void {}
+
+  close(): void {
+    this.#filters.close();
+  }
+}

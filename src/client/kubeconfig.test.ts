@@ -81,7 +81,7 @@ test('each broken kubeconfig is refused with the file and the key', () => {
     [
       config({ cluster: { 'certificate-authority': '/nonexistent/ca' } }),
       'CLIENT_KUBECONFIG_INVALID',
-      '"/nonexistent/ca", which cannot be read (ENOENT)',
+      '"/nonexistent/ca", which cannot be read (ENOENT, no such file)',
     ],
     [
       config({ user: { 'client-certificate-data': base64(pem('CERTIFICATE')) } }),

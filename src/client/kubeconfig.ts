@@ -111,8 +111,16 @@ class At {
 }
 
 /** `ENOENT` and the like, without a stack or a path in it. */
+/** What people know these codes by. */
+const REASONS: Readonly<Record<string, string>> = {
+  ENOENT: 'no such file',
+  EACCES: 'no permission',
+  EISDIR: 'it is a directory',
+};
+
 function reasonOf(error: unknown): string {
-  if (error instanceof Error && 'code' in error && typeof error.code === 'string') return error.code;
+  if (error instanceof Error && 'code' in error && typeof error.code === 'string')
+    return REASONS[error.code] ? `${error.code}, ${REASONS[error.code]}` : error.code;
   return error instanceof Error ? error.message : String(error);
 }
 

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { Command } from 'commander';
 import { apiError } from '../errors/api.ts';
 import type { Pod } from '../model/kubernetes.ts';
+import { logging } from './help.ts';
 import { registerIssue } from './issue.ts';
 
 interface Options {
@@ -24,23 +25,22 @@ const commaList = (value: string, before: string[]) => [
   ...value.split(',').filter((part) => part !== ''),
 ];
 
-/** `host:port`, `[v6]:port` or `:port`. @throws API_LISTEN_FAILED */
+/** `host:port`, `[v6]:port` or `:port`. @throws API_BAD_OPTION */
 export function parseListen(text: string): { host: string; port: number } {
   const match = /^(?:\[([^\]]+)\]|([^:]*)):(\d{1,5})$/.exec(text);
   const port = Number(match?.[3]);
   if (!match || port > 65535)
-    throw apiError('API_LISTEN_FAILED', {
-      host: text,
-      port: 0,
-      detail: 'want HOST:PORT, such as 127.0.0.1:6443 or [::1]:6443',
+    throw apiError('API_BAD_OPTION', {
+      option: '--listen',
+      value: text,
+      want: 'HOST:PORT, such as 127.0.0.1:6443 or [::1]:6443',
     });
   return { host: match[1] ?? (match[2] || '0.0.0.0'), port };
 }
 
 /** Adds the sub-command to the program. */
 export function registerApiserver(program: Command): Command {
-  const apiserver = program
-    .command('apiserver')
+  const apiserver = logging(program.command('apiserver'))
     .description('serve the Kubernetes API from an embedded store')
     .option(
       '--data-dir <path>',
@@ -78,8 +78,6 @@ export function registerApiserver(program: Command): Command {
       [],
     )
     .option('--cluster-cidr <cidr>', 'pod networks; must not overlap the service networks', commaList, [])
-    .option('--log-level <level>', 'debug, info, warn or error', 'info')
-    .option('--json', 'log as JSON lines')
     .addHelpText(
       'after',
       `

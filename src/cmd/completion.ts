@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 
-/** What can follow a command line so far: sub-commands and options. */
+/** What can follow a command line so far: sub-commands, options and the words that an argument may be. */
 export interface Completions {
   /** Path of sub-commands, e.g. "lab up"; empty for the program itself. */
   path: string;
@@ -15,7 +15,9 @@ export function completionsOf(program: Command): Completions[] {
     const options = command.options
       .flatMap((option) => [option.long, option.short])
       .filter((flag) => flag !== undefined);
-    found.push({ path: path.join(' '), words: [...visible.map((sub) => sub.name()), ...options, '--help'] });
+    const values = command.registeredArguments.flatMap(({ argChoices }) => argChoices ?? []);
+    const subs = visible.map((sub) => sub.name());
+    found.push({ path: path.join(' '), words: [...subs, ...values, ...options, '--help'] });
     for (const sub of visible) if (sub.name() !== 'help') visit(sub, [...path, sub.name()]);
   };
   visit(program, []);
@@ -26,15 +28,18 @@ export function completionsOf(program: Command): Completions[] {
 export function completionScript(program: Command, shell: 'bash' | 'zsh' | 'fish'): string {
   const name = program.name();
   const all = completionsOf(program);
+  const known = all.map(({ path }) => path).filter((path) => path !== '');
   if (shell === 'fish') {
     const cases = all
-      .map(({ path, words }) => `    case '${path}'\n      string split ' ' '${words.join(' ')}'`)
+      .map(
+        ({ path, words }) => `    case '${path && ` ${path}`}'\n      string split ' ' '${words.join(' ')}'`,
+      )
       .join('\n');
     return `function __${name}_words
   set -l path
   for word in (commandline -opc)[2..-1]
-    string match -q -- '-*' $word; and break
-    set -a path $word
+    contains -- "$path $word" ${known.map((path) => `' ${path}'`).join(' ')}; or break
+    set path "$path $word"
   end
   switch "$path"
 ${cases}
@@ -46,8 +51,10 @@ complete -c ${name} -f -a '(__${name}_words)'`;
   const bash = `_${name}() {
   local current="\${COMP_WORDS[COMP_CWORD]}" path='' word words=''
   for word in "\${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-    case "$word" in -*) break ;; esac
-    path="\${path:+$path }$word"
+    case "\${path:+$path }$word" in
+      ${known.map((one) => `'${one}'`).join('|')}) path="\${path:+$path }$word" ;;
+      *) break ;;
+    esac
   done
   case "$path" in
 ${cases}

@@ -2,7 +2,7 @@
 import { type Command, InvalidArgumentError } from 'commander';
 import { type ControllerName, controllerNames } from '../controllers/names.ts';
 import { controllersError } from '../errors/controllers.ts';
-import { examples } from './help.ts';
+import { examples, logging } from './help.ts';
 
 interface ControllerFlags {
   kubeconfig?: string;
@@ -21,8 +21,7 @@ interface ControllerFlags {
 
 /** Adds the sub-command `controller` to the program. */
 export function registerController(program: Command): void {
-  program
-    .command('controller')
+  logging(program.command('controller'))
     .description('run the controllers: node CIDRs, node health, EndpointSlices, Service addresses, scheduler')
     .option(
       '--kubeconfig <path>',
@@ -41,8 +40,6 @@ export function registerController(program: Command): void {
       ...controllerNames,
     ])
     .option('--leader-elect', 'work only while holding the Lease kube-system/portolan-controller', false)
-    .option('--log-level <level>', 'debug, info, warn or error', 'info')
-    .option('--json', 'log as JSON lines', false)
     .addHelpText(
       'after',
       examples(

@@ -3,12 +3,18 @@ import { CommanderError } from 'commander';
 import { formatError, isNetError } from '../errors/index.ts';
 import { program } from './program.ts';
 
+// A reader such as "head" that has seen enough is no failure, and a log that nobody reads ends no server.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit();
+  throw error;
+});
+process.stderr.on('error', () => {});
+
 try {
   await program().parseAsync();
 } catch (error) {
   if (error instanceof CommanderError) {
     // Commander has printed its own message; its 1 for wrong usage is 2 here.
-    if (error.code === 'portolan.shell') console.error(error.message);
     process.exitCode = error.exitCode === 0 ? 0 : 2;
   } else {
     console.error(formatError(error));

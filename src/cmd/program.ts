@@ -1,5 +1,5 @@
 /** All commands with their options: one file a command, wired here. */
-import { Command, CommanderError } from 'commander';
+import { Argument, Command, InvalidArgumentError } from 'commander';
 import { registerAgent } from './agent.ts';
 import { registerApiserver } from './apiserver.ts';
 import { registerAsk } from './ask.ts';
@@ -32,7 +32,7 @@ export function program(): Command {
   root
     .command('completion')
     .description('print a completion script for a shell')
-    .argument('<shell>', 'bash, zsh or fish')
+    .addArgument(shellArgument())
     .addHelpText(
       'after',
       examples(
@@ -41,13 +41,7 @@ export function program(): Command {
         'portolan completion fish | source',
       ),
     )
-    .action((shell: string) => {
-      if (shell !== 'bash' && shell !== 'zsh' && shell !== 'fish')
-        throw new CommanderError(
-          2,
-          'portolan.shell',
-          `error: no completions for "${shell}": want bash, zsh or fish`,
-        );
+    .action((shell: 'bash' | 'zsh' | 'fish') => {
       console.log(completionScript(root, shell));
     });
   root.addHelpText(
@@ -67,4 +61,12 @@ export function program(): Command {
   };
   inherit(root);
   return root;
+}
+
+function shellArgument(): Argument {
+  const shells = ['bash', 'zsh', 'fish'];
+  return new Argument('<shell>', 'bash, zsh or fish').choices(shells).argParser((value: string) => {
+    if (!shells.includes(value)) throw new InvalidArgumentError('want bash, zsh or fish');
+    return value;
+  });
 }

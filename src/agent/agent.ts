@@ -12,58 +12,45 @@
  */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { type Cidr, type Family, parseCidr } from '../addr/index.ts';
-import { ApiClient, EventRecorder, type Log, loadKubeconfig, Reflector, resources } from '../client/index.ts';
+import type { Family } from '../addr/index.ts';
+import { ApiClient, EventRecorder, type Log, loadKubeconfig } from '../client/index.ts';
 import { answerCall, CniServer, installCni, type NetworkHealth, PodNetworking } from '../cni/index.ts';
-import { isNetError, kernelError } from '../errors/index.ts';
+import { kernelError } from '../errors/index.ts';
 import { AttachmentStore } from '../ipam/index.ts';
-import { bpfFeatures, ensureBpffs, requireFeature } from '../kernel/bpf/index.ts';
-import { ensureCgroup } from '../kernel/cgroup/index.ts';
+import { bpfFeatures, requireFeature } from '../kernel/bpf/index.ts';
 import { compactHeap, keepYoungHeapSmall } from '../kernel/process/heap.ts';
 import { Rtnl } from '../kernel/rtnl/index.ts';
-import type { ConfigMap, EndpointSlice, Node, Pod, Service, ServiceCIDR } from '../model/kubernetes.ts';
-import { type Lease, leaseAnnotations, type OverlayConfig, OverlayReconciler } from '../overlay/index.ts';
+import { leaseAnnotations, type OverlayConfig } from '../overlay/index.ts';
 import { PodLinks } from '../podlink/index.ts';
-import { PodManager, type PodNetwork, ProcessRunner, podApi } from '../pods/index.ts';
-import {
-  EbpfEngine,
-  HealthCheckServers,
-  masqueradeParts,
-  type NodeContext,
-  ServiceController,
-  type ServiceFacts,
-  type SliceFacts,
-  serviceFacts,
-  sliceFacts,
-} from '../service/index.ts';
+import type { PodManager, ProcessRunner } from '../pods/index.ts';
+import type { EbpfEngine, ServiceController } from '../service/index.ts';
+import { LastSeenFile } from './last-seen.ts';
 import { lockStateDir } from './lock.ts';
-import { NftParts } from './nft-parts.ts';
+import type { NftParts } from './nft-parts.ts';
 import { nodeAddresses } from './node-addresses.ts';
+import { NodeNetwork, type Overlay } from './node-network.ts';
 import { type NodeFacts, standardLabels } from './node-object.ts';
 import type { AgentOptions } from './options.ts';
-import { peerLeases } from './peers.ts';
+import { openPods } from './pods.ts';
 import { type AgentPolicy, openPolicy } from './policy.ts';
 import { Registration } from './registration.ts';
 import { agentRoutes } from './routes.ts';
+import { openServices } from './services.ts';
 import { serveSocket } from './socket.ts';
-import { staleSocketHandler } from './stale-sockets.ts';
+import { openSources, type Sources } from './sources.ts';
 
-/** Until the overlay has told the real one; pods made meanwhile must fit through any tunnel. */
-const FIRST_MTU_BYTES = 1400;
 /** After the first Services are programmed: when the other first lists are through as well. */
 const COMPACT_AFTER_MS = 2000;
-/** Wrong kubelet neighbours keep out of our way: pods of the agent itself belong to no CNI network. */
-const POD_IFNAME = 'eth0';
 
 /** What the agent is made of; `routes.ts` answers questions from it. */
 export interface AgentParts {
   readonly options: AgentOptions;
   readonly startedAt: number;
-  readonly nodes: Reflector<Node, Node>;
-  readonly services: Reflector<Service, ServiceFacts>;
-  readonly slices: Reflector<EndpointSlice, SliceFacts>;
+  readonly nodes: Sources['nodes'];
+  readonly services: Sources['services'];
+  readonly slices: Sources['slices'];
   readonly registration: Registration;
-  readonly overlay: () => OverlayReconciler | undefined;
+  readonly overlay: () => Overlay | undefined;
   readonly overlayConfig: () => OverlayConfig | undefined;
   readonly engine: EbpfEngine;
   readonly controller: ServiceController;
@@ -73,6 +60,8 @@ export interface AgentParts {
   readonly runner: ProcessRunner | undefined;
   readonly serviceRules: NftParts;
   readonly health: () => NetworkHealth;
+  /** Parts that did not start, with the reason. */
+  readonly failures: ReadonlyMap<string, Error>;
 }
 
 export interface Agent {
@@ -82,329 +71,177 @@ export interface Agent {
 }
 
 /**
- * Starts the agent. Throws AGENT_RUNNING, KERNEL_NEEDS_ROOT, KERNEL_FEATURE_MISSING, CLIENT_KUBECONFIG_*,
- * SERVICE_ENGINE_OPEN, IPAM_STORE_*.
+ * Starts the agent. Throws AGENT_RUNNING, AGENT_NO_ROUTE, KERNEL_NEEDS_ROOT, KERNEL_FEATURE_MISSING,
+ * CLIENT_KUBECONFIG_*, SERVICE_ENGINE_OPEN, IPAM_STORE_*; what it had made by then it lets go of.
  */
 export async function startAgent(options: AgentOptions, log: Log): Promise<Agent> {
+  const stop = new AbortController();
+  // Undone last first, and each although another fails.
+  const undo = new AsyncDisposableStack();
+  const close = async () => {
+    stop.abort();
+    await undo.disposeAsync();
+  };
+  try {
+    return { parts: await openParts(options, log, stop.signal, undo), close };
+  } catch (error) {
+    await close().catch((second: unknown) => log.warn({ error: String(second) }, 'while giving up'));
+    throw error;
+  }
+}
+
+async function openParts(
+  options: AgentOptions,
+  log: Log,
+  signal: AbortSignal,
+  undo: AsyncDisposableStack,
+): Promise<AgentParts> {
   const { nodeName, stateDir } = options;
   keepYoungHeapSmall();
   assertKernel();
-  const stop = new AbortController();
-  const { signal } = stop;
-  const closing: (() => Promise<void> | void)[] = [];
-  const close = async () => {
-    stop.abort();
-    for (const step of closing.reverse()) await step();
+  // What a person may have got wrong is read before anything is made.
+  const access = loadKubeconfig(options.kubeconfig);
+  const addresses = ownAddresses(options);
+  const lock = lockStateDir(stateDir);
+  undo.defer(() => lock.release());
+  mkdirSync(join(stateDir, 'pods'), { recursive: true, mode: 0o700 });
+  const client = new ApiClient(access);
+  undo.defer(() => client.close());
+  const recorder = new EventRecorder({ client, component: 'portolan-agent', host: nodeName, log });
+  const sources = openSources({ client, signal, log }, nodeName);
+  const { nodes, ownPods } = sources;
+
+  const store = new AttachmentStore({ path: join(stateDir, 'attachments.db') });
+  undo.defer(() => store.close());
+  const lastSeen = new LastSeenFile(join(stateDir, 'last-seen.json'), nodeName, log);
+  undo.defer(() => lastSeen.close());
+  let told = '';
+  const network = new NodeNetwork({
+    options,
+    nodes,
+    lastSeen,
+    pools: store,
+    addresses,
+    log,
+    onChange: () => {
+      registration.trigger();
+      // Nodes change all the time; what Services need of this one hardly ever.
+      const { isUp, zone } = network;
+      const now = JSON.stringify([isUp, zone, network.addresses.map(String)]);
+      if (now === told) return;
+      told = now;
+      services.follow({ addresses: network.addresses, zone });
+    },
+  });
+  const health = () => network.health();
+  const facts = () => nodeFacts(options, network);
+  const registration = new Registration({ client, nodes, nodeName, facts, signal, log });
+  undo.defer(() => registration.stop());
+
+  // Programs are adopted or attached before anything else is made, so that they serve from the first moment.
+  const podNetns = () => networking.list().map(({ netns }) => netns);
+  const services = openServices({ options, sources, recorder, addresses, podNetns, log }, undo);
+  const { engine, controller } = services;
+
+  // Pod links.
+  const links = new PodLinks();
+  undo.defer(() => links.close());
+  // Programs hang on the host end by its number; a link that was made anew has another one.
+  const interfaces = new Map<string, number>();
+  const detach = (hostLink: string, unless?: number) => {
+    const ifindex = interfaces.get(hostLink);
+    if (ifindex === undefined || ifindex === unless) return;
+    engine.detachPodLink(ifindex);
+    interfaces.delete(hostLink);
   };
-  try {
-    // What a person may have got wrong is read before anything is made.
-    const access = loadKubeconfig(options.kubeconfig);
-    const lock = lockStateDir(stateDir);
-    closing.push(() => lock.release());
-    mkdirSync(join(stateDir, 'pods'), { recursive: true, mode: 0o700 });
-    const client = new ApiClient(access);
-    closing.push(() => client.close());
-    const recorder = new EventRecorder({ client, component: 'portolan-agent', host: nodeName, log });
+  const cutEstablished = options.cutEstablished ?? true;
+  const policy = openPolicy({ client, nodeName, cutEstablished, signal, log });
+  undo.defer(() => policy.controller.close());
+  const networking: PodNetworking = new PodNetworking({
+    store,
+    links,
+    mtuBytes: () => network.podMtuBytes,
+    beforeLink: (attachment) => policy.controller.isolate(attachment),
+    beforeReady: ({ hostLink }, { ifindex }) => {
+      detach(hostLink, ifindex);
+      engine.attachPodLink(ifindex);
+      interfaces.set(hostLink, ifindex);
+    },
+    afterRemoved: async (attachment) => {
+      detach(attachment.hostLink);
+      await policy.controller.forget(attachment);
+    },
+    health,
+    onError: (error) => log.error({ error: (error as Error).message }, 'pod links'),
+  });
+  undo.defer(() => networking.close());
+  await networking.start();
+  // What an earlier agent did not live to detach, or what start() has just removed.
+  engine.dropGoneInterfaces();
+  undo.defer(() => network.stop());
+  network.start();
 
-    const nodes = new Reflector({ client, resource: resources.nodes, project: slimNode, signal, log });
-    const services = new Reflector({
-      client,
-      resource: resources.services,
-      project: (service: Service) => serviceFacts(service),
-      signal,
-      log,
-    });
-    const slices = new Reflector({
-      client,
-      resource: resources.endpointSlices,
-      project: sliceFacts,
-      signal,
-      log,
-    });
-    const ranges = new Reflector({
-      client,
-      resource: resources.serviceCidrs,
-      project: (object: ServiceCIDR): readonly string[] => object.spec?.cidrs ?? [],
-      signal,
-      log,
-    });
-    const ownPods = new Reflector<Pod>({
-      client,
-      resource: resources.pods,
-      fieldSelector: `spec.nodeName=${nodeName}`,
-      signal,
-      log,
-    });
+  const socketPath = join(stateDir, 'cni.sock');
+  const cni = new CniServer({
+    socketPath,
+    answer: (call) => answerCall(call, networking),
+    onCall: (call) => log.debug(call, 'cni'),
+  });
+  undo.defer(() => cni.close());
+  await cni.listen();
+  if (options.cni) installCni({ ...options.cni, socketPath });
 
-    // The overlay starts when the node has its pod CIDRs and follows them.
-    const families = new Set<Family>(options.clusterCidrs.map(({ family }) => family));
-    let overlay: OverlayReconciler | undefined;
-    let overlayConfig: OverlayConfig | undefined;
-    let lease: Lease | undefined;
-    let podMtuBytes = FIRST_MTU_BYTES;
-    let addresses = ownAddresses(options, families);
+  const hostIps = () => network.addresses.map(String);
+  const pods =
+    options.pods === 'process'
+      ? await openPods({ options, client, recorder, source: ownPods, networking, hostIps, log }, undo)
+      : undefined;
 
-    const ownNode = () => nodes.items.get(nodeName);
-    const networkUp = () => overlay?.status().tables.state === 'done';
-    const health = (): NetworkHealth => {
-      if (!overlayConfig) return { cannotAdd: `node "${nodeName}" has no pod CIDR yet` };
-      const tables = overlay?.status().tables;
-      if (tables?.state === 'pending') return { cannotAdd: 'the overlay is being programmed' };
-      return {};
-    };
-    const facts = (): NodeFacts => {
-      const { cannotAdd } = health();
-      return {
-        name: nodeName,
-        addresses: addresses.map(String),
-        labels:
-          options.pods === 'process'
-            ? { ...standardLabels(nodeName), ...options.nodeLabels }
-            : options.nodeLabels,
-        annotations: lease ? leaseAnnotations(lease) : {},
-        notReady: cannotAdd ? { reason: 'PortolanNotReady', message: cannotAdd } : undefined,
-        networkUp: networkUp(),
-        ownsStatus: options.pods === 'process',
-        version: `v${options.version}`,
-      };
-    };
-    const registration = new Registration({ client, nodes, nodeName, facts, signal, log });
-    closing.push(() => registration.stop());
+  const failures = new Map<string, Error>();
+  const parts: AgentParts = {
+    options,
+    startedAt: Date.now(),
+    nodes,
+    services: sources.services,
+    slices: sources.slices,
+    registration,
+    overlay: () => network.overlay,
+    overlayConfig: () => network.config,
+    engine,
+    controller,
+    networking,
+    policy,
+    manager: pods?.manager,
+    runner: pods?.runner,
+    serviceRules: services.rules,
+    health,
+    failures,
+  };
+  const socket = await serveSocket(join(stateDir, 'agent.sock'), agentRoutes(parts));
+  undo.defer(() => socket.close());
 
-    // Services: programs are adopted or attached before anything else, so that they serve from the first moment.
-    ensureBpffs();
-    ensureCgroup(options.cgroupPath);
-    mkdirSync(options.bpffsDir, { recursive: true, mode: 0o700 });
-    const engine = EbpfEngine.open({
-      bpffsDir: options.bpffsDir,
-      cgroupPath: options.cgroupPath,
-      nodeName,
-      onStaleSockets: staleSocketHandler(() => networking.list().map(({ netns }) => netns), log),
-    });
-    closing.push(() => engine.close());
-    const serviceRules = new NftParts('service rules', masqueradeParts());
-    closing.push(() => serviceRules.stop());
-    serviceRules.start();
-    // Clients outside reach NodePorts and load balancer addresses by the links that have this node's addresses.
-    const attachNodeInterfaces = () => {
-      using rtnl = Rtnl.open();
-      const own = new Set(addresses.map(String));
-      for (const { address, ifindex } of rtnl.addrs())
-        if (own.has(String(address))) engine.attachNodeInterface(ifindex);
-    };
-    attachNodeInterfaces();
-    const healthChecks = new HealthCheckServers({ healthy: () => controller.ready });
-    closing.push(() => healthChecks.close());
-    const controller: ServiceController = new ServiceController({
-      services,
-      slices,
-      ranges,
-      engine,
-      node: nodeContext(nodeName, undefined, addresses.map(String)),
-      log,
-      onApplied: (delta) => healthChecks.apply(delta),
-      onResult: (key, error) => {
-        const [namespace, name] = key.split('/') as [string, string];
-        if (!error) return;
-        const occurrence = {
-          type: 'Warning',
-          reason: 'ServiceNotProgrammed',
-          message: `${nodeName}: ${error.message}`,
-        } as const;
-        recorder.record({ apiVersion: 'v1', kind: 'Service', namespace, name }, occurrence);
-      },
-    });
-    closing.push(() => controller.close());
-
-    // Pod links.
-    const store = new AttachmentStore({ path: join(stateDir, 'attachments.db') });
-    closing.push(() => store.close());
-    const links = new PodLinks();
-    closing.push(() => links.close());
-    // Programs hang on the host end by its number; a link that was made anew has another one.
-    const interfaces = new Map<string, number>();
-    const detach = (hostLink: string, unless?: number) => {
-      const ifindex = interfaces.get(hostLink);
-      if (ifindex === undefined || ifindex === unless) return;
-      engine.detachPodLink(ifindex);
-      interfaces.delete(hostLink);
-    };
-    const policy = openPolicy({
-      client,
-      nodeName,
-      cutEstablished: options.cutEstablished ?? true,
-      signal,
-      log,
-    });
-    closing.push(() => policy.controller.close());
-    const networking: PodNetworking = new PodNetworking({
-      store,
-      links,
-      mtuBytes: () => podMtuBytes,
-      beforeReady: async (attachment, { ifindex }) => {
-        const { hostLink } = attachment;
-        await policy.controller.isolate(attachment);
-        detach(hostLink, ifindex);
-        engine.attachPodLink(ifindex);
-        interfaces.set(hostLink, ifindex);
-      },
-      afterRemoved: async (attachment) => {
-        detach(attachment.hostLink);
-        await policy.controller.forget(attachment);
-      },
-      health,
-      onError: (error) => log.error({ error: (error as Error).message }, 'pod links'),
-    });
-    await networking.start();
-    closing.push(() => networking.close());
-    // What an earlier agent did not live to detach, or what start() has just removed.
-    engine.dropGoneInterfaces();
-
-    const cni = new CniServer({
-      socketPath: join(stateDir, 'cni.sock'),
-      answer: (call) => answerCall(call, networking),
-      onCall: (call) => log.debug(call, 'cni'),
-    });
-    await cni.listen();
-    closing.push(() => cni.close());
-    if (options.cni) installCni({ ...options.cni, socketPath: join(stateDir, 'cni.sock') });
-
-    // Nodes become leases; this node's own CIDRs become the pools and the overlay's configuration.
-    let zone: string | undefined;
-    const onNodes = () => {
-      const own = ownNode();
-      const podCidrs = (own?.spec?.podCIDRs ?? [])
-        .map((text) => parseCidr(text))
-        .filter(({ family }) => families.has(family));
-      if (podCidrs.length > 0 && podCidrs.map(String).join() !== overlayConfig?.podCidrs.map(String).join())
-        configureOverlay(podCidrs);
-      const { leases, unreadable } = peerLeases(nodes.items.values(), nodeName);
-      for (const { node, error } of unreadable)
-        log.warn({ node, error: error.message }, 'a peer is left out');
-      overlay?.setLeases(leases);
-      const zoneNow = own?.metadata.labels?.['topology.kubernetes.io/zone'];
-      if (zoneNow !== zone && controller.ready) {
-        zone = zoneNow;
-        controller.setNode(nodeContext(nodeName, zone, addresses.map(String)));
-      }
-    };
-    const configureOverlay = (podCidrs: Cidr[]) => {
-      store.setPools(podCidrs);
-      overlayConfig = {
-        node: nodeName,
-        backend: options.backend,
-        podCidrs,
-        clusterCidrs: options.clusterCidrs,
-        directRouting: options.directRouting,
-        interface: options.interface,
-        addresses: options.nodeIps.length > 0 ? options.nodeIps : undefined,
-        subnetEnvPath: options.subnetEnvPath,
-      };
-      if (overlay) return overlay.setConfig(overlayConfig);
-      let wasUp = false;
-      overlay = new OverlayReconciler({
-        config: overlayConfig,
-        onLease: (next) => {
-          lease = next;
-          addresses = Object.values(next.endpoints).flatMap((endpoint) =>
-            endpoint ? [endpoint.publicIp] : [],
-          );
-          registration.trigger();
-        },
-        onPodMtu: (mtu) => {
-          podMtuBytes = mtu;
-        },
-        onChange: (change) => log.debug({ change: change.do }, 'overlay'),
-        onStatus: ({ tables }) => {
-          if (tables.state === 'error') log.warn({ error: tables.error.message }, 'overlay');
-          if ((tables.state === 'done') === wasUp) return;
-          wasUp = tables.state === 'done';
-          registration.trigger();
-        },
-      });
-      overlay.start();
-      return undefined;
-    };
-    nodes.onChange(onNodes);
-    closing.push(() => overlay?.stop());
-
-    // Pods.
-    let runner: ProcessRunner | undefined;
-    let manager: PodManager | undefined;
-    if (options.pods === 'process') {
-      const podLog = (message: string, error?: unknown) =>
-        error === undefined
-          ? log.info({}, message)
-          : log.warn({ error: (error as Error).message ?? String(error) }, message);
-      runner = await ProcessRunner.open({
-        stateDir,
-        cgroupRoot: join(options.cgroupPath, 'pods'),
-        network: podNetwork(networking),
-        netnsPrefix: `${netnsPrefix(options)}-`,
-        log: podLog,
-      });
-      const openRunner = runner;
-      closing.push(() => openRunner.close());
-      manager = new PodManager({
-        nodeName,
-        runner,
-        source: ownPods,
-        api: podApi(client),
-        events: recorder,
-        configMap: (namespace, name) => readConfigMap(client, namespace, name),
-        hostIps: () => addresses.map(String),
-        stateDir,
-        log: podLog,
-      });
-      const openManager = manager;
-      closing.push(() => openManager.close());
+  for (const reflector of [nodes, sources.services, sources.slices, sources.ranges]) reflector.start();
+  policy.startSources();
+  if (pods) ownPods.start();
+  const background = async (what: string, start: () => Promise<unknown> | undefined) => {
+    try {
+      await start();
+    } catch (error) {
+      if (signal.aborted) return;
+      log.error({ error: (error as Error).message }, what);
+      failures.set(what, error as Error);
     }
-
-    const parts: AgentParts = {
-      options,
-      startedAt: Date.now(),
-      nodes,
-      services,
-      slices,
-      registration,
-      overlay: () => overlay,
-      overlayConfig: () => overlayConfig,
-      engine,
-      controller,
-      networking,
-      policy,
-      manager,
-      runner,
-      serviceRules,
-      health,
-    };
-    const socket = await serveSocket(join(stateDir, 'agent.sock'), agentRoutes(parts));
-    closing.push(() => socket.close());
-
-    for (const reflector of [nodes, services, slices, ranges]) reflector.start();
-    policy.startSources();
-    if (manager) ownPods.start();
-    const background = (what: string, work: Promise<unknown> | undefined) =>
-      work?.catch((error: unknown) => {
-        if (!signal.aborted) log.error({ error: (error as Error).message }, what);
-      });
-    void background('registration', registration.start());
-    void background(
-      'services',
-      controller.start().then(() => {
-        onNodes();
-        // Lists of everything are read once; what they took is not needed again.
-        setTimeout(compactHeap, COMPACT_AFTER_MS).unref();
-      }),
-    );
-    void background('network policy', policy.controller.start(networking.list()));
-    void background('pods', manager?.start());
-    log.info({ node: nodeName, stateDir, backend: options.backend }, 'agent started');
-    return { parts, close };
-  } catch (error) {
-    await close();
-    throw error;
-  }
+  };
+  void background('registration', () => registration.start());
+  void background('services', async () => {
+    await services.start();
+    // Lists of everything are read once; what they took is not needed again.
+    setTimeout(compactHeap, COMPACT_AFTER_MS).unref();
+  });
+  void background('network policy', () => policy.controller.start(networking.list()));
+  void background('pods', () => pods?.manager.start());
+  log.info({ node: nodeName, stateDir, backend: options.backend }, 'agent started');
+  return parts;
 }
 
 /** Asks for all that the data path cannot do without. Throws KERNEL_NEEDS_ROOT, KERNEL_FEATURE_MISSING. */
@@ -414,77 +251,26 @@ function assertKernel(): void {
   for (const needed of [hashMaps, lpmMaps, socketHooks]) requireFeature(needed);
 }
 
-/** What of a Node the agent keeps: thousands of them must stay small. */
-function slimNode(node: Node): Node {
-  const { name, uid, labels, annotations } = node.metadata;
-  return {
-    apiVersion: node.apiVersion,
-    kind: node.kind,
-    metadata: { name, ...(uid && { uid }), ...(labels && { labels }), ...(annotations && { annotations }) },
-    ...(node.spec && { spec: node.spec }),
-    ...(node.status && {
-      status: {
-        ...(node.status.addresses && { addresses: node.status.addresses }),
-        ...(node.status.conditions && { conditions: node.status.conditions }),
-        ...(node.status.capacity && { capacity: node.status.capacity }),
-        ...(node.status.nodeInfo && { nodeInfo: node.status.nodeInfo }),
-      },
-    }),
-  };
-}
-
-function ownAddresses(options: AgentOptions, families: ReadonlySet<Family>) {
-  if (options.nodeIps.length > 0) return [...options.nodeIps];
+function ownAddresses({ nodeIps, clusterCidrs }: AgentOptions) {
+  if (nodeIps.length > 0) return [...nodeIps];
+  const families = new Set<Family>(clusterCidrs.map(({ family }) => family));
   using rtnl = Rtnl.open();
   return nodeAddresses({ routes: rtnl.routes(), addrs: rtnl.addrs() }, families);
 }
 
-function nodeContext(nodeName: string, zone: string | undefined, addresses: readonly string[]): NodeContext {
+/** What this node says of itself now. */
+function nodeFacts(options: AgentOptions, network: NodeNetwork): NodeFacts {
+  const { nodeName, nodeLabels } = options;
+  const ownsStatus = options.pods === 'process';
+  const { cannotAdd } = network.health();
   return {
-    nodeName,
-    zone,
-    nodePortAddresses: [...addresses, '127.0.0.1', '::1'],
-    externalIPs: false,
-    masqueradeAll: false,
-    proxyName: undefined,
+    name: nodeName,
+    addresses: network.addresses.map(String),
+    labels: ownsStatus ? { ...standardLabels(nodeName), ...nodeLabels } : nodeLabels,
+    annotations: network.lease ? leaseAnnotations(network.lease) : {},
+    notReady: cannotAdd ? { reason: 'PortolanNotReady', message: cannotAdd } : undefined,
+    networkUp: network.isUp,
+    ownsStatus,
+    version: `v${options.version}`,
   };
-}
-
-function podNetwork(networking: PodNetworking): PodNetwork {
-  const keyOf = (sandboxId: string) => ({ containerId: sandboxId, ifname: POD_IFNAME });
-  return {
-    async add({ sandboxId, metadata, netnsPath }) {
-      const { namespace, name, uid } = metadata;
-      const attachment = await networking.add({
-        ...keyOf(sandboxId),
-        netns: netnsPath,
-        pod: { namespace, name, uid },
-        ifAttached: 'ensure',
-      });
-      return { ips: attachment.addresses.map(String) };
-    },
-    del: ({ sandboxId }) => networking.del(keyOf(sandboxId)),
-    async check({ sandboxId, netnsPath }) {
-      const missing = await networking.check(keyOf(sandboxId), netnsPath);
-      if (missing.length > 0) throw new Error(missing.join('; '));
-    },
-  };
-}
-
-/** Namespaces of pods are named after the node's own folder, so that two nodes of a lab are told apart. */
-function netnsPrefix({ stateDir }: AgentOptions): string {
-  return stateDir.replace(/^\/run\//, '').replace(/[^a-z0-9-]+/g, '-');
-}
-
-async function readConfigMap(
-  client: ApiClient,
-  namespace: string,
-  name: string,
-): Promise<ConfigMap | undefined> {
-  try {
-    return await client.get(resources.configMaps, { namespace, name });
-  } catch (error) {
-    if (isNetError(error, 'CLIENT_NOT_FOUND')) return undefined;
-    throw error;
-  }
 }

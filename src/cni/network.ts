@@ -35,7 +35,12 @@ export interface PodNetworkingOptions {
   /** MTU of pod links now, bytes: that of the underlay less what the overlay adds. */
   readonly mtuBytes: () => number;
   /**
-   * Isolation and service programs for a link that is there but not yet known to its pod's creator: ADD returns after
+   * Isolation by address, before the pod has a link: nothing can reach it yet. A failure undoes the ADD, and
+   * `afterRemoved` is called.
+   */
+  readonly beforeLink?: (attachment: Attachment) => Promise<void> | void;
+  /**
+   * Service programs for a link that is there but not yet known to its pod's creator: ADD returns after
    * it. Called again, with the new index, when a link had to be made anew, and for all links at start. A failure
    * undoes the ADD.
    */
@@ -66,7 +71,7 @@ export interface AddRequest extends AttachmentKey {
  * The network of the pods of one node: the store of attachments, their links, and the order in which one is made and
  * unmade. The CNI server and the agent's own pods use the same object.
  *
- *     ADD   record addresses as pending -> link -> beforeReady -> record as ready, on disk -> answer
+ *     ADD   record addresses as pending -> beforeLink -> link -> beforeReady -> record as ready, on disk -> answer
  *     DEL   link -> afterRemoved -> forget the record with its addresses
  *
  * Whatever fails or is killed in between leaves a pending record, which the failing ADD itself undoes, or else the
@@ -160,6 +165,7 @@ export class PodNetworking {
       try {
         // Making a link keeps the event loop for about 1 ms: one a turn, so that answers of others go out between.
         await this.#turn();
+        await this.#options.beforeLink?.(attachment);
         link = this.#links.create(podLinkSpec(attachment), netns.fd);
         await this.#options.beforeReady?.(attachment, link);
         const ready = this.store.markReady(attachment);
@@ -281,10 +287,8 @@ export class PodNetworking {
         failures.push(failure);
       }
     };
-    if (hasLink) {
-      await attempt(() => this.#remover.remove(attachment.hostLink));
-      await attempt(() => this.#options.afterRemoved?.(attachment));
-    }
+    if (hasLink) await attempt(() => this.#remover.remove(attachment.hostLink));
+    await attempt(() => this.#options.afterRemoved?.(attachment));
     await attempt(() => {
       this.store.release(attachment);
     });

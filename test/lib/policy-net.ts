@@ -218,7 +218,7 @@ const AF = { 4: 2, 6: 10 } as const;
 const SOCK_RAW_NONBLOCK_CLOEXEC = 3 | 0o4000 | 0o2000000;
 
 /** Raw sockets of one namespace: one for each family and protocol. */
-class Prober {
+export class Prober {
   readonly place: Place;
   readonly #space: Netns;
   readonly #sockets = new Map<string, number>();

@@ -2,49 +2,50 @@
 import { hostname } from 'node:os';
 import type { Command } from 'commander';
 import type { AgentFlags } from '../agent/options.ts';
+import { logging } from './help.ts';
 import { version } from './version.ts';
 
 type Flags = AgentFlags & { logLevel: string; json: boolean };
 
 export function registerAgent(program: Command): void {
   const list = (text: string, before: string[] = []) => [...before, ...text.split(',').filter(Boolean)];
-  program
-    .command('agent')
-    .description('run the agent of this node: overlay, pod links, CNI, Services, pods')
-    .requiredOption('--kubeconfig <path>', 'how to reach the API server', process.env['KUBECONFIG'])
-    .option('--node-name <name>', 'name of this Node', hostname().toLowerCase())
-    .option('--state-dir <path>', 'sockets, attachments and pods; one agent a folder', '/run/portolan')
-    .option(
-      '--bpffs <path>',
-      "folder in a bpffs that is this node's alone",
-      process.env['PORTOLAN_BPFFS'] ?? '/sys/fs/bpf/portolan',
-    )
-    .option(
-      '--cgroup <path>',
-      'cgroup2 folder whose processes reach Services at their sockets',
-      defaultCgroup(),
-    )
-    .option('--backend <name>', 'vxlan or host-gw', 'vxlan')
-    .option('--no-direct-routing', 'encapsulate to peers on the same link, too')
-    .option(
-      '--cluster-cidr <networks>',
-      'pod networks of the cluster, comma-separated (default: 10.244.0.0/16)',
-      list,
-    )
-    .option(
-      '--node-ip <addresses>',
-      'addresses by which other nodes reach this one (default: by the default route)',
-      list,
-    )
-    .option('--interface <name>', 'link to the other nodes (default: that of the default route)')
-    .option('--pods <mode>', 'process: run the Pods of this node; none: a kubelet does', 'none')
-    .option('--cni-bin-dir <path>', 'install the CNI plugin here, e.g. /opt/cni/bin')
-    .option('--cni-conf-dir <path>', 'install its configuration here, e.g. /etc/cni/net.d')
-    .option('--subnet-env <path>', "write flannel's subnet.env here, e.g. /run/flannel/subnet.env")
-    .option('--no-cut-established', 'leave established connections alone that a new network policy forbids')
-    .option('--label <key=value>', 'label of the Node, repeatable', list)
-    .option('--log-level <level>', 'debug, info, warn or error', 'info')
-    .option('--json', 'log as JSON lines', false)
+  logging(
+    program
+      .command('agent')
+      .description('run the agent of this node: overlay, pod links, CNI, Services, pods')
+      .requiredOption('--kubeconfig <path>', 'how to reach the API server', process.env['KUBECONFIG'])
+      .option('--node-name <name>', 'name of this Node', hostname().toLowerCase())
+      .option('--state-dir <path>', 'sockets, attachments and pods; one agent a folder', '/run/portolan')
+      .option(
+        '--bpffs <path>',
+        "folder in a bpffs that is this node's alone",
+        process.env['PORTOLAN_BPFFS'] ?? '/sys/fs/bpf/portolan',
+      )
+      .option(
+        '--cgroup <path>',
+        'cgroup2 folder whose processes reach Services at their sockets',
+        defaultCgroup(),
+      )
+      .option('--backend <name>', 'vxlan or host-gw', 'vxlan')
+      .option('--no-direct-routing', 'encapsulate to peers on the same link, too')
+      .option(
+        '--cluster-cidr <networks>',
+        'pod networks of the cluster, comma-separated (default: 10.244.0.0/16)',
+        list,
+      )
+      .option(
+        '--node-ip <addresses>',
+        'addresses by which other nodes reach this one (default: by the default route)',
+        list,
+      )
+      .option('--interface <name>', 'link to the other nodes (default: that of the default route)')
+      .option('--pods <mode>', 'process: run the Pods of this node; none: a kubelet does', 'none')
+      .option('--cni-bin-dir <path>', 'install the CNI plugin here, e.g. /opt/cni/bin')
+      .option('--cni-conf-dir <path>', 'install its configuration here, e.g. /etc/cni/net.d')
+      .option('--subnet-env <path>', "write flannel's subnet.env here, e.g. /run/flannel/subnet.env")
+      .option('--no-cut-established', 'leave established connections alone that a new network policy forbids')
+      .option('--label <key=value>', 'label of the Node, repeatable', list),
+  )
     .addHelpText(
       'after',
       `

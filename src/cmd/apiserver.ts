@@ -40,44 +40,47 @@ export function parseListen(text: string): { host: string; port: number } {
 
 /** Adds the sub-command to the program. */
 export function registerApiserver(program: Command): Command {
-  const apiserver = logging(program.command('apiserver'))
-    .description('serve the Kubernetes API from an embedded store')
-    .option(
-      '--data-dir <path>',
-      'directory of the store, the keys and admin.kubeconfig',
-      '/var/lib/portolan/apiserver',
-    )
-    .option(
-      '--listen <host:port>',
-      'address to listen on, repeatable (default 127.0.0.1:6443)',
-      commaList,
-      [],
-    )
-    .option(
-      '--listen-netns <netns=ip:port>',
-      'address to listen on inside a network namespace, repeatable',
-      commaList,
-      [],
-    )
-    .option(
-      '--node-state-root <path>',
-      "folder of the nodes' state folders on this machine, for kubectl logs",
-    )
-    .option(
-      '--advertise-address <ip>',
-      'address under which nodes and pods reach the server, repeatable',
-      commaList,
-      [],
-    )
-    .option('--advertise-port <port>', 'port at those addresses (default: that of --listen)')
-    .option('--name <name>', 'further name or address in the server certificate, repeatable', commaList, [])
-    .option(
-      '--service-cidr <cidr>',
-      'service networks, primary family first (default 10.96.0.0/16)',
-      commaList,
-      [],
-    )
-    .option('--cluster-cidr <cidr>', 'pod networks; must not overlap the service networks', commaList, [])
+  const apiserver = logging(
+    program
+      .command('apiserver')
+      .description('serve the Kubernetes API from an embedded store')
+      .option(
+        '--data-dir <path>',
+        'directory of the store, the keys and admin.kubeconfig',
+        '/var/lib/portolan/apiserver',
+      )
+      .option(
+        '--listen <host:port>',
+        'address to listen on, repeatable (default 127.0.0.1:6443)',
+        commaList,
+        [],
+      )
+      .option(
+        '--listen-netns <netns=ip:port>',
+        'address to listen on inside a network namespace, repeatable',
+        commaList,
+        [],
+      )
+      .option(
+        '--node-state-root <path>',
+        "folder of the nodes' state folders on this machine, for kubectl logs",
+      )
+      .option(
+        '--advertise-address <ip>',
+        'address under which nodes and pods reach the server, repeatable',
+        commaList,
+        [],
+      )
+      .option('--advertise-port <port>', 'port at those addresses (default: that of --listen)')
+      .option('--name <name>', 'further name or address in the server certificate, repeatable', commaList, [])
+      .option(
+        '--service-cidr <cidr>',
+        'service networks, primary family first (default 10.96.0.0/16)',
+        commaList,
+        [],
+      )
+      .option('--cluster-cidr <cidr>', 'pod networks; must not overlap the service networks', commaList, []),
+  )
     .addHelpText(
       'after',
       `

@@ -21,25 +21,33 @@ interface ControllerFlags {
 
 /** Adds the sub-command `controller` to the program. */
 export function registerController(program: Command): void {
-  logging(program.command('controller'))
-    .description('run the controllers: node CIDRs, node health, EndpointSlices, Service addresses, scheduler')
-    .option(
-      '--kubeconfig <path>',
-      'how to reach the API server (default: $KUBECONFIG, or the pod this runs in)',
-    )
-    .option('--context <name>', 'context of the kubeconfig instead of its current one')
-    .option('--cluster-cidr <networks>', 'pod networks, comma-separated, one or more of each family', list, [
-      '10.244.0.0/16',
-    ])
-    .option('--service-cidr <networks>', 'Service networks, to refuse overlaps with', list, [])
-    .option('--node-cidr-mask-size-ipv4 <length>', "prefix length of a node's IPv4 network", whole, 24)
-    .option('--node-cidr-mask-size-ipv6 <length>', "prefix length of a node's IPv6 network", whole, 64)
-    .option('--service-node-port-range <first-last>', 'where node ports may lie', '30000-32767')
-    .option('--node-monitor-grace-period <seconds>', 'silence after which a node is unreachable', whole, 40)
-    .option('--controllers <names>', `some of ${controllerNames.join(',')}`, controllers, [
-      ...controllerNames,
-    ])
-    .option('--leader-elect', 'work only while holding the Lease kube-system/portolan-controller', false)
+  logging(
+    program
+      .command('controller')
+      .description(
+        'run the controllers: node CIDRs, node health, EndpointSlices, Service addresses, scheduler',
+      )
+      .option(
+        '--kubeconfig <path>',
+        'how to reach the API server (default: $KUBECONFIG, or the pod this runs in)',
+      )
+      .option('--context <name>', 'context of the kubeconfig instead of its current one')
+      .option(
+        '--cluster-cidr <networks>',
+        'pod networks, comma-separated, one or more of each family',
+        list,
+        ['10.244.0.0/16'],
+      )
+      .option('--service-cidr <networks>', 'Service networks, to refuse overlaps with', list, [])
+      .option('--node-cidr-mask-size-ipv4 <length>', "prefix length of a node's IPv4 network", whole, 24)
+      .option('--node-cidr-mask-size-ipv6 <length>', "prefix length of a node's IPv6 network", whole, 64)
+      .option('--service-node-port-range <first-last>', 'where node ports may lie', '30000-32767')
+      .option('--node-monitor-grace-period <seconds>', 'silence after which a node is unreachable', whole, 40)
+      .option('--controllers <names>', `some of ${controllerNames.join(',')}`, controllers, [
+        ...controllerNames,
+      ])
+      .option('--leader-elect', 'work only while holding the Lease kube-system/portolan-controller', false),
+  )
     .addHelpText(
       'after',
       examples(

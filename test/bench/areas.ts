@@ -1,11 +1,13 @@
 /** The areas of `npm run bench`, in the order in which they run. Each is loaded only in its own process. */
-import { type AreaOptions, type Figure, figureOf } from './figure.ts';
+import type { AreaOptions, Figure } from './figure.ts';
 
 export interface Area {
   readonly name: string;
   readonly about: string;
   readonly run: (options: AreaOptions) => Promise<Figure[]>;
 }
+
+const adapters = () => import('./adapters.ts');
 
 export const areas: readonly Area[] = [
   {
@@ -21,11 +23,12 @@ export const areas: readonly Area[] = [
   {
     name: 'elements',
     about: 'Elements of nftables maps and BPF maps',
-    run: async () => {
-      const nft = await (await import('./nft-elements.ts')).bench();
-      const bpf = await (await import('./bpf.ts')).bench();
-      return [...nft, ...bpf].map((row) => figureOf(row));
-    },
+    run: async (options) => (await adapters()).elementFigures(options),
+  },
+  {
+    name: 'cni',
+    about: 'CNI ADD and DEL',
+    run: async (options) => (await adapters()).cniFigures(options),
   },
   {
     name: 'vxlan',
@@ -38,8 +41,23 @@ export const areas: readonly Area[] = [
     run: async (options) => (await import('./repair.ts')).benchOverlayControl(options),
   },
   {
+    name: 'service',
+    about: 'Service connections and programming',
+    run: async (options) => (await adapters()).serviceFigures(options),
+  },
+  {
     name: 'endpoints',
     about: 'API write to data path, with a real API server, controllers and agent',
     run: async (options) => (await import('./endpoints.ts')).benchEndpoints(options),
+  },
+  {
+    name: 'api',
+    about: 'The API server',
+    run: async (options) => (await adapters()).apiFigures(options),
+  },
+  {
+    name: 'pods',
+    about: 'Starting pods',
+    run: async (options) => (await import('./pods.ts')).benchPods(options),
   },
 ];

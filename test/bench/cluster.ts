@@ -23,6 +23,8 @@ export interface RunningAgent {
   readonly cgroup: string;
   /** From starting the process until all Services are in the data path. */
   readonly readyMs: number;
+  /** The same from when it began to list. */
+  readonly syncMs: number;
   stop(): Promise<void>;
 }
 
@@ -149,14 +151,22 @@ export class BenchCluster {
       ...['--cluster-cidr', '10.0.0.0/10', '--pods', 'none', '--json'],
     );
     let text = '';
+    let listedAt = began;
     const readyMs = await new Promise<number>((resolve, reject) => {
       child.stderr!.on('data', (chunk: string) => {
         text += chunk;
+        if (listedAt === began && text.includes('agent started')) listedAt = performance.now();
         if (text.includes('Services are programmed')) resolve(performance.now() - began);
       });
       child.once('exit', (code) => reject(new Error(`the agent ended with ${code}: ${text}`)));
     });
-    return { pid: child.pid!, cgroup, readyMs, stop: () => ended(child) };
+    return {
+      pid: child.pid!,
+      cgroup,
+      readyMs,
+      syncMs: readyMs - (listedAt - began),
+      stop: () => ended(child),
+    };
   }
 
   async close(): Promise<void> {

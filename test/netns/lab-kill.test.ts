@@ -83,6 +83,36 @@ for (const [how, kill] of [
     }
   });
 
+test('an agent that starts while the API server is away keeps what is there, and catches up', async () => {
+  const streams = await traffic();
+  try {
+    await stopProcess(lab.name, 'apiserver', true);
+    for (const node of ['node1', 'node2']) {
+      await stopProcess(lab.name, node, true);
+      await startAgain(lab.name, node);
+    }
+    // Longer than any first pass: nobody may take silence for "no peers and no Services".
+    await sleep(3000);
+    const routes = await lab.mustExec('node1', ['ip', 'route', 'show', 'proto', '250']);
+    assert.equal(routes.split('\n').filter((line) => /via .* dev flannel\.1/.test(line)).length, 2, routes);
+    const status = await lab.ask<{ api: { connected: boolean }; problems: { object: string }[] }>(
+      'node1',
+      'status',
+    );
+    assert.equal(status.api.connected, false);
+    assert.ok(status.problems.some(({ object }) => object === 'API server'));
+    await startAgain(lab.name, 'apiserver');
+    await until(
+      async () => (await lab.ask<{ problems: unknown[] }>('node1', 'status')).problems.length === 0,
+      {
+        what: 'no problem',
+      },
+    );
+  } finally {
+    await nothingLost(streams);
+  }
+});
+
 test(`${KILLS} kills each of agents, API server and pod processes: state converges, nothing leaks, nothing acknowledged is lost`, async (t) => {
   let seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
   console.log(`SEED=${seed}`);

@@ -31,7 +31,7 @@ export const LAYERS: readonly (readonly string[])[] = [
 
 /** Platform modules that reach the kernel, and the folders that may import them. */
 const DOORS: readonly { module: RegExp; folders: readonly string[] }[] = [
-  { module: /^node:child_process$/, folders: ['kernel', 'pods', 'lab', 'cmd', 'agent'] },
+  { module: /^node:child_process$/, folders: ['kernel', 'lab', 'cmd'] },
   { module: /^node:sqlite$/, folders: ['store', 'ipam'] },
 ];
 

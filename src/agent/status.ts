@@ -116,6 +116,7 @@ function problemsOf(parts: AgentParts): Problem[] {
     else tell(object, status.error);
   };
   if (parts.nodes.lastError) tell('API server', parts.nodes.lastError);
+  for (const [part, error] of parts.failures) tell(part, error);
   check('Node object', parts.registration.status);
   check('Service rules', parts.serviceRules.status);
   const overlay = parts.overlay()?.status();

@@ -64,6 +64,8 @@ export class OverlayReconciler {
   readonly #guard: NftGuard;
   #config: OverlayConfig;
   #leases: readonly Lease[] | undefined;
+  /** Whether all peers are known. */
+  #complete = false;
   #monitors: { close(): void }[] = [];
   #desired: Desired | undefined;
   /** For leases that can't wait; undefined while the last comparison failed or there was none. */
@@ -115,12 +117,15 @@ export class OverlayReconciler {
 
   /**
    * All peers' leases, this node's own may be among them. A few new ones are in the kernel when this returns;
-   * everything else follows soon. The same leases again change nothing.
+   * everything else follows soon. The same leases again change nothing. Before the first complete ones nothing of a
+   * peer is removed: `complete: false` says that there may be peers that are not among these.
    */
-  setLeases(leases: readonly Lease[]): void {
+  setLeases(leases: readonly Lease[], { complete = true } = {}): void {
     const { news, gone } = this.#leases ? leaseNews(this.#leases, leases) : { news: [], gone: true };
+    const nowComplete = complete && !this.#complete;
+    this.#complete ||= complete;
     this.#leases = leases;
-    if (news.length === 0 && !gone) return;
+    if (news.length === 0 && !gone && !nowComplete) return;
     if (this.#known) this.#addAhead(news, this.#known);
     this.#tables.trigger();
   }
@@ -182,7 +187,7 @@ export class OverlayReconciler {
     this.#remember(desired, observed);
     let plan = planOverlay(desired, observed);
     // Until the peers are known, what a former process made for them stays.
-    if (this.#leases === undefined)
+    if (!this.#complete)
       plan = plan.filter((change) => !change.do.startsWith('delete-') || isRecreation(change, plan));
     const errors = plan.length > 0 ? this.#kernel.apply(plan) : [];
     this.#changes += plan.length;

@@ -51,6 +51,9 @@ export interface AgentFlags {
   cutEstablished?: boolean;
 }
 
+/** sun_path holds 107 bytes and a zero (unix(7)); the longest name in the folder is "/agent.sock" and room for more. */
+const LONGEST_STATE_DIR = 89;
+
 /** Checks flags as a whole. Throws AGENT_BAD_OPTION, AGENT_CIDR_OVERLAP. */
 export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
   const refuse = (option: string, value: string, want: string, cause?: unknown) =>
@@ -68,10 +71,31 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
     ['cgroup', flags.cgroup],
   ] as const)
     if (!path.startsWith('/')) throw refuse(option, path, 'an absolute path');
+  if (Buffer.byteLength(flags.stateDir) > LONGEST_STATE_DIR)
+    throw refuse('state-dir', flags.stateDir, `at most ${LONGEST_STATE_DIR} bytes: sockets are made in it`);
+  if (flags.clusterCidr.length === 0) throw refuse('cluster-cidr', '""', 'a network such as 10.244.0.0/16');
   const clusterCidrs = flags.clusterCidr.map((text) =>
     parsed(() => parseCidr(text), 'cluster-cidr', text, 'a network such as 10.244.0.0/16'),
   );
   checkOverlaps(clusterCidrs, 'cluster CIDRs');
+  const nodeIps = flags.nodeIp.map((text) =>
+    parsed(() => parseIp(text), 'node-ip', text, 'an IPv4 or IPv6 address'),
+  );
+  const wantIps = (want: string) => refuse('node-ip', flags.nodeIp.join(','), want);
+  if (new Set(nodeIps.map(({ family }) => family)).size < nodeIps.length)
+    throw wantIps('one address a family');
+  if (nodeIps.some((ip) => clusterCidrs.every((cidr) => cidr.family !== ip.family)))
+    throw wantIps('addresses of the families of --cluster-cidr');
+  for (const ip of nodeIps) {
+    const first = parseCidr(`${ip}/${ip.family === 4 ? 32 : 128}`);
+    for (const second of clusterCidrs)
+      if (first.overlaps(second))
+        throw agentError('AGENT_CIDR_OVERLAP', {
+          first: String(first),
+          second: String(second),
+          what: '--node-ip and --cluster-cidr',
+        });
+  }
   return {
     nodeName: flags.nodeName,
     kubeconfig: flags.kubeconfig,
@@ -81,9 +105,7 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
     backend: flags.backend,
     directRouting: flags.directRouting,
     clusterCidrs,
-    nodeIps: flags.nodeIp.map((text) =>
-      parsed(() => parseIp(text), 'node-ip', text, 'an IPv4 or IPv6 address'),
-    ),
+    nodeIps,
     interface: flags.interface,
     pods: flags.pods,
     cni:

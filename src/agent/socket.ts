@@ -20,17 +20,17 @@ export async function serveSocket(path: string, routes: Routes): Promise<{ close
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   rmSync(path, { force: true });
   const server = createServer(async (incoming, outgoing) => {
-    const url = new URL(incoming.url ?? '/', 'http://agent');
+    const [path = '', query = ''] = (incoming.url ?? '').split('?', 2);
     const send = (status: number, value: unknown) => {
       outgoing.writeHead(status, { 'content-type': 'application/json' });
       outgoing.end(
         JSON.stringify(value, (_key, item) => (typeof item === 'bigint' ? item.toString() : item)),
       );
     };
-    const answer = routes[`${incoming.method} ${url.pathname}`];
-    if (!answer) return send(404, { code: 'AGENT_REFUSED', message: `no such question: ${url.pathname}` });
+    const answer = routes[`${incoming.method} ${path}`];
+    if (!answer) return send(404, { code: 'AGENT_REFUSED', message: `no such question: ${path}` });
     try {
-      send(200, (await answer(url.searchParams, await readBody(incoming))) ?? null);
+      send(200, (await answer(new URLSearchParams(query), await readBody(incoming))) ?? null);
     } catch (error) {
       send(isNetError(error) ? 409 : 500, {
         code: isNetError(error) ? error.code : 'INTERNAL',
@@ -95,6 +95,10 @@ export function askAgent<T>(
   const asking = request({ socketPath: socket, method, path, timeout: timeoutMs }, (reply) => {
     const parts: Buffer[] = [];
     reply.on('data', (part: Buffer) => parts.push(part));
+    // Without this an agent that ends in the middle of its answer would leave the asker waiting for ever.
+    reply.on('error', (cause) =>
+      reject(agentError('AGENT_NOT_RUNNING', { socket, why: 'it ended while it answered' }, cause)),
+    );
     reply.on('end', () => {
       const text = Buffer.concat(parts).toString('utf8');
       try {

@@ -6,7 +6,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { cgroupRoot } from '../../src/kernel/cgroup/index.ts';
+import { cgroupRoot, removeCgroup } from '../../src/kernel/cgroup/index.ts';
 import { distPath } from '../../src/kernel/paths.ts';
 import { kubectls } from './kubectl.ts';
 
@@ -171,6 +171,11 @@ export class Lab {
     return join(cgroupRoot(), this.name, node, part);
   }
 
+  /** A cgroup that is no node's: no socket hook sees what is in it. */
+  get outside(): string {
+    return join(cgroupRoot(), `${this.name}-outside`);
+  }
+
   /** The words that run a command in a network namespace and a cgroup. */
   inside(netns: string, cgroup: string, command: readonly string[]): string[] {
     const enter =
@@ -236,6 +241,7 @@ export class Lab {
   async down(): Promise<void> {
     const { status, stderr } = await this.cli('down');
     open.delete(this);
+    await removeCgroup(this.outside);
     rmSync(this.#home, { recursive: true, force: true });
     assert.equal(status, 0, stderr);
   }

@@ -420,6 +420,33 @@ test('Ctrl-C at any point of lab up leaves nothing', async () => {
   }
 });
 
+test('a lab up that is killed in the middle is ended by lab down', async () => {
+  const name = `pt-ruin-${process.pid}`;
+  const words = ['lab', 'up', '--name', name, '--nodes', '1', '--port', String(await freePort())];
+  const child = spawn(portolanCommand[0]!, [...portolanCommand.slice(1), ...words], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let said = '';
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (part: Buffer) => (said += part));
+  const ended = new Promise((resolve) => child.once('exit', resolve));
+  try {
+    await until(() => said.includes('❯ Agents'), { everyMs: 5, what: () => said });
+    child.kill('SIGKILL');
+    await ended;
+    // Its processes go on: that counts as running, and "down" ends it.
+    const refused = await portolan(words);
+    assert.match(refused.stderr, /LAB_RUNNING/);
+    assert.equal((await portolan(['lab', 'down', '--name', name])).status, 0);
+    assert.deepEqual(traces(name), []);
+    const again = await portolan(words);
+    assert.equal(again.status, 0, again.stderr);
+  } finally {
+    child.kill('SIGKILL');
+    await portolan(['lab', 'down', '--name', name]);
+  }
+  assert.deepEqual(traces(name), []);
+});
+
 test('cleanup names what it would remove, refuses beside a running agent, and leaves nothing of ours', async () => {
   const flags = ['--cni-bin-dir', join(folder, 'bin2'), '--cni-conf-dir', join(folder, 'conf2')];
   const cleanup = (...more: string[]) =>

@@ -197,11 +197,9 @@ test('pod to pod keeps its source; pod to outside is masqueraded; to itself thro
   assert.ok(await ask('teller', 'node3', service.spec.clusterIPs[0]!));
   assert.ok(await ask('teller', 'node3', service.spec.clusterIPs[1]!));
   // The gateway of the underlay is outside of the cluster.
-  const listener = lab.start(
-    `/run/netns/${lab.name}-underlay`,
-    lab.cgroup('node1').replace(/node1.*/, 'outside'),
-    [...['socat', 'TCP6-LISTEN:9001,fork,reuseaddr,ipv6only=0', 'SYSTEM:echo $SOCAT_PEERADDR']],
-  );
+  const listener = lab.start(`/run/netns/${lab.name}-underlay`, lab.outside, [
+    ...['socat', 'TCP6-LISTEN:9001,fork,reuseaddr,ipv6only=0', 'SYSTEM:echo $SOCAT_PEERADDR'],
+  ]);
   try {
     for (const [gateway, node] of [
       ['172.31.0.1', '172.31.0.11'],
@@ -268,11 +266,12 @@ test('a Service without endpoints refuses at once, 40 of 40, from a node and fro
       assert.equal(stdout.trim(), '{"ECONNREFUSED":40}', `${address} ${stderr}`);
   }
   // As a packet that no socket hook saw: outside of every cgroup of the node, in the namespace of the pod.
-  const outside = lab.inside(
-    await lab.podNetns('node1', 'hello-1'),
-    lab.cgroup('node1').replace(/node1.*/, 'outside'),
-    [process.execPath, '-e', script, spec.clusterIPs[0]!],
-  );
+  const outside = lab.inside(await lab.podNetns('node1', 'hello-1'), lab.outside, [
+    process.execPath,
+    '-e',
+    script,
+    spec.clusterIPs[0]!,
+  ]);
   const { run } = await import('../lib/lab.ts');
   const { stdout, stderr } = await run(outside[0]!, outside.slice(1));
   assert.equal(stdout.trim(), '{"ECONNREFUSED":40}', `by tc ${stderr}`);

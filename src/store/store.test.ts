@@ -182,6 +182,23 @@ test('open() refuses what is not its own, and says what it found', async () => {
   assert.throws(() => SqliteStore.open(own), codeOf('STORE_NEWER'));
 });
 
+test('a deletion that was the last change of its kind is told to who resumes after a restart', async () => {
+  using dir = directory();
+  let store = SqliteStore.open(dir.file);
+  await put(store, 'pods/default/a', 'one');
+  await remove(store, 'pods/default/a');
+  store.close();
+  store = SqliteStore.open(dir.file);
+  const seen: StoreEvent[] = [];
+  store.watch('pods/', 1, (events) => seen.push(...events)).close();
+  assert.deepEqual(shown(seen), ['2 delete pods/default/a=one was one']);
+  assert.deepEqual(
+    [...store.rangeAt('pods/', 1)].map(({ value }) => value),
+    ['one'],
+  );
+  store.close();
+});
+
 test('a damaged database is refused instead of served', async () => {
   using dir = directory();
   const store = SqliteStore.open(dir.file);

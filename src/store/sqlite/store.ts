@@ -83,11 +83,12 @@ export class SqliteStore implements Store {
     this.#recentAfter = this.#revision;
     const rows = database.prepare(
       `SELECT r.* FROM (SELECT max(revision) AS newest FROM revisions GROUP BY key) n
-       JOIN revisions r ON r.revision = n.newest WHERE r.deleted = 0 ORDER BY r.key`,
+       JOIN revisions r ON r.revision = n.newest ORDER BY r.key`,
     );
     for (const row of rows.iterate() as Iterable<unknown>) {
       const entry = entryOf(row as Row);
-      this.#index.set(entry);
+      // A deletion leaves no entry, but it is a change: who resumes from before it must be told.
+      if (!(row as Row).deleted) this.#index.set(entry);
       this.#touch(entry.key, entry.revision);
     }
   }

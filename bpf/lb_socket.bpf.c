@@ -7,7 +7,7 @@
  *   sendmsg    the same for datagrams of a socket that is not connected; it keeps its backend
  *   recvmsg, getpeername    10.244.1.2:8080 -> 10.96.0.10:80, so that the process sees whom it asked
  *
- * Errors: ECONNREFUSED without endpoints, EPERM where policy drops.
+ * Errors: ECONNREFUSED without endpoints, EPERM where policy drops (and for both before Linux 5.18).
  */
 #include "lb_choose.h"
 
@@ -34,6 +34,9 @@ struct {
 	__type(value, struct lb_peers);
 } lb_datagrams SEC(".maps");
 
+/* Whether this kernel lets socket hooks say which error a process gets: Linux >= 5.18. */
+const volatile bool lb_sets_errors = true;
+
 enum answer {
 	PASS, /* none of ours */
 	FORWARD,
@@ -56,7 +59,9 @@ static __always_inline int finish(enum answer answer)
 {
 	if (answer == PASS || answer == FORWARD)
 		return 1;
-	bpf_set_retval(answer == REFUSE ? -ECONNREFUSED_ : -EPERM_);
+	/* Without it, every refusal is EPERM. */
+	if (lb_sets_errors)
+		bpf_set_retval(answer == REFUSE ? -ECONNREFUSED_ : -EPERM_);
 	return 0;
 }
 

@@ -15,7 +15,7 @@ export const kernelCatalogue = {
   ),
   KERNEL_FEATURE_MISSING: entry(
     (c: { feature: string; requires: string }) => `Cannot use ${c.feature}: this kernel has none`,
-    (c) => `Requires ${c.requires}`,
+    (c) => `Requires ${c.requires}; docs/kernels.md lists what each kernel lacks and what that costs`,
   ),
   NETNS_MISSING: entry(
     (c: { path: string }) => `Cannot open network namespace "${c.path}": it does not exist`,

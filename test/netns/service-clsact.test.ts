@@ -1,5 +1,5 @@
 /**
- * Services on a kernel without tcx: the same programs as filters of traffic control. The whole of
+ * Services on a kernel without tcx and without errors of socket hooks: the same programs as filters of traffic control. The whole of
  * service-cluster-ip.test.ts passes so too: `PORTOLAN_FAKE_MISSING=tcx node --test test/netns/service-cluster-ip.test.ts`.
  */
 import assert from 'node:assert/strict';
@@ -75,7 +75,7 @@ describe('Services without tcx', () => {
   const packets = () => ({ netns: client.netns, cgroup: false });
 
   before(async () => {
-    process.env.PORTOLAN_FAKE_MISSING = 'tcx';
+    process.env.PORTOLAN_FAKE_MISSING = 'tcx,socketErrors';
     node = ServiceNode.create('t');
     client = node.addPod('client');
     one = node.addPod('one');
@@ -150,6 +150,8 @@ describe('Services without tcx', () => {
         for (const vip of [VIP4, VIP6]) {
           const [refused] = await node.attempt(kind, packets(), vip, port);
           assert.equal(refused!.result, 'ECONNREFUSED');
+          const [denied] = await node.attempt(kind, { netns: client.netns, cgroup: true }, vip, port);
+          assert.equal(denied!.result, 'EPERM');
         }
     } finally {
       endpoints([one, two]);

@@ -20,6 +20,20 @@ export function requireFeature(feature: Feature): void {
     throw kernelError('KERNEL_FEATURE_MISSING', { feature: feature.name, requires: feature.requires });
 }
 
+/** What a part of Portolan asks of the kernel. */
+export interface KernelNeed {
+  readonly feature: Feature;
+  /** What it is for, to complete "for ...". */
+  readonly usedFor: string;
+  /** What is done where it is missing; a need without this is refused. */
+  readonly without?: string;
+}
+
+/** Throws KERNEL_FEATURE_MISSING for the first need that the kernel clearly lacks and nothing stands in for. */
+export function requireNeeds(needs: readonly KernelNeed[]): void {
+  for (const { feature, without } of needs) if (without === undefined) requireFeature(feature);
+}
+
 /** Declares a feature. `probe` answers undefined when it could not tell. */
 export function feature(name: string, requires: string, probe: () => boolean | undefined): Feature {
   let known: boolean | undefined;

@@ -4,7 +4,14 @@ export { Btf, KIND } from './btf.ts';
 export { type NetnsLike, possibleCpus } from './call.ts';
 export { checkLayout, type LaidMember, layoutOf } from './check-layout.ts';
 export { ATTACH, LINK_TYPE, MAP_FLAG, MAP_TYPE, mapTypeName, PROG_TYPE, progTypeName } from './constants.ts';
-export { bpfFeatures, type Feature, feature, requireFeature } from './features.ts';
+export {
+  bpfFeatures,
+  type Feature,
+  feature,
+  type KernelNeed,
+  requireFeature,
+  requireNeeds,
+} from './features.ts';
 export { kernelBtf, kernelTypeId } from './kernel-btf.ts';
 export {
   adoptLink,

@@ -8,13 +8,16 @@ import {
   BpfMap,
   type BpfObject,
   type BpfProgram,
+  bpfFeatures,
   loadObject,
   MAP_FLAG,
   MAP_TYPE,
   mapById,
+  requireNeeds,
 } from '../../../kernel/bpf/index.ts';
 import { distPath } from '../../../kernel/paths.ts';
 import { endpointStruct, frontendStruct } from './layout.ts';
+import { ENGINE_NEEDS } from './needs.ts';
 
 /** Entries of maps that have a size; all others grow. */
 export interface EngineSizes {
@@ -84,6 +87,7 @@ export function openObjects(bpffsDir: string, sizes: EngineSizes): EngineObjects
       throw serviceError('SERVICE_ENGINE_OPEN', { engine: 'ebpf', step: name }, cause);
     }
   };
+  step('asking the kernel what it can', () => requireNeeds(ENGINE_NEEDS));
   step(`creating "${folder}"`, () => mkdirSync(folder, { recursive: true, mode: 0o700 }));
 
   const maps: Record<string, BpfMap> = {};
@@ -106,7 +110,9 @@ export function openObjects(bpffsDir: string, sizes: EngineSizes): EngineObjects
       const object = step(`loading ${file}`, () => {
         const wanted: Record<string, BpfMap | { maxEntries: number }> = { ...maps };
         for (const [name, size] of Object.entries(SIZED)) wanted[name] ??= { maxEntries: size(sizes) };
-        return loadObject(distPath(`bpf/${file}.bpf.o`), { maps: wanted });
+        const rodata =
+          file === 'lb_socket' ? { lb_sets_errors: bpfFeatures.socketErrors.available() !== false } : {};
+        return loadObject(distPath(`bpf/${file}.bpf.o`), { maps: wanted, rodata });
       });
       objects.push(object);
       for (const name of SHARED) {

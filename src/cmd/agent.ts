@@ -57,7 +57,8 @@ Examples:
     .action(async (flags: Flags) => {
       const { agentOptions } = await import('../agent/options.ts');
       const { startAgent } = await import('../agent/agent.ts');
-      const { commandLog, untilStopped } = await import('./log.ts');
+      const { commandLog } = await import('./log.ts');
+      const { live } = await import('./life.ts');
       const options = agentOptions(
         {
           ...flags,
@@ -68,10 +69,15 @@ Examples:
         version,
       );
       const log = commandLog({ level: flags.logLevel, json: flags.json });
-      const agent = await startAgent(options, log);
-      await untilStopped();
-      log.info({}, 'agent stops; what it made stays and works on');
-      await agent.close();
+      await live(log, async () => {
+        const agent = await startAgent(options, log);
+        return {
+          close: () => {
+            log.info({}, 'agent stops; what it made stays and works on');
+            return agent.close();
+          },
+        };
+      });
     });
 }
 

@@ -98,27 +98,28 @@ Examples:
 
 async function serve(options: Options): Promise<void> {
   const root = options.nodeStateRoot;
-  const { commandLog, untilStopped } = await import('./log.ts');
+  const { commandLog } = await import('./log.ts');
+  const { live } = await import('./life.ts');
   const log = commandLog({ level: options.logLevel, json: options.json ?? false });
   const { startApiServer } = await import('../apiserver/index.ts');
   const { readPodLog } = await import('../pods/index.ts');
-  const server = await startApiServer({
-    dataDir: options.dataDir,
-    listen: (options.listen.length > 0 ? options.listen : ['127.0.0.1:6443']).map(parseListen),
-    ...(options.serviceCidr.length > 0 && { serviceCidrs: options.serviceCidr }),
-    clusterCidrs: options.clusterCidr,
-    ...(options.advertiseAddress.length > 0 && { advertise: options.advertiseAddress }),
-    ...(options.advertisePort !== undefined && { advertisePort: Number(options.advertisePort) }),
-    names: options.name,
-    listenFds: await Promise.all(options.listenNetns.map(listenInside)),
-    ...(root && {
-      podLogs: async (pod: Pod, query: URLSearchParams, signal: AbortSignal) =>
-        readPodLog(join(root, pod.spec.nodeName ?? ''), pod, query, signal),
+  await live(log, async () =>
+    startApiServer({
+      dataDir: options.dataDir,
+      listen: (options.listen.length > 0 ? options.listen : ['127.0.0.1:6443']).map(parseListen),
+      ...(options.serviceCidr.length > 0 && { serviceCidrs: options.serviceCidr }),
+      clusterCidrs: options.clusterCidr,
+      ...(options.advertiseAddress.length > 0 && { advertise: options.advertiseAddress }),
+      ...(options.advertisePort !== undefined && { advertisePort: Number(options.advertisePort) }),
+      names: options.name,
+      listenFds: await Promise.all(options.listenNetns.map(listenInside)),
+      ...(root && {
+        podLogs: async (pod: Pod, query: URLSearchParams, signal: AbortSignal) =>
+          readPodLog(join(root, pod.spec.nodeName ?? ''), pod, query, signal),
+      }),
+      log: (level, fields, message) => log[level](fields, message),
     }),
-    log: (level, fields, message) => log[level](fields, message),
-  });
-  await untilStopped();
-  await server.close();
+  );
 }
 
 /** `NETNS=IP:PORT` to a socket that listens there. */

@@ -61,11 +61,11 @@ export function registerController(program: Command): void {
       const { startControllers } = await import('../controllers/index.ts');
       const { commandLog } = await import('./log.ts');
       const log = commandLog({ level: flags.logLevel, json: flags.json });
-      const stop = new AbortController();
-      for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());
-      const client = new ApiClient(await accessOf(flags));
-      try {
-        const running = startControllers({
+      const { live } = await import('./life.ts');
+      await live(log, async () => {
+        const stop = new AbortController();
+        const client = new ApiClient(await accessOf(flags));
+        const { done } = startControllers({
           client,
           clusterCidrs: flags.clusterCidr,
           serviceCidrs: flags.serviceCidr,
@@ -78,10 +78,14 @@ export function registerController(program: Command): void {
           signal: stop.signal,
           log,
         });
-        await running.done;
-      } finally {
-        client.close();
-      }
+        return {
+          done,
+          close: async () => {
+            stop.abort();
+            await done.finally(() => client.close());
+          },
+        };
+      });
     });
 }
 

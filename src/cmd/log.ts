@@ -17,17 +17,26 @@ export function commandLog(options: { level: string; json: boolean }): CommandLo
   if (options.json) return logger;
   const say = (level: Level) => (context: object, message: string) => {
     if (!logger.isLevelEnabled(level)) return;
-    const told = Object.entries(context).map(
-      ([key, value]) => ` ${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`,
-    );
-    process.stderr.write(`${new Date().toISOString()} ${level.padEnd(5)} ${message}${told.join('')}\n`);
+    process.stderr.write(`${new Date().toISOString()} ${logLine(level, context, message)}\n`);
   };
   return { debug: say('debug'), info: say('info'), warn: say('warn'), error: say('error') };
 }
 
-/** Resolves at the first SIGINT or SIGTERM; a second one ends the process at once. */
-export function untilStopped(): Promise<void> {
-  return new Promise((resolve) => {
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => resolve());
-  });
+/** A line for people: level, message, then key=value. What would break the line, or pass for another, is quoted. */
+export function logLine(level: string, context: object, message: string): string {
+  const told = Object.entries(context)
+    .filter(([, value]) => value !== undefined)
+    .map(([key, value]) => ` ${key}=${valueText(value)}`);
+  return `${level.padEnd(5)} ${safe(message)}${told.join('')}`;
+}
+
+function valueText(value: unknown): string {
+  if (typeof value === 'string') return safe(value);
+  if (value instanceof Error) return safe(value.message);
+  return JSON.stringify(value, (_key, item) => (typeof item === 'bigint' ? item.toString() : item)) ?? '';
+}
+
+function safe(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: those of a terminal are meant
+  return /[\u0000-\u001f\u007f]/.test(text) ? JSON.stringify(text) : text;
 }

@@ -18,6 +18,7 @@ try {
     process.exitCode = error.exitCode === 0 ? 0 : 2;
   } else {
     console.error(formatError(error));
-    process.exitCode = isNetError(error) && error.code.endsWith('_BAD_OPTION') ? 2 : 1;
+    // At once: something that had been opened before the failure must not keep the process alive.
+    process.exit(isNetError(error) && error.code.endsWith('_BAD_OPTION') ? 2 : 1);
   }
 }

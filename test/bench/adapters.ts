@@ -48,7 +48,7 @@ function withBudget(row: BenchRow): Figure {
 }
 
 export async function apiFigures({ quick }: AreaOptions): Promise<Figure[]> {
-  const f = await benchApiServer(quick ? 5000 : 10_000);
+  const f = await benchApiServer(quick ? 2000 : 10_000);
   const count = f.count.toLocaleString('en');
   return [
     {

@@ -43,10 +43,9 @@ export async function benchEndpoints({ quick }: AreaOptions): Promise<Figure[]> 
       const agent = await cluster.startAgent();
       const reach = reacher(tool, agent.cgroup);
       try {
-        const rounds = quick ? 40 : count === 1000 ? 100 : 200;
+        const rounds = quick ? 20 : count === 1000 ? 100 : 200;
         const label = `at ${count.toLocaleString('en')} Services`;
         if (count === 10_000) out.push(...(await startFigures(agent, cluster, quick)));
-        if (count === 1000) out.push(...(await leaseFigures(cluster, quick ? 8 : 20)));
         const slice = await changes(rounds, async (open) => {
           await sleep(5);
           return reach(probe.slice.ip, open, () =>
@@ -59,8 +58,9 @@ export async function benchEndpoints({ quick }: AreaOptions): Promise<Figure[]> 
           return reach(probe.pod.ip, open, () => setReady(cluster, open));
         });
         out.push(...latencies(`Pod readiness write to data path, ${label}`, pod, [5, 25]));
-        const made = await newServices(cluster, reach, count, quick ? 20 : 60);
+        const made = await newServices(cluster, reach, count, quick ? 10 : 60);
         out.push(...latencies(`new Service and EndpointSlice to data path, ${label}`, made));
+        if (count === 1000) out.push(...(await leaseFigures(cluster, quick ? 6 : 20)));
       } finally {
         reach.stop();
         await agent.stop();
@@ -156,7 +156,7 @@ function latencies(name: string, times: number[], limits?: [number, number]): Fi
 }
 
 async function startFigures(agent: RunningAgent, cluster: BenchCluster, quick: boolean): Promise<Figure[]> {
-  const seconds = quick ? 5 : 10;
+  const seconds = quick ? 2 : 10;
   // Its memory of first lists is given back after two seconds.
   await sleep(3500);
   const before = cpuMs(agent.pid);

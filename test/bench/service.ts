@@ -145,13 +145,13 @@ export async function bench({ rounds = 7, counts = [1, 1000, 10_000] } = {}): Pr
         {
           name: `program ${label} Services x ${ENDPOINTS}`,
           ms: programmedMs,
-          baseline: 'nft -f',
+          baseline: 'nft -f, 1 endpoint each',
           baselineMs: nftMs,
         },
         {
           name: `program ${label} Services x ${ENDPOINTS}`,
           ms: programmedMs,
-          baseline: 'iptables-restore',
+          baseline: 'iptables-restore, 1 endpoint each',
           baselineMs: iptablesMs,
         },
       );

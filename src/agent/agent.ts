@@ -24,6 +24,7 @@ import { leaseAnnotations, type OverlayConfig } from '../overlay/index.ts';
 import { PodLinks } from '../podlink/index.ts';
 import type { PodManager, ProcessRunner } from '../pods/index.ts';
 import type { EbpfEngine, ServiceController } from '../service/index.ts';
+import type { Announcer } from './l2/announcer.ts';
 import { LastSeenFile } from './last-seen.ts';
 import { lockStateDir } from './lock.ts';
 import type { NftParts } from './nft-parts.ts';
@@ -59,6 +60,7 @@ export interface AgentParts {
   readonly manager: PodManager | undefined;
   readonly runner: ProcessRunner | undefined;
   readonly serviceRules: NftParts;
+  readonly announcer: Announcer;
   readonly health: () => NetworkHealth;
   /** Parts that did not start, with the reason. */
   readonly failures: ReadonlyMap<string, Error>;
@@ -140,7 +142,7 @@ async function openParts(
 
   // Programs are adopted or attached before anything else is made, so that they serve from the first moment.
   const podNetns = () => networking.list().map(({ netns }) => netns);
-  const services = openServices({ options, sources, recorder, addresses, podNetns, log }, undo);
+  const services = openServices({ options, client, sources, recorder, addresses, podNetns, log }, undo);
   const { engine, controller } = services;
 
   // Pod links.
@@ -214,6 +216,7 @@ async function openParts(
     manager: pods?.manager,
     runner: pods?.runner,
     serviceRules: services.rules,
+    announcer: services.announcer,
     health,
     failures,
   };

@@ -60,6 +60,7 @@ export function agentRoutes(parts: AgentParts): Routes {
     'GET /services/explain': (query) => explanationText(explained(parts, query.get('service') ?? '')),
     'GET /services/packet': (query) => parts.engine.explainPacket(packetOf(query)),
     ...policyRoutes(parts),
+    'GET /services/announced': () => parts.announcer.list(),
     'GET /services/maps': () => parts.engine.dump(),
     'GET /services/diff': () => parts.engine.diff(parts.controller.plans.values()),
   };

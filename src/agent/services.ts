@@ -1,7 +1,7 @@
 /** Services on this node: the engine, the planner that drives it, and the links by which clients outside come in. */
 import { mkdirSync } from 'node:fs';
 import type { IpAddress } from '../addr/index.ts';
-import type { EventRecorder, Log } from '../client/index.ts';
+import type { ApiClient, EventRecorder, Log } from '../client/index.ts';
 import { ensureBpffs } from '../kernel/bpf/index.ts';
 import { ensureCgroup } from '../kernel/cgroup/index.ts';
 import { Rtnl } from '../kernel/rtnl/index.ts';
@@ -12,6 +12,7 @@ import {
   type NodeContext,
   ServiceController,
 } from '../service/index.ts';
+import { Announcer } from './l2/announcer.ts';
 import { NftParts } from './nft-parts.ts';
 import type { AgentOptions } from './options.ts';
 import type { Sources } from './sources.ts';
@@ -20,6 +21,7 @@ import { staleSocketHandler } from './stale-sockets.ts';
 export interface NodeServicesOptions {
   readonly options: AgentOptions;
   readonly sources: Pick<Sources, 'services' | 'slices' | 'ranges'>;
+  readonly client: ApiClient;
   readonly recorder: EventRecorder;
   readonly addresses: readonly IpAddress[];
   /** Paths of the namespaces of this node's pods. */
@@ -31,6 +33,8 @@ export interface NodeServices {
   readonly engine: EbpfEngine;
   readonly controller: ServiceController;
   readonly rules: NftParts;
+  /** Says on this node's links where load balancer addresses are. */
+  readonly announcer: Announcer;
   /** The node's addresses, its links or its zone may have changed. */
   follow(node: { addresses: readonly IpAddress[]; zone: string | undefined }): void;
   /** Programs everything as soon as it is known. */
@@ -59,13 +63,33 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
   rules.start();
   const healthChecks = new HealthCheckServers({ healthy: () => controller.ready });
   undo.defer(() => healthChecks.close());
+  let addresses = made.addresses;
+  const announcer = new Announcer({
+    client: made.client,
+    nodeName,
+    services: sources.services.items,
+    plans: () => controller.plans,
+    addresses: () => addresses,
+    log,
+    onEvent: (keys, type, reason, message) => {
+      for (const key of keys) {
+        const [namespace, name] = key.split('/') as [string, string];
+        recorder.record({ apiVersion: 'v1', kind: 'Service', namespace, name }, { type, reason, message });
+      }
+    },
+  });
+  undo.defer(() => announcer.close());
+  sources.services.onChange((keys) => announcer.servicesChanged(keys));
   let node = nodeContext(nodeName, undefined, made.addresses);
   const controller: ServiceController = new ServiceController({
     ...sources,
     engine,
     node,
     log,
-    onApplied: (delta) => healthChecks.apply(delta),
+    onApplied: (delta) => {
+      healthChecks.apply(delta);
+      announcer.plansChanged();
+    },
     onResult: (key, error) => {
       if (!error) return;
       const [namespace, name] = key.split('/') as [string, string];
@@ -87,7 +111,10 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
     engine,
     controller,
     rules,
-    follow: ({ addresses, zone }) => {
+    announcer,
+    follow: ({ addresses: now, zone }) => {
+      addresses = now;
+      announcer.plansChanged();
       try {
         attachNodeInterfaces(engine, addresses);
       } catch (error) {

@@ -33,6 +33,8 @@ export interface LeaderElectorOptions {
   /** Monotonic milliseconds, performance.now by default. */
   monotonicMs?: () => number;
   random?: () => number;
+  /** Called with the holder of the Lease each time it was read or written. */
+  onHolder?: (holder: string) => void;
 }
 
 /** RFC 3339 with microseconds, as metav1.MicroTime. */
@@ -49,6 +51,7 @@ export class LeaderElector {
   #observed: { record: string; atMs: number } | undefined;
   #leading = false;
   #holder = '';
+  #renewedAtMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: LeaderElectorOptions) {
     this.#options = options;
@@ -65,6 +68,11 @@ export class LeaderElector {
   /** Who holds the Lease as far as is known. */
   get holder(): string {
     return this.#holder;
+  }
+
+  /** Nobody else takes the Lease before this by our monotonic clock; counted from before the last renewal was sent. */
+  get heldUntilMs(): number {
+    return this.#renewedAtMs + this.#leaseDurationMs;
   }
 
   /**
@@ -114,6 +122,7 @@ export class LeaderElector {
     const { client, namespace, name, identity, log } = this.#options;
     const call = { retryForMs: 0, timeoutMs: Math.max(1_000, this.#renewDeadlineMs / 2) };
     const now = microTime();
+    const sentAtMs = this.#monotonicMs();
     const spec = {
       holderIdentity: identity,
       leaseDurationSeconds: Math.max(1, Math.round(this.#leaseDurationMs / 1000)),
@@ -134,6 +143,7 @@ export class LeaderElector {
           spec,
         };
         this.#observe(await client.create(resources.leases, made, call));
+        this.#renewedAtMs = sentAtMs;
         return true;
       }
       this.#observe(lease);
@@ -148,6 +158,7 @@ export class LeaderElector {
         leaseTransitions: mine ? transitions : transitions + 1,
       };
       this.#observe(await client.update(resources.leases, lease, call));
+      this.#renewedAtMs = sentAtMs;
       return true;
     } catch (error) {
       log?.debug({ lease: name, error: (error as Error).message }, 'lease was not taken');
@@ -158,6 +169,7 @@ export class LeaderElector {
   #observe(lease: Lease): void {
     const spec = lease.spec ?? {};
     this.#holder = spec.holderIdentity ?? '';
+    this.#options.onHolder?.(this.#holder);
     const record = `${this.#holder} ${spec.renewTime} ${spec.acquireTime} ${spec.leaseTransitions}`;
     if (this.#observed?.record !== record) this.#observed = { record, atMs: this.#monotonicMs() };
   }

@@ -15,6 +15,9 @@ export const FORWARDING_ANNOTATION = 'portolan.dev/forwarding';
 /** `10.244.1.2=3,node-b=2`: weights by endpoint address or node name, 0 to 100, 1 for those not named. */
 export const WEIGHTS_ANNOTATION = 'portolan.dev/weights';
 
+/** Condition in a Service's status: its load balancer addresses came from Portolan's own pools. */
+export const POOLED_CONDITION = 'portolan.dev/LoadBalancerAddress';
+
 const nothing: readonly never[] = [];
 
 /** What a Service says to the data path. Unusable fields are left out and told in `problems`. */
@@ -38,6 +41,13 @@ export function serviceFacts(service: Service, proxyName?: NodeContext['proxyNam
   const clusterIPs = addresses('spec.clusterIPs', spec.clusterIPs ?? [spec.clusterIP]);
   const isLoadBalancer = spec.type === 'LoadBalancer';
   const reachableOutside = isLoadBalancer || spec.type === 'NodePort' || (spec.externalIPs?.length ?? 0) > 0;
+  const loadBalancerIPs =
+    isLoadBalancer && status?.loadBalancer?.ingress
+      ? addresses(
+          'status.loadBalancer.ingress',
+          status.loadBalancer.ingress.filter((i) => (i.ipMode ?? 'VIP') === 'VIP').map((i) => i.ip),
+        )
+      : nothing;
   return {
     key,
     createdAt: metadata.creationTimestamp ?? '',
@@ -45,13 +55,8 @@ export function serviceFacts(service: Service, proxyName?: NodeContext['proxyNam
     ignored: whyIgnored(service, proxyName, clusterIPs),
     clusterIPs,
     externalIPs: spec.externalIPs ? addresses('spec.externalIPs', spec.externalIPs) : nothing,
-    loadBalancerIPs:
-      isLoadBalancer && status?.loadBalancer?.ingress
-        ? addresses(
-            'status.loadBalancer.ingress',
-            status.loadBalancer.ingress.filter((i) => (i.ipMode ?? 'VIP') === 'VIP').map((i) => i.ip),
-          )
-        : nothing,
+    loadBalancerIPs,
+    pooledIPs: status?.conditions?.some(({ type }) => type === POOLED_CONDITION) ? loadBalancerIPs : nothing,
     sourceRanges: isLoadBalancer ? sourceRanges(key, spec.loadBalancerSourceRanges, problems) : nothing,
     ports: (spec.ports ?? []).map((port) => ({
       name: port.name ?? '',

@@ -24,7 +24,7 @@ export {
   type PortExplanation,
   type ServiceExplanation,
 } from './explain.ts';
-export { serviceFacts, sliceFacts } from './facts.ts';
+export { POOLED_CONDITION, serviceFacts, sliceFacts } from './facts.ts';
 export { type HealthCheckOptions, HealthCheckServers } from './health-check.ts';
 export { ServicePlanner, type ServiceTables } from './planner.ts';
 export { destroyStaleSockets, type StaleSocketOptions } from './stale-sockets.ts';

@@ -25,6 +25,8 @@ export interface ServiceFacts {
   readonly externalIPs: readonly string[];
   /** Ingress addresses in mode VIP; those in mode Proxy are left to the real load balancer. */
   readonly loadBalancerIPs: readonly string[];
+  /** Those of them that Portolan's own pools gave: the nodes announce them on their link. */
+  readonly pooledIPs: readonly string[];
   /** CIDRs in canonical text; empty means everybody. For load balancer addresses only. */
   readonly sourceRanges: readonly string[];
   readonly ports: readonly ServicePortFacts[];

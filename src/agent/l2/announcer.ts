@@ -39,7 +39,12 @@ export interface AnnouncerOptions {
   readonly addresses: () => readonly IpAddress[];
   readonly log: Log;
   /** Tells people about an address; `services` are keys. */
-  readonly onEvent?: (services: readonly string[], reason: string, message: string) => void;
+  readonly onEvent?: (
+    services: readonly string[],
+    type: 'Normal' | 'Warning',
+    reason: 'AddressAnnounced' | 'AddressConflict',
+    message: string,
+  ) => void;
 }
 
 /** One address as `status` shows it. */
@@ -246,7 +251,12 @@ export class Announcer {
           running.state = 'leader';
           if (took) {
             log.info({ address }, 'announces a load balancer address');
-            onEvent?.(running.candidacy.services, 'AddressAnnounced', `${nodeName} announces ${address}`);
+            onEvent?.(
+              running.candidacy.services,
+              'Normal',
+              'AddressAnnounced',
+              `${nodeName} announces ${address}`,
+            );
           }
           await this.#lead(running, leading);
         });
@@ -313,6 +323,6 @@ export class Announcer {
     this.#responders.get(candidacy.ifindex)?.announce(candidacy.address);
     const message = `${mac} claims ${address}, which ${this.#options.nodeName} announces`;
     this.#options.log.warn({ address, mac }, message);
-    this.#options.onEvent?.(candidacy.services, 'AddressConflict', message);
+    this.#options.onEvent?.(candidacy.services, 'Warning', 'AddressConflict', message);
   }
 }

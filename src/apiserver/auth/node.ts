@@ -10,6 +10,9 @@ import type { Attributes, User } from './types.ts';
 const READ = new Set(['get', 'list', 'watch']);
 const CHANGE = new Set(['update', 'patch']);
 const LEASE_NAMESPACE = 'kube-node-lease';
+/** Leases by which nodes agree on who announces a load balancer address: each of them may take each. */
+const ANNOUNCEMENT = { namespace: 'kube-system', prefix: 'portolan-l2-' };
+const ANNOUNCEMENT_VERBS = new Set(['create', 'update', 'patch', 'delete']);
 
 export function nodeNameOf(user: User): string | undefined {
   return user.name.startsWith(NODE_PREFIX) ? user.name.slice(NODE_PREFIX.length) : undefined;
@@ -23,6 +26,12 @@ export function nodeAllowed(node: string, a: Attributes): boolean {
       if (a.verb === 'create') return a.subresource === '';
       return CHANGE.has(a.verb) && a.name === node;
     case 'leases':
+      if (a.namespace === ANNOUNCEMENT.namespace)
+        // The name of what is created is looked at again by `nodeRefusal`.
+        return (
+          a.verb === 'create' ||
+          (ANNOUNCEMENT_VERBS.has(a.verb) && (a.name ?? '').startsWith(ANNOUNCEMENT.prefix))
+        );
       if (a.namespace !== LEASE_NAMESPACE) return false;
       return a.verb === 'create' || (a.name === node && (CHANGE.has(a.verb) || a.verb === 'delete'));
     case 'pods':
@@ -52,6 +61,10 @@ export function nodeRefusal(
 ): string | undefined {
   if (a.resource === 'nodes' || a.resource === 'leases') {
     const name = incoming?.metadata.name;
+    if (a.resource === 'leases' && a.namespace === ANNOUNCEMENT.namespace)
+      return name === undefined || name.startsWith(ANNOUNCEMENT.prefix)
+        ? undefined
+        : `node "${node}" is only allowed to create leases "${ANNOUNCEMENT.prefix}..." in namespace "${ANNOUNCEMENT.namespace}"`;
     return name !== undefined && name !== node
       ? `node "${node}" is not allowed to create ${a.resource} "${name}"`
       : undefined;

@@ -1,6 +1,7 @@
 /** What a Service says about its load balancer addresses. */
 import { keyOf } from '../../client/index.ts';
 import type { Condition, Service } from '../../model/kubernetes.ts';
+import { POOLED_CONDITION } from '../../service/facts.ts';
 
 /** Addresses that a Service asks for, e.g. `172.31.0.200,fd00::200`. */
 export const requestAnnotation = 'portolan.dev/load-balancer-ips';
@@ -9,7 +10,7 @@ export const sharingAnnotation = 'portolan.dev/sharing-key';
 /** `spec.loadBalancerClass` that is ours; one without class is ours, too. */
 export const loadBalancerClass = 'portolan.dev/l2';
 /** Condition in a Service's status by which nodes know that its addresses came from here. */
-export const addressCondition = 'portolan.dev/LoadBalancerAddress';
+export const addressCondition = POOLED_CONDITION;
 
 export interface LoadBalancerView {
   readonly key: string;

@@ -1,0 +1,202 @@
+/** Load balancer addresses without a cloud: given by a pool, announced by one node, moved when it dies. */
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import test, { after, before } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Lab, podOf, run, serviceOf, startLab, until } from '../lib/lab.ts';
+
+const POOL = { v4: '172.31.0.200', v6: 'fd00:172:31::200' };
+const CURL = ['curl', '-s', '-m', '1', '-o', '/dev/null'];
+let lab: Lab;
+
+interface ServiceObject {
+  status: { loadBalancer: { ingress?: { ip: string; ipMode: string }[] }; conditions?: { type: string }[] };
+}
+
+/** Runs a command where clients outside the cluster are. */
+const outside = (...command: string[]) =>
+  run('nsenter', [`--net=${lab.netns('underlay')}`, '--', ...command], { timeoutMs: 20_000 });
+const curl = async (address: string, port = 80) =>
+  (await outside(...CURL, `http://${address.includes(':') ? `[${address}]` : address}:${port}/`)).status ===
+  0;
+/** The one MAC at which the outside finds an address; '' when nobody answers. */
+async function macOf(address: string): Promise<string> {
+  await outside('ip', 'neigh', 'flush', 'to', address);
+  await outside('ping', '-c', '1', '-W', '1', address);
+  const { stdout } = await outside('ip', '-j', 'neigh', 'show', 'to', address);
+  return (JSON.parse(stdout || '[]') as { lladdr?: string }[])[0]?.lladdr ?? '';
+}
+async function macOfNode(node: string): Promise<string> {
+  const [link] = await lab.jsonExec<{ address: string }[]>(node, ['ip', '-j', 'link', 'show', 'eth0']);
+  return link!.address;
+}
+/** All MACs that answer three questions for an IPv4 address. */
+async function answering(address: string): Promise<string[]> {
+  const { stdout } = await outside('busybox', 'arping', '-c', '3', '-w', '3', '-I', 'underlay', address);
+  return [...new Set(stdout.match(/\[([0-9a-f]{2}:){5}[0-9a-f]{2}\]/g) ?? [])].map((mac) => mac.slice(1, -1));
+}
+const holderOf = async (address: string) =>
+  (
+    await lab.get<{ spec: { holderIdentity: string } }>(
+      'lease',
+      '-n',
+      'kube-system',
+      `portolan-l2-${address}`,
+    )
+  ).spec.holderIdentity;
+const pidOf = (title: string) => {
+  const state = JSON.parse(readFileSync(`/run/${lab.name}/lab.json`, 'utf8')) as {
+    processes: { title: string; pid: number }[];
+  };
+  return state.processes.find((one) => one.title === title)!.pid;
+};
+
+before(async () => {
+  lab = await startLab('--dual-stack');
+  await lab.apply([
+    {
+      apiVersion: 'v1',
+      kind: 'ConfigMap',
+      metadata: {
+        name: 'pool',
+        namespace: 'kube-system',
+        labels: { 'portolan.dev/load-balancer-pool': 'true' },
+      },
+      data: { ranges: '172.31.0.200-172.31.0.210, fd00:172:31::200-fd00:172:31::20f' },
+    },
+    podOf('web', ['busybox', 'httpd', '-f', '-p', '8080', '-h', '/usr/share'], {
+      nodeName: 'node2',
+      port: 8080,
+    }),
+    serviceOf('web', { app: 'web' }, [{ port: 80, targetPort: 8080 }], {
+      type: 'LoadBalancer',
+      ipFamilyPolicy: 'RequireDualStack',
+    }),
+  ]);
+  await lab.waitReady('app=web');
+});
+after(() => lab?.down());
+
+test('a Service gets an address of each family and answers to clients outside', async () => {
+  const ingress = await until(
+    async () => {
+      const { status } = await lab.get<ServiceObject>('service', 'web');
+      return status.loadBalancer.ingress;
+    },
+    { what: 'addresses' },
+  );
+  assert.deepEqual(ingress, [
+    { ip: POOL.v4, ipMode: 'VIP' },
+    { ip: POOL.v6, ipMode: 'VIP' },
+  ]);
+  for (const address of [POOL.v4, POOL.v6])
+    await until(() => curl(address), { seconds: 10, what: `curl ${address}` });
+});
+
+test('exactly the node with the Lease answers', async () => {
+  const holder = await holderOf(POOL.v4);
+  assert.equal(await macOf(POOL.v4), await macOfNode(holder));
+  // Two answers to one question would be seen here.
+  assert.deepEqual(await answering(POOL.v4), [await macOfNode(holder)]);
+});
+
+test('the leader is killed: within 3 s another node answers, and it alone', async () => {
+  const before = await holderOf(POOL.v4);
+  const pid = pidOf(`agent of ${before}`);
+  // A client that knows the old MAC, and goes on asking.
+  assert.ok(await curl(POOL.v4));
+  process.kill(pid, 'SIGKILL');
+  const killedAt = performance.now();
+  const old = await macOfNode(before);
+  const mac = await until(
+    async () => {
+      const now = await macOf(POOL.v4);
+      return now !== '' && now !== old && now;
+    },
+    { seconds: 6, everyMs: 20, what: 'another node' },
+  );
+  const tookMs = performance.now() - killedAt;
+  assert.ok(await curl(POOL.v4));
+  console.log(`fail-over of the address took ${Math.round(tookMs)} ms`);
+  assert.ok(tookMs < 3_000, `${tookMs} ms`);
+  const now = await holderOf(POOL.v4);
+  assert.notEqual(now, before);
+  assert.equal(mac, await macOfNode(now));
+  const restart = await lab.cli('restart', before);
+  assert.equal(restart.status, 0, restart.stderr);
+  await sleep(2_000);
+  assert.equal(await macOf(POOL.v4), mac, 'the old leader does not take it back');
+});
+
+test('with the API away the address stays where it is; a leader that slept past its Lease is silent', async () => {
+  const leader = await holderOf(POOL.v4);
+  const leaderMac = await macOfNode(leader);
+  const api = pidOf('API server');
+  process.kill(api, 'SIGSTOP');
+  try {
+    await sleep(3_000);
+    assert.deepEqual(await answering(POOL.v4), [leaderMac]);
+  } finally {
+    process.kill(api, 'SIGCONT');
+  }
+  await sleep(1_500);
+  assert.equal((await answering(POOL.v4)).length, 1);
+  const holder = await holderOf(POOL.v4);
+  const agent = pidOf(`agent of ${holder}`);
+  const mac = await macOfNode(holder);
+  process.kill(agent, 'SIGSTOP');
+  let successor: string;
+  try {
+    successor = await until(
+      async () => {
+        const now = await macOf(POOL.v4);
+        return now !== '' && now !== mac && now;
+      },
+      { seconds: 6, what: 'a successor' },
+    );
+    // Questions that wait for the sleeper when it wakes up.
+    await outside('busybox', 'arping', '-c', '1', '-w', '1', '-I', 'underlay', POOL.v4);
+  } finally {
+    process.kill(agent, 'SIGCONT');
+  }
+  assert.deepEqual(await answering(POOL.v4), [successor]);
+});
+
+test('Services with a sharing key share an address; another port of it is refused or silent, not another Service', async () => {
+  const shared = (name: string, port: number) => ({
+    ...serviceOf(name, { app: 'web' }, [{ port, targetPort: 8080 }], { type: 'LoadBalancer' }),
+    metadata: { name, annotations: { 'portolan.dev/sharing-key': 'one' } },
+  });
+  await lab.apply([shared('one', 8001), shared('two', 8002)]);
+  const ips = await until(
+    async () => {
+      const all = await Promise.all(['one', 'two'].map((name) => lab.get<ServiceObject>('service', name)));
+      const ips = all.flatMap(({ status }) => status.loadBalancer.ingress?.map(({ ip }) => ip) ?? []);
+      return ips.length === 2 && ips;
+    },
+    { what: 'addresses' },
+  );
+  assert.equal(ips[0], ips[1]);
+  for (const port of [8001, 8002])
+    await until(() => curl(ips[0]!, port), { seconds: 10, what: `curl port ${port}` });
+  assert.equal(await curl(ips[0]!, 80), false);
+  await lab.kubectl(['delete', 'service', 'one', 'two', '--wait=false']);
+});
+
+test('a Service that keeps client addresses is announced by a node with a pod of it', async () => {
+  await lab.kubectl(['patch', 'service', 'web', '-p', '{"spec":{"externalTrafficPolicy":"Local"}}']);
+  const wanted = await macOfNode('node2');
+  await until(async () => (await macOf(POOL.v4)) === wanted, { seconds: 10, what: 'node2' });
+  assert.ok(await curl(POOL.v4));
+});
+
+test('a Service that is gone answers no more, and its Lease is gone, too', async () => {
+  await lab.kubectl(['delete', 'service', 'web']);
+  for (const address of [POOL.v4, POOL.v6])
+    await until(async () => (await macOf(address)) === '', { seconds: 8, what: `silence for ${address}` });
+  await until(
+    async () =>
+      (await lab.tryKubectl(['get', 'lease', '-n', 'kube-system', `portolan-l2-${POOL.v4}`])).status !== 0,
+    { seconds: 5, what: 'no Lease' },
+  );
+});

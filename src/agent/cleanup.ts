@@ -1,8 +1,8 @@
 /** Everything that an agent made on this node, found by its names and marks, and removed. */
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readdirSync, readFileSync, rmSync, statfsSync, statSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
 import { uninstallCni } from '../cni/index.ts';
-import { kernelError } from '../errors/index.ts';
+import { agentError, kernelError } from '../errors/index.ts';
 import { listNftJson, runNft } from '../kernel/nft/index.ts';
 import {
   cleanupOverlay,
@@ -15,7 +15,7 @@ import {
 import { PodLinks } from '../podlink/index.ts';
 import { ProcessRunner } from '../pods/index.ts';
 import { cleanupPolicies } from '../policy/index.ts';
-import { lockStateDir } from './lock.ts';
+import { LOCK_NAME, lockStateDir } from './lock.ts';
 
 export interface CleanupOptions {
   stateDir: string;
@@ -34,11 +34,12 @@ const NOTHING: OverlayConfig = { node: 'cleanup', backend: 'vxlan', podCidrs: []
 
 /**
  * Removes (or, with `dryRun`, names) what the agent of this node made; returns it as lines. Throws AGENT_RUNNING when
- * that agent still runs: it would put everything back.
+ * that agent still runs: it would put everything back; AGENT_FOREIGN_FOLDER.
  */
 export async function cleanupNode(options: CleanupOptions): Promise<string[]> {
   const { stateDir, bpffs, dryRun } = options;
   if (process.getuid?.() !== 0) throw kernelError('KERNEL_NEEDS_ROOT', { action: 'clean up this node' });
+  assertOwnFolders(options);
   if (!existsSync(stateDir) && dryRun)
     return [...(await planned(options)), ...(await cleanupPolicies({ dryRun: true }))];
   const lock = existsSync(stateDir) ? lockStateDir(stateDir) : undefined;
@@ -61,6 +62,29 @@ export async function cleanupNode(options: CleanupOptions): Promise<string[]> {
   } finally {
     lock?.release();
   }
+}
+
+/** BPF_FS_MAGIC of include/uapi/linux/magic.h */
+const BPF_FS_MAGIC = 0xcafe4a11;
+
+/**
+ * Both folders are deleted whole, so a mistyped one must not be: an agent's state has its lock in it, and its pins are
+ * in a folder of a bpffs that is not the root of it. Throws AGENT_FOREIGN_FOLDER.
+ */
+export function assertOwnFolders({ stateDir, bpffs }: Pick<CleanupOptions, 'stateDir' | 'bpffs'>): void {
+  const entries = existsSync(stateDir) ? readdirSync(stateDir) : [];
+  if (entries.length > 0 && !entries.includes(LOCK_NAME)) {
+    const why = `there is no ${LOCK_NAME} in it`;
+    throw agentError('AGENT_FOREIGN_FOLDER', { option: 'state-dir', path: stateDir, why });
+  }
+  if (!existsSync(bpffs)) return;
+  const why =
+    statfsSync(bpffs).type !== BPF_FS_MAGIC
+      ? 'it is in no bpffs'
+      : statSync(bpffs).dev !== statSync(dirname(resolve(bpffs))).dev
+        ? 'it is a whole bpffs'
+        : undefined;
+  if (why) throw agentError('AGENT_FOREIGN_FOLDER', { option: 'bpffs', path: bpffs, why });
 }
 
 /** What is there of ours, in words. */

@@ -1,6 +1,6 @@
 /** What `portolan lab` does; apart from its options so that `--help` loads none of it. */
 import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, lchownSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -107,8 +107,26 @@ export async function end({ name }: NamedFlags): Promise<void> {
   );
 }
 
-export function kubeconfig({ name }: NamedFlags): void {
-  console.log(kubeconfigs(loadLab(name).plan).admin);
+export function kubeconfig({ name, out }: NamedFlags & { out?: string }): void {
+  const path = kubeconfigs(loadLab(name).plan).admin;
+  if (out === undefined) console.log(path);
+  else copyForUser(path, out);
+}
+
+/** Whole or not at all, readable only by the user who called sudo. */
+function copyForUser(from: string, to: string): void {
+  const draft = `${to}.${process.pid}`;
+  try {
+    // Never through a link that somebody else put there.
+    writeFileSync(draft, readFileSync(from), { mode: 0o600, flag: 'wx' });
+    const { SUDO_UID, SUDO_GID } = process.env;
+    if (SUDO_UID && SUDO_GID) lchownSync(draft, Number(SUDO_UID), Number(SUDO_GID));
+    renameSync(draft, to);
+  } catch (cause) {
+    rmSync(draft, { force: true });
+    const want = `a file that can be written: ${(cause as Error).message}`;
+    throw labError('LAB_BAD_OPTION', { option: 'out', value: to, want }, cause);
+  }
 }
 
 interface View {

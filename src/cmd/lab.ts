@@ -100,11 +100,16 @@ export function registerLab(program: Command): void {
     .action(async (args: string[], flags: NamedFlags) => (await actions()).kubectl(args, flags));
 
   named(lab.command('kubeconfig'))
-    .description(
-      'print the path of the admin kubeconfig: export KUBECONFIG=$(sudo ./portolan lab kubeconfig)',
+    .description('print the path of the admin kubeconfig, which only root can read, or write a copy of it')
+    .option('--out <file>', 'write a copy there, for the user who called sudo and nobody else')
+    .addHelpText(
+      'after',
+      examples(
+        'export KUBECONFIG=$(sudo ./portolan lab kubeconfig)',
+        'sudo ./portolan lab kubeconfig --out ~/lab.kubeconfig',
+      ),
     )
-    .addHelpText('after', examples('export KUBECONFIG=$(sudo ./portolan lab kubeconfig)'))
-    .action(async (flags: NamedFlags) => (await actions()).kubeconfig(flags));
+    .action(async (flags: NamedFlags & { out?: string }) => (await actions()).kubeconfig(flags));
 }
 
 /** Loaded when a command of the lab runs: starting up must stay quick. */

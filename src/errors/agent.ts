@@ -29,6 +29,11 @@ export const agentCatalogue = {
       `Cannot use --${c.option} ${c.value}: want ${c.want}`,
     () => `See "portolan agent --help"`,
   ),
+  AGENT_FOREIGN_FOLDER: entry(
+    (c: { option: string; path: string; why: string }) =>
+      `Cannot remove --${c.option} "${c.path}": it is no agent's, ${c.why}`,
+    (c) => `Name the folder that the agent was started with by --${c.option}; nothing was removed`,
+  ),
   AGENT_CIDR_OVERLAP: entry(
     (c: { first: string; second: string; what: string }) =>
       `Cannot use ${c.first} and ${c.second} as ${c.what}: they overlap`,

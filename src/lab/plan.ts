@@ -39,7 +39,7 @@ export interface LabPlan {
 export const labCatalogue = {
   LAB_BAD_OPTION: entry(
     (c: { option: string; value: unknown; want: string }) =>
-      `Cannot start a lab with --${c.option} ${c.value}: want ${c.want}`,
+      `Cannot run a lab with --${c.option} ${c.value}: want ${c.want}`,
     () => `See "portolan lab up --help"`,
   ),
   LAB_RUNNING: entry(

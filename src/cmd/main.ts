@@ -1,6 +1,7 @@
 /** The command line. Exit 0 done, 1 failed, 2 wrong usage. */
 import { CommanderError } from 'commander';
 import { formatError, isNetError } from '../errors/index.ts';
+import { styled } from './output.ts';
 import { program } from './program.ts';
 
 // A reader such as "head" that has seen enough is no failure, and a log that nobody reads ends no server.
@@ -17,8 +18,13 @@ try {
     // Commander has printed its own message; its 1 for wrong usage is 2 here.
     process.exitCode = error.exitCode === 0 ? 0 : 2;
   } else {
-    console.error(formatError(error));
+    console.error(inColour(formatError(error)));
     // At once: something that had been opened before the failure must not keep the process alive.
     process.exit(isNetError(error) && error.code.endsWith('_BAD_OPTION') ? 2 : 1);
   }
+}
+
+/** The code of an error stands out on a terminal. */
+function inColour(text: string): string {
+  return text.replace(/^error\[\w+\]/, (code) => styled('red', code, process.stderr));
 }

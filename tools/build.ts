@@ -154,6 +154,7 @@ function artefacts(): Artefact[] {
           sources: [
             ...files('src/**/*.ts'),
             ...files('src/**/*.{html,css}'),
+            join(root, 'tools/bundle-http.ts'),
             join(root, 'package-lock.json'),
           ],
           command: (out) => [
@@ -164,6 +165,7 @@ function artefacts(): Artefact[] {
               // Parts that few commands need are files of their own, loaded when such a command runs.
               '--splitting',
               '--platform=node',
+              ...['http', 'node:http'].map((name) => `--alias:${name}=${join(root, 'tools/bundle-http.ts')}`),
               '--format=esm',
               '--target=node24',
               '--minify-syntax',

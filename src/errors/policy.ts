@@ -3,7 +3,7 @@ import { entry, errorsOf } from './net-error.ts';
 /** Network policy: reading policies, programming them, answering questions about them. */
 export const policyCatalogue = {
   POLICY_NOT_PROGRAMMED: entry(
-    (c: { family: string; why: string }) => `Cannot program network policies for ${c.family}: ${c.why}`,
+    (c: { why: string }) => `Cannot program network policies: ${c.why}`,
     () =>
       'What was programmed before stays in force, and the agent tries again; "nft list table ip portolan" shows it, "portolan status" the last error',
   ),

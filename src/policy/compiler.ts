@@ -50,6 +50,8 @@ interface Membership {
   /** Keys of its elements for a pod that is a member; undefined when it is none. */
   readonly entries: (pod: PodFacts, addresses: readonly IpAddress[]) => Entry[] | undefined;
   readonly setKind: (family: Family) => string;
+  /** The only namespace that its members can be in. */
+  readonly namespace: string | undefined;
   readonly members: Map<string, Entry[]>;
   /** How many pods have an element: two may hold one address for a moment. */
   readonly counts: Map<string, number>;
@@ -88,6 +90,8 @@ export class PolicyCompiler implements PolicyWorld {
   readonly #localsByPod = new Map<string, Map<string, LocalPod>>();
   readonly #states = new Map<string, LocalState>();
   readonly #memberships = new Map<string, Membership>();
+  /** The same by the namespace of their members; undefined for those that may be anywhere. */
+  readonly #membershipsOf = new Map<string | undefined, Set<Membership>>();
   readonly #parts = new WeakMap<PolicyFacts, PolicyParts>();
   readonly #dirtyPods = new Set<string>();
   #gone: LocalPod[] = [];
@@ -218,7 +222,9 @@ export class PolicyCompiler implements PolicyWorld {
   #updateMember(key: string): void {
     const pod = this.#pods.get(key);
     const addresses = pod ? this.addressesOf(key, pod) : [];
-    for (const membership of this.#memberships.values()) this.#place(membership, key, pod, addresses);
+    const [namespace = ''] = key.split('/', 1);
+    for (const list of [this.#membershipsOf.get(namespace), this.#membershipsOf.get(undefined)])
+      for (const membership of list ?? []) this.#place(membership, key, pod, addresses);
   }
 
   #place(
@@ -325,15 +331,19 @@ export class PolicyCompiler implements PolicyWorld {
     const wanted = new Map<string, () => Membership>();
     for (const policy of active)
       for (const [name, make] of this.#partsOf(policy).memberships) wanted.set(name, make);
-    for (const name of this.#memberships.keys())
+    for (const [name, membership] of this.#memberships)
       if (!wanted.has(name)) {
         this.#memberships.delete(name);
+        this.#membershipsOf.get(membership.namespace)?.delete(membership);
         for (const family of FAMILIES) dropSet(this.tables[family], name);
       }
     for (const [name, make] of wanted) {
       if (this.#memberships.has(name)) continue;
       const membership = make();
       this.#memberships.set(name, membership);
+      const siblings = this.#membershipsOf.get(membership.namespace);
+      if (siblings) siblings.add(membership);
+      else this.#membershipsOf.set(membership.namespace, new Set([membership]));
       for (const family of FAMILIES)
         wantSet(
           this.tables[family],
@@ -341,7 +351,11 @@ export class PolicyCompiler implements PolicyWorld {
           { map: false, type: membership.setKind(family) },
           comment(membership.about),
         );
-      for (const [key, pod] of this.#pods) this.#place(membership, key, pod, this.addressesOf(key, pod));
+      const { namespace } = membership;
+      for (const key of namespace === undefined ? this.#pods.keys() : (this.#podsOf.get(namespace) ?? [])) {
+        const pod = this.#pods.get(key)!;
+        this.#place(membership, key, pod, this.addressesOf(key, pod));
+      }
     }
   }
 
@@ -400,13 +414,13 @@ export class PolicyCompiler implements PolicyWorld {
         ingress: policyChain(policy, 'ingress', family),
         egress: policyChain(policy, 'egress', family),
       });
-      parts = { chains: { 4: of(4), 6: of(6) }, memberships: this.#membershipsOf(policy) };
+      parts = { chains: { 4: of(4), 6: of(6) }, memberships: this.#membershipsOfPolicy(policy) };
       this.#parts.set(policy, parts);
     }
     return parts;
   }
 
-  #membershipsOf(policy: PolicyFacts): Map<string, () => Membership> {
+  #membershipsOfPolicy(policy: PolicyFacts): Map<string, () => Membership> {
     const found = new Map<string, () => Membership>();
     for (const { peers, ports } of DIRECTIONS.flatMap((direction) => policy[direction] ?? [])) {
       for (const peer of peers ?? [])
@@ -425,6 +439,7 @@ export class PolicyCompiler implements PolicyWorld {
     return {
       name: groupName(selection.id),
       about: selection.id,
+      namespace: typeof selection.namespaces === 'string' ? selection.namespaces : undefined,
       setKind: (family) => ADDRESS_TYPE[family],
       members: new Map(),
       counts: new Map(),
@@ -446,6 +461,7 @@ function namedPortMembership(name: string, protocol: keyof typeof PROTOCOL_NUMBE
   return {
     name: namedPortName(name, protocol),
     about: `pods with port ${name}/${protocol}`,
+    namespace: undefined,
     setKind: (family) => `${ADDRESS_TYPE[family]} . inet_proto . inet_service`,
     members: new Map(),
     counts: new Map(),

@@ -76,27 +76,27 @@ export class NftPolicyEngine {
 
   /** What has to be done, without doing it. Reads the kernel when that is not known. */
   async plan(tables: Readonly<Record<Family, Tables>>): Promise<PolicyPlan[]> {
-    const plans: PolicyPlan[] = [];
-    for (const family of FAMILIES) {
-      if (!this.#applied[family].known) await this.#observe(family, tables[family]);
+    const unknown = FAMILIES.filter((family) => !this.#applied[family].known);
+    await Promise.all(unknown.map((family) => this.#observe(family, tables[family])));
+    return FAMILIES.map((family) => {
       const { chains, clear } = this.#applied[family];
-      plans.push(planPolicy(family, chains, tables[family], clear));
-    }
-    return plans;
+      return planPolicy(family, chains, tables[family], clear);
+    });
   }
 
-  /** Brings the kernel up to date. Calls must not overlap. Throws POLICY_NOT_PROGRAMMED; trying again is safe. */
+  /**
+   * Brings the kernel up to date, both families in one transaction. Calls must not overlap. Throws
+   * POLICY_NOT_PROGRAMMED; trying again is safe.
+   */
   async apply(tables: Readonly<Record<Family, Tables>>): Promise<boolean> {
     let changed = false;
     await this.#work(async () => {
-      for (const family of FAMILIES)
-        try {
-          changed = (await this.#applyFamily(family, tables[family])) || changed;
-        } catch (error) {
-          this.#applied[family].known = false;
-          const why = (error as Error).message;
-          throw policyError('POLICY_NOT_PROGRAMMED', { family: `IPv${family}`, why }, error);
-        }
+      try {
+        changed = await this.#applyBoth(tables);
+      } catch (error) {
+        for (const family of FAMILIES) this.#applied[family].known = false;
+        throw policyError('POLICY_NOT_PROGRAMMED', { why: (error as Error).message }, error);
+      }
     });
     return changed;
   }
@@ -132,21 +132,22 @@ export class NftPolicyEngine {
     this.#netlink.close();
   }
 
-  async #applyFamily(family: Family, tables: Tables): Promise<boolean> {
-    const applied = this.#applied[family];
-    if (!applied.known) await this.#observe(family, tables);
-    const plan = planPolicy(family, applied.chains, tables, applied.clear);
-    if (!isEmptyPlan(plan)) {
-      if (plan.before) await this.#run(plan.before);
-      this.#changeElements(family, plan);
-      if (plan.script) await this.#run(plan.script);
+  async #applyBoth(tables: Readonly<Record<Family, Tables>>): Promise<boolean> {
+    const plans = await this.plan(tables);
+    const before = plans.map((plan) => plan.before).join('');
+    const script = plans.map((plan) => plan.script).join('');
+    if (before) await this.#run(before);
+    for (const plan of plans) this.#changeElements(plan.family, plan);
+    if (script) await this.#run(script);
+    for (const family of FAMILIES) {
+      const { sets, retired, chains } = tables[family];
+      for (const set of sets.values()) set.settle();
+      for (const name of retired.keys()) this.#sets.delete(`${family} ${name}`);
+      retired.clear();
+      this.#applied[family].chains = new Map(chains);
+      this.#applied[family].clear = [];
     }
-    for (const set of tables.sets.values()) set.settle();
-    for (const name of tables.retired.keys()) this.#sets.delete(`${family} ${name}`);
-    tables.retired.clear();
-    applied.chains = new Map(tables.chains);
-    applied.clear = [];
-    return !isEmptyPlan(plan);
+    return plans.some((plan) => !isEmptyPlan(plan));
   }
 
   #changeElements(family: Family, { elements }: PolicyPlan): void {

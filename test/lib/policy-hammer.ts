@@ -18,5 +18,5 @@ for (let round = 0; ; round++) {
       prober.send({ from: place, to, family: address.family, protocol, port: 80 }, 20_000 + (round % 40_000));
   }
   prober.drain();
-  await sleep(1);
+  await sleep(3);
 }

@@ -9,13 +9,19 @@ fail() { say "error[SETUP]: $1"; say "  $2"; exit 1; }
 
 [ -w . ] && { [ ! -e dist ] || [ -w dist ]; } || fail "$(pwd) has to be built, and this user may not write there" 'Run it once as root: sudo ./portolan --version'
 
+# One at a time: two first starts would install and build over each other.
+if command -v flock >/dev/null 2>&1 && mkdir -p dist; then
+  exec 9>dist/.setup.lock
+  flock -n 9 || { say 'setup: waiting for another one'; flock 9; }
+fi
+
 # command:package; a command that is there needs no package, wherever it came from
-wanted='clang:clang ld.lld:lld gcc:gcc ip:iproute2 nft:nftables nsenter:util-linux curl:curl'
+wanted='clang:clang ld.lld:lld gcc:gcc ip:iproute2 nft:nftables nsenter:util-linux curl:curl busybox:busybox-static'
 files='/usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/linux/bpf.h:linux-libc-dev'
 case ${1-} in
   test | bench)
     wanted="$wanted bpftool:bpftool conntrack:conntrack tcpdump:tcpdump iperf3:iperf3 jq:jq ping:iputils-ping
-      busybox:busybox-static containerd:containerd runc:runc python3:python3-minimal ethtool:ethtool
+      containerd:containerd runc:runc python3:python3-minimal ethtool:ethtool
       socat:socat iptables:iptables git:git ps:procps"
     files="$files /usr/lib/cni/bridge:containernetworking-plugins"
     ;;

@@ -65,3 +65,37 @@ function assertUsable(all: ReadonlyMap<string, Command>, words: string, where: s
       `${where}: portolan ${words}: no option ${word}`,
     );
 }
+
+test('lab kubectl hands every word on after its own --name, --help among them', async () => {
+  for (const [words, want] of [
+    [['--help'], ['--help']],
+    [
+      ['-n', 'kube-system', 'get', 'pods'],
+      ['-n', 'kube-system', 'get', 'pods'],
+    ],
+    [
+      ['--name', 'x', 'get', 'pods', '--name', 'y'],
+      ['get', 'pods', '--name', 'y'],
+    ],
+    [
+      ['exec', 'web', '--', 'sh', '-c', 'ls'],
+      ['exec', 'web', '--', 'sh', '-c', 'ls'],
+    ],
+    [
+      ['apply', '-f', '-'],
+      ['apply', '-f', '-'],
+    ],
+    [[], []],
+  ] as const) {
+    const root = program();
+    const kubectl = root.commands
+      .find((command) => command.name() === 'lab')!
+      .commands.find((command) => command.name() === 'kubectl')!;
+    let got: string[] | undefined;
+    kubectl.action((args: string[]) => {
+      got = args;
+    });
+    await root.parseAsync(['lab', 'kubectl', ...words], { from: 'user' });
+    assert.deepEqual(got, want);
+  }
+});

@@ -56,6 +56,8 @@ export function program(): Command {
   const inherit = (command: Command) => {
     for (const sub of command.commands) {
       sub.copyInheritedSettings(command);
+      // kubectl answers for itself; the settings of its parent would take --help away from it.
+      if (command.name() === 'lab' && sub.name() === 'kubectl') sub.helpOption(false);
       inherit(sub);
     }
   };

@@ -13,14 +13,19 @@ export class ChunkedArray {
   readonly #indexes: number[] = [];
   #staged: Uint8Array;
 
-  /** Adopts the chunks that are there. */
+  /**
+   * Adopts the chunks that are there. They have no gaps, so the first that is missing is the end: on Linux 6.1
+   * each element read from a map of maps waits for an RCU grace period, too, and all of them would take a minute.
+   */
   constructor(outer: BpfMap, valueSize: number) {
     this.#outer = outer;
     this.#valueSize = valueSize;
     this.#staged = new Uint8Array(valueSize * 64);
-    for (const [key, value] of outer.entries()) {
-      const id = viewOf(value).getUint32(0, true);
-      if (id !== 0) this.#chunks.set(viewOf(key).getUint32(0, true), mapById(id, outer.name));
+    for (let chunk = 0; chunk < outer.maxEntries; chunk++) {
+      const value = outer.get(u32Bytes(chunk));
+      const id = value ? viewOf(value).getUint32(0, true) : 0;
+      if (id === 0) break;
+      this.#chunks.set(chunk, mapById(id, outer.name));
     }
   }
 
@@ -42,7 +47,7 @@ export class ChunkedArray {
 
   /**
    * Makes room for elements 0 to `count` - 1 in one go. Each change of a map of maps waits until all programs have
-   * seen it, some milliseconds; a batch waits once.
+   * seen it, some milliseconds; a batch waits once (Linux 6.1: once an element).
    */
   reserve(count: number): void {
     const missing: number[] = [];
@@ -99,7 +104,7 @@ export class ChunkedArray {
   }
 
   #chunk(number: number): BpfMap {
-    if (!this.#chunks.has(number)) this.#add([number]);
+    if (!this.#chunks.has(number)) this.reserve((number + 1) * CHUNK);
     return this.#chunks.get(number)!;
   }
 

@@ -23,9 +23,10 @@ export interface LabStep {
   run: () => Promise<void>;
 }
 
-/** How this program is started again for the lab's processes. */
+/** How this program is started again for the lab's processes, with the flags of the launcher. */
 export function selfCommand(): string[] {
-  return [process.execPath, '--disable-warning=ExperimentalWarning', distPath('portolan.js')];
+  const flags = ['--disable-warning=ExperimentalWarning', '--max-semi-space-size=4'];
+  return [process.execPath, ...flags, distPath('portolan.js')];
 }
 
 const START_SECONDS = 30;

@@ -50,6 +50,7 @@ export function run(command: string, args: readonly string[], options: RunOption
 export const portolanCommand: readonly string[] = [
   process.execPath,
   '--disable-warning=ExperimentalWarning',
+  '--max-semi-space-size=4',
   distPath('portolan.js'),
 ];
 

@@ -84,7 +84,8 @@ export class EbpfEngine implements ServiceEngine {
 
   /**
    * Starts the engine: adopts maps, programs and links that an earlier process pinned, or makes them. What the
-   * maps hold stays until the first full delta. Throws SERVICE_ENGINE_OPEN, SERVICE_LAYOUT_FOREIGN.
+   * maps hold stays until the first full delta. Throws KERNEL_FEATURE_MISSING, SERVICE_ENGINE_OPEN,
+   * SERVICE_LAYOUT_FOREIGN.
    */
   static open(options: EbpfEngineOptions): EbpfEngine {
     const objects = openObjects(options.bpffsDir, options.sizes ?? {});

@@ -73,7 +73,10 @@ export interface EngineObjects {
   close(): void;
 }
 
-/** Loads programs on the maps that are there. Nothing is attached yet. Throws SERVICE_ENGINE_OPEN, SERVICE_LAYOUT_FOREIGN. */
+/**
+ * Loads programs on the maps that are there. Nothing is attached yet. Throws KERNEL_FEATURE_MISSING,
+ * SERVICE_ENGINE_OPEN, SERVICE_LAYOUT_FOREIGN.
+ */
 export function openObjects(bpffsDir: string, sizes: EngineSizes): EngineObjects {
   const folder = join(bpffsDir, `lb-${LAYOUT_VERSION}`);
   const step = <T>(name: string, work: () => T): T => {
@@ -87,7 +90,7 @@ export function openObjects(bpffsDir: string, sizes: EngineSizes): EngineObjects
       throw serviceError('SERVICE_ENGINE_OPEN', { engine: 'ebpf', step: name }, cause);
     }
   };
-  step('asking the kernel what it can', () => requireNeeds(ENGINE_NEEDS));
+  requireNeeds(ENGINE_NEEDS);
   step(`creating "${folder}"`, () => mkdirSync(folder, { recursive: true, mode: 0o700 }));
 
   const maps: Record<string, BpfMap> = {};

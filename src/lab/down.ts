@@ -5,6 +5,7 @@ import { isNetError } from '../errors/index.ts';
 import { cgroupRoot, killCgroup, listCgroups, removeCgroup } from '../kernel/cgroup/index.ts';
 import { detachMountsBelow } from '../kernel/mount/index.ts';
 import { listNetns } from '../kernel/netns/index.ts';
+import { findProcesses } from '../kernel/process/identity.ts';
 import { endProcesses, type LabProcess } from './processes.ts';
 import { assertOwnName, labExists, loadLab, running } from './state.ts';
 import { deleteAll, labNetns } from './underlay.ts';
@@ -28,6 +29,9 @@ export async function down(name: string): Promise<DownReport> {
   const processes = known ? processesOf(name) : [];
   // Agents first: they would restart pods and put back what is being removed.
   await endProcesses([...processes].reverse());
+  // One that was started and not yet noted when its "lab up" was killed.
+  const unnoted = findProcesses((words) => isOfLab(name, words));
+  await endProcesses(unnoted);
   const cgroup = join(cgroupRoot(), name);
   for (const node of listCgroups(cgroup).filter((child) => NODE.test(child))) {
     killCgroup(join(cgroup, node));
@@ -46,7 +50,18 @@ export async function down(name: string): Promise<DownReport> {
     detachMountsBelow(folder);
     rmSync(folder, { recursive: true, force: true });
   }
-  return { processes: processes.length, namespaces: namespaces.length };
+  return { processes: processes.length + unnoted.length, namespaces: namespaces.length };
+}
+
+/** Whether a command line is that of a lab's own process: this program, a long-running command, a path of this lab. */
+export function isOfLab(name: string, words: readonly string[]): boolean {
+  const program = words.findIndex((word) => word.endsWith('/portolan.js'));
+  const command = words[program + 1];
+  return (
+    program >= 0 &&
+    (command === 'agent' || command === 'apiserver' || command === 'controller') &&
+    words.some((word) => word.startsWith(`/run/${name}/`))
+  );
 }
 
 /** Those that still run; none when the state cannot be read, and then only names lead to what is left. */

@@ -80,7 +80,7 @@ export async function waitFor(
 }
 
 /** Ends processes: asks first, and insists after `graceMs`. Only exactly these processes, never a reused pid. */
-export async function endProcesses(processes: readonly LabProcess[], graceMs = 5000): Promise<void> {
+export async function endProcesses(processes: readonly ProcessIdentity[], graceMs = 5000): Promise<void> {
   for (const process of processes) signal(process, 'SIGTERM');
   const end = Date.now() + graceMs;
   while (processes.some(isAlive) && Date.now() < end) await sleep(20);

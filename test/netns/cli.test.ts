@@ -66,7 +66,7 @@ test('wrong usage ends with 2 and says what is wrong', async () => {
 test('bad values are told with a code and a remedy: exit 2 for an option, 1 for what is not there', async () => {
   const missing = '/nonexistent/config';
   for (const [args, want] of [
-    [['lab', 'up', '--name', 'Bad_Name'], /error\[LAB_BAD_OPTION\].*--name Bad_Name: want up to 31/],
+    [['lab', 'up', '--name', 'Bad_Name'], /error\[LAB_BAD_OPTION\].*--name Bad_Name.*want up to 31/],
     [['lab', 'up', '--nodes', '0'], /LAB_BAD_OPTION.*--nodes 0: want 1 to/],
     [['lab', 'up', '--backend', 'wireguard'], /LAB_BAD_OPTION.*want vxlan or host-gw/],
     [['lab', 'status', '--name', 'pt-none'], /error\[LAB_NOT_RUNNING\]/],
@@ -242,7 +242,7 @@ test('a foreign link called flannel.1 is named with a remedy and never deleted; 
   await startAgain(lab.name, 'node2');
   const status = await until(
     async () => {
-      const outcome = await lab.cli('exec', 'node2', '--', 'portolan', 'status');
+      const outcome = await lab.cli('exec', 'node2', '--', ...portolanCommand, 'status');
       return /flannel\.1/.test(outcome.stdout.split('problem')[1] ?? '') && outcome;
     },
     { what: 'the problem in "portolan status"' },
@@ -255,7 +255,7 @@ test('a foreign link called flannel.1 is named with a remedy and never deleted; 
   ]);
   assert.equal(link!.linkinfo.info_kind, 'bridge', 'still there');
   await lab.mustExec('node2', ['ip', 'link', 'del', 'flannel.1']);
-  await until(async () => (await lab.cli('exec', 'node2', '--', 'portolan', 'status')).status === 0, {
+  await until(async () => (await lab.cli('exec', 'node2', '--', ...portolanCommand, 'status')).status === 0, {
     what: 'no problem',
   });
 });

@@ -87,7 +87,14 @@ async function picture(node: string): Promise<string> {
     'preferred_life_time',
   ]);
   return parts
-    .map((part) => JSON.stringify(part, (key, value) => (unstable.has(key) ? undefined : value)))
+    .map((part) =>
+      JSON.stringify(part, (key, value) => {
+        if (unstable.has(key)) return undefined;
+        return key === 'elem' && Array.isArray(value)
+          ? value.map((one) => JSON.stringify(one)).sort()
+          : value;
+      }),
+    )
     .map((text) =>
       text.startsWith('[{')
         ? JSON.stringify((JSON.parse(text) as object[]).map((row) => JSON.stringify(row)).sort())
@@ -101,9 +108,14 @@ async function heals(what: string, command: string[], gone: RegExp, back: RegExp
   const times: number[] = [];
   for (let round = 0; round < ROUNDS; round++) {
     times.push(await healing(command, gone, back));
-    await until(async () => (await picture('node1')) === want, {
+    let now = '';
+    const same = async () => {
+      now = await picture('node1');
+      return now === want;
+    };
+    await until(same, {
       seconds: 5,
-      what: `the picture after ${what}`,
+      what: () => `the picture after ${what}: ${now}\nwanted ${want}`,
     });
   }
   times.sort((a, b) => a - b);

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { after, before } from 'node:test';
-import { type Lab, podOf, portolan, serviceOf, startLab, until } from '../lib/lab.ts';
+import { type Lab, podOf, portolan, portolanCommand, serviceOf, startLab, until } from '../lib/lab.ts';
 
 const root = join(import.meta.dirname, '../..');
 const WEB = ['busybox', 'httpd', '-f', '-p', '8080', '-h', '/usr/share'];
@@ -143,7 +143,7 @@ test('status, overlay plan, overlay list, pod list, service list, maps and diff 
     ['service', 'list'],
     ['service', 'maps'],
   ]) {
-    const { status: code, stdout } = await lab.cli('exec', 'node2', '--', 'portolan', ...words);
+    const { status: code, stdout } = await lab.cli('exec', 'node2', '--', ...portolanCommand, ...words);
     assert.equal(code, 0, words.join(' '));
     assert.ok(stdout.trim(), words.join(' '));
   }

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 
 /** A process told apart from a later one with the same pid. */
 export interface ProcessIdentity {
@@ -46,4 +46,22 @@ export function residentBytes(pid: number): number | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** Processes by their command line, words as in proc_pid_cmdline(5); this one is left out. */
+export function findProcesses(fits: (words: readonly string[]) => boolean): ProcessIdentity[] {
+  const found: ProcessIdentity[] = [];
+  for (const entry of readdirSync('/proc')) {
+    const pid = Number(entry);
+    if (!Number.isInteger(pid) || pid === process.pid) continue;
+    try {
+      if (!fits(readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0'))) continue;
+    } catch {
+      // It ended in between.
+      continue;
+    }
+    const identity = identify(pid);
+    if (identity) found.push(identity);
+  }
+  return found;
 }

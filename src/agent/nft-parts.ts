@@ -8,7 +8,8 @@ export class NftParts {
   #monitor: { close(): void } | undefined;
 
   constructor(name: string, parts: readonly NftPart[]) {
-    const ours = (table: string | undefined) => parts.some((part) => part.table === table);
+    const ours = (table: string, name = '') =>
+      parts.some((part) => part.table === table && (name === '' || name.startsWith(part.prefix)));
     this.#reconciler = new Reconciler({
       name,
       run: async () => {
@@ -16,8 +17,8 @@ export class NftParts {
       },
     });
     this.#monitor = monitorNft({
-      onEvent: ({ table, set }) => {
-        if (ours(table) && set === undefined) this.#reconciler.trigger();
+      onEvent: ({ table, name }) => {
+        if (ours(table, name)) this.#reconciler.trigger();
       },
       onResync: () => this.#reconciler.trigger(),
     });

@@ -103,10 +103,11 @@ export class OverlayReconciler {
       }),
       monitorNft({
         netns,
-        onEvent: ({ table, subject, set }) => {
+        onEvent: ({ table, subject, name }) => {
+          // Other parts of Portolan share the table and change it often.
+          if (table === NFT_TABLE && name !== undefined && !name.startsWith('overlay_')) return;
           if (subject === 'chain' || subject === 'table') this.#checkForward = true;
-          const ours = table === NFT_TABLE && (set === undefined || set.startsWith('overlay_'));
-          if (ours || subject === 'chain') this.#rules.trigger();
+          if (table === NFT_TABLE || subject === 'chain') this.#rules.trigger();
         },
         onResync: () => this.#rules.trigger(),
       }),

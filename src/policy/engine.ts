@@ -285,8 +285,10 @@ export class NftPolicyEngine {
     }
   }
 
-  #note({ table, family, name }: NftEvent): void {
+  #note({ table, family, name, subject, deleted }: NftEvent): void {
     if (table !== TABLE || (name !== undefined && !name.startsWith(PREFIX))) return;
+    // Other parts of Portolan make the table, too.
+    if (subject === 'table' && !deleted) return;
     if (family === 'ip') this.#touched.add(4);
     else if (family === 'ip6') this.#touched.add(6);
   }

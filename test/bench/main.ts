@@ -23,7 +23,7 @@ const { values: flags, positionals } = parseArgs({
 });
 
 /** An area that takes longer than this hangs. */
-const LIMIT_MS = 240_000;
+const LIMIT_MS = 300_000;
 
 interface Outcome {
   readonly area: string;
@@ -39,7 +39,10 @@ function runApart(area: string): Promise<Outcome> {
   if (flags.quick) words.push('--quick');
   const child = spawn('unshare', ['--net', '--', process.execPath, ...words], {
     stdio: ['ignore', 'pipe', 'pipe'],
+    // A group of its own: what an area started ends with it, whatever becomes of the area.
+    detached: true,
   });
+  const kill = () => process.kill(-child.pid!, 'SIGKILL');
   const texts = { out: '', err: '' };
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
     texts.out += text;
@@ -48,10 +51,16 @@ function runApart(area: string): Promise<Outcome> {
     texts.err += text;
     process.stderr.write(text);
   });
-  const limit = setTimeout(() => child.kill('SIGKILL'), LIMIT_MS);
+  const limit = setTimeout(kill, LIMIT_MS);
+  const interrupted = () => {
+    kill();
+    process.exit(130);
+  };
+  process.once('SIGINT', interrupted).once('SIGTERM', interrupted);
   return new Promise((resolve) => {
     child.on('close', (code, signal) => {
       clearTimeout(limit);
+      process.off('SIGINT', interrupted).off('SIGTERM', interrupted);
       const seconds = (performance.now() - began) / 1000;
       if (code === 0) resolve({ area, seconds, figures: JSON.parse(texts.out.trim().split('\n').at(-1)!) });
       else resolve({ area, seconds, figures: [], error: texts.err.trim() || `ended by ${signal ?? code}` });

@@ -293,6 +293,24 @@ test('a foreign link with the name of the device is an error with a remedy, and 
   assert.ok(pings(node.pod.netns, net.nodes[1]!.pod.ip4));
 });
 
+test('leases that may not be all remove nothing; the first complete ones do', async () => {
+  const node = net.nodes[0]!;
+  await overlays[0]!.stop();
+  overlays.shift();
+  const overlay = startAgent(node);
+  overlays.unshift(overlays.pop()!);
+  const partial = [...leases.values()].filter(({ node: name }) => name !== 'node-3');
+  overlay.setLeases(partial, { complete: false });
+  await overlay.settled();
+  assert.match(picture(node), /10\.244\.3\./);
+  overlay.setLeases(partial);
+  await overlay.settled();
+  assert.doesNotMatch(picture(node), /10\.244\.3\./);
+  overlay.setLeases([...leases.values()]);
+  await overlay.settled();
+  assert.ok(pings(node.pod.netns, net.nodes[2]!.pod.ip4));
+});
+
 test('a peer that vanishes leaves nothing behind', async () => {
   const gone = leases.get('node-3')!;
   overlays[0]!.setLeases([...leases.values()].filter((lease) => lease !== gone));

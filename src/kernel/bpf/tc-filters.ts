@@ -47,14 +47,21 @@ export class TcFilters {
     return new TcFilters(Rtnl.open({ netns }));
   }
 
+  /** Links that may have filters: those with a clsact qdisc. */
+  interfaces(): ReadonlySet<number> {
+    return new Set(
+      this.#rtnl
+        .qdiscs()
+        .filter(isClsact)
+        .map(({ ifindex }) => ifindex),
+    );
+  }
+
   /** All filters of ours, by link. */
   list(): AttachedFilter[] {
-    return this.#rtnl
-      .qdiscs()
-      .filter(isClsact)
-      .flatMap(({ ifindex }) =>
-        (['ingress', 'egress'] as const).flatMap((direction) => this.at(ifindex, direction) ?? []),
-      );
+    return [...this.interfaces()].flatMap((ifindex) =>
+      (['ingress', 'egress'] as const).flatMap((direction) => this.at(ifindex, direction) ?? []),
+    );
   }
 
   /** Our filter at one direction of a link. */

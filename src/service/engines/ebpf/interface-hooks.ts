@@ -44,8 +44,8 @@ export interface InterfaceHooks {
   attach(place: Place, program: BpfProgram): void;
   /** Detached or absent is success. */
   detach(place: Place): void;
-  /** Forgets interfaces that have gone. */
-  dropGone(): void;
+  /** Forgets interfaces that have gone; returns those of ours that are there, perhaps among others. */
+  dropGone(): ReadonlySet<number>;
   close(): void;
 }
 
@@ -98,12 +98,15 @@ class TcxHooks implements InterfaceHooks {
   }
 
   /** The kernel has detached their programs, but a pin keeps what is pinned. */
-  dropGone(): void {
+  dropGone(): ReadonlySet<number> {
+    const present = new Set<number>();
     for (const place of this.#pinned()) {
       const path = this.#path(place);
       using link = adoptLink(path);
-      if (link && link.info().ifindex !== place.ifindex) unpin(path);
+      if (link?.info().ifindex === place.ifindex) present.add(place.ifindex);
+      else unpin(path);
     }
+    return present;
   }
 
   close(): void {}
@@ -154,7 +157,9 @@ class ClsactHooks implements InterfaceHooks {
   }
 
   /** Filters go with their links. */
-  dropGone(): void {}
+  dropGone(): ReadonlySet<number> {
+    return this.#filters.interfaces();
+  }
 
   close(): void {
     this.#filters.close();

@@ -14,7 +14,13 @@ import {
   unpin,
 } from '../../../kernel/bpf/index.ts';
 import { ERRNO } from '../../../kernel/syscall/index.ts';
-import { type InterfaceHooks, type InterfaceKind, openInterfaceHooks, PROGRAMS } from './interface-hooks.ts';
+import {
+  type InterfaceHooks,
+  type InterfaceKind,
+  openInterfaceHooks,
+  type Place,
+  PROGRAMS,
+} from './interface-hooks.ts';
 
 /** Programs of sockets, by the hook in the pin's name. */
 export const SOCKET_HOOKS = [
@@ -57,24 +63,19 @@ export class Links {
     const cgroup = statSync(cgroupPath, { bigint: true }).ino;
     for (const hook of SOCKET_HOOKS) this.#attachSocketHook(hook, cgroup);
     for (const place of this.#hooks.list()) {
-      this.#hooks.attach(place, this.#program(PROGRAMS[place.kind][place.direction]));
-      this.#attached[place.kind].add(place.ifindex);
+      try {
+        this.#put(place);
+        this.#attached[place.kind].add(place.ifindex);
+      } catch (error) {
+        // Its interface has gone since it was listed.
+        if (!isNetError(error, 'SERVICE_LINK_MISSING')) throw error;
+      }
     }
   }
 
   /** Attaches both directions of an interface. Throws SERVICE_LINK_MISSING. */
   attach(kind: InterfaceKind, ifindex: number): void {
-    for (const direction of ['to', 'from'] as const) {
-      const program = this.#program(PROGRAMS[kind][direction]);
-      try {
-        this.#hooks.attach({ kind, ifindex, direction }, program);
-      } catch (error) {
-        const errno = isNetError(error, 'BPF_ATTACH_FAILED') ? kernelCause(error)?.errno : undefined;
-        if (errno === ERRNO.ENODEV || errno === ERRNO.EINVAL)
-          throw serviceError('SERVICE_LINK_MISSING', { ifindex }, error);
-        throw error;
-      }
-    }
+    for (const direction of ['to', 'from'] as const) this.#put({ kind, ifindex, direction });
     this.#attached[kind].add(ifindex);
   }
 
@@ -85,12 +86,9 @@ export class Links {
 
   /** Forgets interfaces that have gone. */
   dropGone(): void {
-    this.#hooks.dropGone();
-    const there = { pod: new Set<number>(), node: new Set<number>() };
-    for (const { kind, ifindex } of this.#hooks.list()) there[kind].add(ifindex);
-    for (const kind of ['pod', 'node'] as const)
-      for (const ifindex of this.#attached[kind])
-        if (!there[kind].has(ifindex)) this.#attached[kind].delete(ifindex);
+    const present = this.#hooks.dropGone();
+    for (const attached of Object.values(this.#attached))
+      for (const ifindex of attached) if (!present.has(ifindex)) attached.delete(ifindex);
   }
 
   /** Detaches everything. */
@@ -123,6 +121,18 @@ export class Links {
           program: this.#program(PROGRAMS[kind][direction]),
           attachedTo: `${kind} interfaces ${this.list(kind).join(', ') || 'none'} (${this.#hooks.via})`,
         };
+  }
+
+  /** Attaches one side of an interface. Throws SERVICE_LINK_MISSING. */
+  #put(place: Place): void {
+    try {
+      this.#hooks.attach(place, this.#program(PROGRAMS[place.kind][place.direction]));
+    } catch (error) {
+      const errno = isNetError(error, 'BPF_ATTACH_FAILED') ? kernelCause(error)?.errno : undefined;
+      if (errno === ERRNO.ENODEV || errno === ERRNO.EINVAL)
+        throw serviceError('SERVICE_LINK_MISSING', { ifindex: place.ifindex }, error);
+      throw error;
+    }
   }
 
   /** A pinned link of this cgroup gets the program; one of another cgroup is replaced by a new one. */

@@ -15,7 +15,7 @@ import {
 } from '../../src/policy/index.ts';
 import { type Place, type PolicyNet, type ProbePacket, policyNet } from '../lib/policy-net.ts';
 
-/** How many states; PORTOLAN_POLICY_STATES raises it. */
+/** How many states, fewer when time runs out; PORTOLAN_POLICY_STATES raises it and lifts the limit of time. */
 const STATES = Number(process.env['PORTOLAN_POLICY_STATES'] ?? 200);
 const PODS = 5;
 const PORTS = [80, 81, 8080];
@@ -110,7 +110,7 @@ const state = fc.record({
   teams: fc.record({ x: fc.constantFrom('one', 'two'), y: fc.constantFrom('one', 'two') }),
 });
 
-test(`${STATES} random states of pods and policies: evaluate() and the kernel agree on every probe`, async () => {
+test('random states of pods and policies: evaluate() and the kernel agree on every probe', async (t) => {
   const places: Place[] = net.nodes.flatMap((node) => node.pods.map((each) => each));
   const world = new PolicyCompiler({ nodeName: NODE });
   const [node1, node2] = net.nodes as [PolicyNet['nodes'][number], PolicyNet['nodes'][number]];
@@ -214,5 +214,7 @@ test(`${STATES} random states of pods and policies: evaluate() and the kernel ag
       markInterruptAsFailure: false,
     },
   );
+  t.diagnostic(`${generation} states, ${probesSent} probes, ${denied} of them denied`);
+  assert.ok(generation >= Math.min(STATES, 50), `only ${generation} states in the time given`);
   assert.ok(probesSent > 1000 && denied > 100, `${probesSent} probes, ${denied} denied`);
 });

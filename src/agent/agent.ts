@@ -23,10 +23,12 @@ import { Rtnl } from '../kernel/rtnl/index.ts';
 import { leaseAnnotations, type OverlayConfig } from '../overlay/index.ts';
 import { PodLinks } from '../podlink/index.ts';
 import type { PodManager, ProcessRunner } from '../pods/index.ts';
+import { Durations } from '../reconcile/index.ts';
 import type { EbpfEngine, ServiceController } from '../service/index.ts';
 import type { Announcer } from './l2/announcer.ts';
 import { LastSeenFile } from './last-seen.ts';
 import { lockStateDir } from './lock.ts';
+import { agentMetrics, listenMetrics } from './metrics.ts';
 import type { NftParts } from './nft-parts.ts';
 import { nodeAddresses } from './node-addresses.ts';
 import { NodeNetwork, type Overlay } from './node-network.ts';
@@ -61,6 +63,8 @@ export interface AgentParts {
   readonly runner: ProcessRunner | undefined;
   readonly serviceRules: NftParts;
   readonly announcer: Announcer;
+  /** Calls of the CNI plugin by verb and code. */
+  readonly cniCalls: Durations;
   readonly health: () => NetworkHealth;
   /** Parts that did not start, with the reason. */
   readonly failures: ReadonlyMap<string, Error>;
@@ -184,10 +188,14 @@ async function openParts(
   network.start();
 
   const socketPath = join(stateDir, 'cni.sock');
+  const cniCalls = new Durations();
   const cni = new CniServer({
     socketPath,
     answer: (call) => answerCall(call, networking),
-    onCall: (call) => log.debug(call, 'cni'),
+    onCall: (call) => {
+      cniCalls.observe(call.durationMs / 1000, { verb: call.command, code: call.status });
+      log.debug(call, 'cni');
+    },
   });
   undo.defer(() => cni.close());
   await cni.listen();
@@ -217,11 +225,16 @@ async function openParts(
     runner: pods?.runner,
     serviceRules: services.rules,
     announcer: services.announcer,
+    cniCalls,
     health,
     failures,
   };
   const socket = await serveSocket(join(stateDir, 'agent.sock'), agentRoutes(parts));
   undo.defer(() => socket.close());
+  if (options.metricsListen) {
+    const metrics = await listenMetrics(options.metricsListen, () => agentMetrics(parts));
+    undo.defer(() => metrics.close());
+  }
 
   for (const reflector of [nodes, sources.services, sources.slices, sources.ranges]) reflector.start();
   policy.startSources();

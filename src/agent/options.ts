@@ -1,4 +1,4 @@
-import { type Cidr, type IpAddress, parseCidr, parseIp } from '../addr/index.ts';
+import { type Cidr, type IpAddress, parseCidr, parseIp, tryParseIp } from '../addr/index.ts';
 import { agentError } from '../errors/index.ts';
 import type { BackendType } from '../overlay/index.ts';
 
@@ -19,6 +19,8 @@ export interface AgentOptions {
   nodeIps: readonly IpAddress[];
   /** The link to other nodes; that of the default route when undefined. */
   interface: string | undefined;
+  /** Where figures for Prometheus are served to everybody who reaches it; not at all when undefined. */
+  metricsListen?: { host: string; port: number } | undefined;
   /** `process` runs the Pods of this node; `none` leaves that to a kubelet. */
   pods: 'process' | 'none';
   /** Where the CNI plugin and its configuration are installed; not at all when undefined. */
@@ -43,6 +45,7 @@ export interface AgentFlags {
   clusterCidr: string[];
   nodeIp: string[];
   interface?: string;
+  metricsListen?: string;
   pods: string;
   cniBinDir?: string;
   cniConfDir?: string;
@@ -107,6 +110,7 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
     clusterCidrs,
     nodeIps,
     interface: flags.interface,
+    metricsListen: listenAddress(flags.metricsListen),
     pods: flags.pods,
     cni:
       flags.cniBinDir && flags.cniConfDir
@@ -124,6 +128,15 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
     } catch (cause) {
       throw refuse(option, value, want, cause);
     }
+  }
+  function listenAddress(text: string | undefined): { host: string; port: number } | undefined {
+    if (text === undefined) return undefined;
+    const match = /^(?:\[(?<six>[^\]]+)\]|(?<four>[^:]+)):(?<port>\d{1,5})$/.exec(text)?.groups;
+    const host = tryParseIp(match?.['six'] ?? match?.['four'] ?? '');
+    const port = Number(match?.['port']);
+    if (!host || port > 65_535)
+      throw refuse('metrics-listen', text, 'ADDRESS:PORT, such as 127.0.0.1:9090 or [::1]:9090');
+    return { host: String(host), port };
   }
   function labelOf(text: string): [string, string] {
     const at = text.indexOf('=');

@@ -1,11 +1,13 @@
 /** The questions that the agent's socket answers. */
 import { agentError } from '../errors/index.ts';
 import { desiredOverlay, openOverlayKernel, planOverlay, planText } from '../overlay/index.ts';
+import { METRICS_TYPE } from '../reconcile/index.ts';
 import { explanationText, type PacketQuery, portText, type ServiceExplanation } from '../service/index.ts';
 import type { AgentParts } from './agent.ts';
+import { agentMetrics } from './metrics.ts';
 import { peerLeases } from './peers.ts';
 import { policyRoutes } from './policy.ts';
-import type { Routes } from './socket.ts';
+import { type Routes, TextAnswer } from './socket.ts';
 import { agentStatus } from './status.ts';
 
 /** One Service as `portolan service list` shows it. */
@@ -61,6 +63,7 @@ export function agentRoutes(parts: AgentParts): Routes {
     'GET /services/packet': (query) => parts.engine.explainPacket(packetOf(query)),
     ...policyRoutes(parts),
     'GET /services/announced': () => parts.announcer.list(),
+    'GET /metrics': async () => new TextAnswer(await agentMetrics(parts), METRICS_TYPE),
     'GET /services/maps': () => parts.engine.dump(),
     'GET /services/diff': () => parts.engine.diff(parts.controller.plans.values()),
   };

@@ -10,6 +10,17 @@ import { agentError, isNetError } from '../errors/index.ts';
 /** Answers one question; its result becomes JSON. Throws NetErrors, which reach the caller whole. */
 export type Answer = (query: URLSearchParams, body: unknown) => unknown | Promise<unknown>;
 
+/** An answer that is no JSON. */
+export class TextAnswer {
+  readonly text: string;
+  readonly type: string;
+
+  constructor(text: string, type: string) {
+    this.text = text;
+    this.type = type;
+  }
+}
+
 /** Routes by "METHOD /path". */
 export type Routes = Readonly<Record<string, Answer>>;
 
@@ -22,6 +33,10 @@ export async function serveSocket(path: string, routes: Routes): Promise<{ close
   const server = createServer(async (incoming, outgoing) => {
     const [path = '', query = ''] = (incoming.url ?? '').split('?', 2);
     const send = (status: number, value: unknown) => {
+      if (value instanceof TextAnswer) {
+        outgoing.writeHead(status, { 'content-type': value.type }).end(value.text);
+        return;
+      }
       outgoing.writeHead(status, { 'content-type': 'application/json' });
       outgoing.end(
         JSON.stringify(value, (_key, item) => (typeof item === 'bigint' ? item.toString() : item)),

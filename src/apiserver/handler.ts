@@ -4,6 +4,7 @@
  */
 import { apiError } from '../errors/api.ts';
 import type { KubeObject } from '../model/kubernetes.ts';
+import { METRICS_TYPE } from '../reconcile/index.ts';
 import { isAllowed, isPathAllowed, refusalText } from './auth/authorize.ts';
 import { nodeNameOf, nodeRefusal } from './auth/node.ts';
 import type { Attributes, User } from './auth/types.ts';
@@ -11,8 +12,9 @@ import { discoveryResponse, reviews, rootPaths, VERSION } from './discovery.ts';
 import { parseObjectBody } from './http/body.ts';
 import { type ApiRequest, flag, parseResourcePath, type ResourcePath } from './http/request.ts';
 import { type ApiResponse, jsonResponse, textResponse } from './http/response.ts';
+import { ApiMetrics } from './metrics.ts';
 import { openapiResponse } from './openapi-response.ts';
-import { NODES } from './pki/credentials.ts';
+import { MASTERS, NODES } from './pki/credentials.ts';
 import { objectOf } from './registry/objects.ts';
 import type { Registry } from './registry/registry.ts';
 import { findResource, keyOf, type Resource } from './resources.ts';
@@ -32,7 +34,7 @@ import {
   updateResponse,
   type WriteContext,
 } from './rest/write.ts';
-import { badRequest } from './status.ts';
+import { badRequest, failureStatus } from './status.ts';
 import type { IncludeObject } from './table/table.ts';
 
 export interface HandlerOptions {
@@ -70,6 +72,7 @@ function verbOf(request: ApiRequest, path: ResourcePath): string {
 
 export function createHandler(options: HandlerOptions): Handler {
   const { registry } = options;
+  const metrics = new ApiMetrics();
 
   async function resourceRequest(request: ApiRequest, path: ResourcePath): Promise<ApiResponse> {
     const verb = verbOf(request, path);
@@ -241,9 +244,39 @@ export function createHandler(options: HandlerOptions): Handler {
     return found;
   }
 
+  /** For admins alone: how much happens on which kind tells about users. */
+  async function metricsRequest({ user, path, method }: ApiRequest): Promise<ApiResponse> {
+    if (!user.groups.includes(MASTERS)) throw unauthorizedPath(user, path, method);
+    if (method !== 'GET' && method !== 'HEAD') throw apiError('API_METHOD_NOT_ALLOWED', { method });
+    const state = { revision: registry.store.revision, version: VERSION.gitVersion };
+    return textResponse(200, await metrics.text(state), METRICS_TYPE);
+  }
+
+  /** Counts the request by what it asked for, under the names of the API only: paths are anybody's to invent. */
+  async function counted(request: ApiRequest, path: ResourcePath): Promise<ApiResponse> {
+    const began = performance.now();
+    let code = 500;
+    let verb = 'other';
+    let known = 'other';
+    try {
+      const groupVersion = path.group === '' ? path.version : `${path.group}/${path.version}`;
+      known = findResource(groupVersion, path.resource)?.schema.plural ?? known;
+      verb = verbOf(request, path);
+      const answer = await resourceRequest(request, path);
+      code = answer.status;
+      return verb === 'watch' ? metrics.watch(known, answer) : answer;
+    } catch (error) {
+      code = failureStatus(error).code;
+      throw error;
+    } finally {
+      metrics.request(verb, known, code, (performance.now() - began) / 1000);
+    }
+  }
+
   return async (request) => {
     const path = parseResourcePath(request.path);
-    return path ? resourceRequest(request, path) : pathRequest(request);
+    if (path) return counted(request, path);
+    return /^\/metrics\/*$/.test(request.path) ? metricsRequest(request) : pathRequest(request);
   };
 }
 

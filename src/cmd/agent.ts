@@ -44,6 +44,7 @@ export function registerAgent(program: Command): void {
       .option('--cni-conf-dir <path>', 'install its configuration here, e.g. /etc/cni/net.d')
       .option('--subnet-env <path>', "write flannel's subnet.env here, e.g. /run/flannel/subnet.env")
       .option('--no-cut-established', 'leave established connections alone that a new network policy forbids')
+      .option('--metrics-listen <address>', 'serve figures for Prometheus here, e.g. 127.0.0.1:9090')
       .option('--label <key=value>', 'label of the Node, repeatable', list),
   )
     .addHelpText(

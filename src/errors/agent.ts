@@ -29,6 +29,10 @@ export const agentCatalogue = {
       `Cannot use --${c.option} ${c.value}: want ${c.want}`,
     () => `See "portolan agent --help"`,
   ),
+  AGENT_LISTEN_FAILED: entry(
+    (c: { what: string; address: string }) => `Cannot serve ${c.what} at ${c.address}`,
+    (c) => `The reason is in brackets; choose another address by --${c.what}-listen, or leave it out`,
+  ),
   AGENT_FOREIGN_FOLDER: entry(
     (c: { option: string; path: string; why: string }) =>
       `Cannot remove --${c.option} "${c.path}": it is no agent's, ${c.why}`,

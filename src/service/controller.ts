@@ -9,6 +9,7 @@
  * endpoints for a moment.
  */
 import { isNetError } from '../errors/index.ts';
+import { Durations } from '../reconcile/index.ts';
 import type { ApplyReport, ServiceEngine } from './engine.ts';
 import type { ServiceExplanation } from './explain.ts';
 import { ServicePlanner } from './planner.ts';
@@ -56,6 +57,8 @@ export interface Timing {
 }
 
 export class ServiceController {
+  /** How long changes took, in buckets. */
+  readonly durations = new Durations();
   readonly #options: ServiceControllerOptions;
   readonly #planner: ServicePlanner;
   readonly #now: () => number;
@@ -206,6 +209,7 @@ export class ServiceController {
     if (this.#firstEventMs === undefined) return;
     const lastMs = this.#now() - this.#firstEventMs;
     this.#firstEventMs = undefined;
+    this.durations.observe(lastMs / 1000);
     const { count, totalMs, maxMs } = this.#timing;
     this.#timing = { count: count + 1, totalMs: totalMs + lastMs, lastMs, maxMs: Math.max(maxMs, lastMs) };
   }

@@ -190,6 +190,41 @@ test('a Service that keeps client addresses is announced by a node with a pod of
   assert.ok(await curl(POOL.v4));
 });
 
+test('figures for Prometheus: the agent at its socket, the API server for admins only', async () => {
+  const socket = `/run/${lab.name}/node2/agent.sock`;
+  const { stdout } = await run('curl', ['-sf', '--unix-socket', socket, 'http://agent/metrics']);
+  for (const wanted of [
+    /^portolan_build_info\{version="[^"]+",node="node2"\} 1$/m,
+    /^portolan_api_connected 1$/m,
+    /^portolan_overlay_peers 4$/m,
+    /^portolan_service_programming_seconds_count [1-9]/m,
+    /^portolan_service_store_limit\{store="[^"]+"\} [1-9]/m,
+    /^portolan_service_verdicts_total\{reason="forward-[^"]+"\} [1-9]/m,
+    /^portolan_load_balancer_addresses\{state="(leader|candidate)"\} [12]$/m,
+    /^process_resident_memory_bytes [1-9]/m,
+  ])
+    assert.match(stdout, wanted);
+  const api = await lab.kubectl(['get', '--raw', '/metrics']);
+  assert.match(
+    api,
+    /^portolan_apiserver_request_seconds_count\{verb="create",resource="services",code="201"\} [1-9]/m,
+  );
+  assert.match(api, /^portolan_apiserver_watches\{resource="nodes"\} [1-9]/m);
+  assert.match(api, /^portolan_apiserver_store_revision [1-9]/m);
+  const node = `/run/${lab.name}/node2/node.kubeconfig`;
+  const server = `https://127.0.0.1:${lab.port}`;
+  const refused = await lab.tryKubectl([
+    '--kubeconfig',
+    node,
+    '--server',
+    server,
+    'get',
+    '--raw',
+    '/metrics',
+  ]);
+  assert.match(refused.stderr, /[Ff]orbidden/);
+});
+
 test('a Service that is gone answers no more, and its Lease is gone, too', async () => {
   await lab.kubectl(['delete', 'service', 'web']);
   for (const address of [POOL.v4, POOL.v6])

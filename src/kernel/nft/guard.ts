@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { NetlinkSocket } from '../netlink/index.ts';
 import { nftGeneration, openNfnetlink } from './monitor.ts';
 import { listNftJson, type NftObject, type NftPlace, runNft } from './transaction.ts';
@@ -12,10 +13,15 @@ export interface NftPart {
   readonly script: string;
 }
 
+/** Owners of parts of one table that write at the same moment give way to each other, this often and for this long. */
+const MOST_TRIES = 8;
+const PAUSE_MS = 20;
+
 /**
  * Keeps parts of tables as their scripts make them. What a table has to look like is not computed but read back
  * right after the transaction, with the ruleset's generation as proof that nobody came in between. Later listings
- * are compared with that: whoever adds, moves or deletes a rule of the part is found out.
+ * are compared with that: whoever adds, moves or deletes a rule of the part is found out. Without that proof nothing
+ * is known, and the next call writes again; the notification of the last write asks for it.
  */
 export class NftGuard {
   readonly #place: NftPlace;
@@ -53,9 +59,14 @@ export class NftGuard {
       const looks = await this.#looks(part);
       const after = nftGeneration(this.#socket);
       const alone = before === undefined || after === ((before + 1) & 0xffff_ffff);
-      if (!alone && tries < 3) continue;
-      this.#known.set(key, { script: part.script, looks, generation: alone ? after : undefined });
-      return true;
+      if (alone) {
+        this.#known.set(key, { script: part.script, looks, generation: after });
+        return true;
+      }
+      // Somebody came in between, perhaps to delete what was just made: such a picture must not become the measure.
+      this.#known.delete(key);
+      if (tries >= MOST_TRIES) return true;
+      await sleep(Math.random() * PAUSE_MS);
     }
   }
 

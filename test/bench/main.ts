@@ -88,7 +88,8 @@ else if (flags.here) {
     console.error('The benchmarks make network namespaces: run them as root.');
     process.exit(1);
   }
-  const conditions = () => `${cpus().length} CPUs, kernel ${release().split('-')[0]}, load ${loadavg()[0]!.toFixed(1)}`;
+  const conditions = () =>
+    `${cpus().length} CPUs, kernel ${release().split('-')[0]}, load ${loadavg()[0]!.toFixed(1)}`;
   const outcomes: Outcome[] = [];
   for (const name of chosen) {
     const { about } = known.get(name)!;

@@ -216,7 +216,7 @@ describe('kinds of Services', () => {
     const config = { clientIP: { timeoutSeconds: 1 } };
     put({ sessionAffinity: 'ClientIP', sessionAffinityConfig: config }, [one, two]);
     const servers = new Set<string>();
-    for (let round = 0; round < 8; round++) {
+    for (let round = 0; round < 20; round++) {
       const seen = await node.attempt('tcp', fromPod(), '10.96.0.10', 80, { times: 3 });
       assert.equal(new Set(seen.map((s) => s.server)).size, 1);
       servers.add(seen[0]!.server!);

@@ -29,6 +29,8 @@ import { DEFAULT_NAME, type NamedFlags, type UpFlags } from './lab.ts';
 import { bytes, coloured, print, styled, table } from './output.ts';
 
 const DEMO_SECONDS = 60;
+/** How long after the demo's pods are Ready every node may need to know all of their addresses. */
+const SETTLE_MS = 10_000;
 
 export async function status(flags: NamedFlags & { probe: boolean }): Promise<void> {
   needRoot('lab status');
@@ -41,7 +43,7 @@ export async function status(flags: NamedFlags & { probe: boolean }): Promise<vo
     rssBytes: residentBytes(pid) ?? 0,
     log,
   }));
-  const view = await withClient(plan, (client) => lookAt(plan, client, flags.probe));
+  const view = await withClient(plan, (client) => lookAt(plan, client, flags.probe ? 0 : undefined));
   print({
     json: flags.json,
     value: { name: flags.name, ...view, processes },
@@ -157,7 +159,7 @@ export async function up(flags: UpFlags): Promise<void> {
   steps.push({
     title: 'Connections between everything',
     run: async () => {
-      Object.assign(view, await withClient(plan, (client) => lookAt(plan, client, true)));
+      Object.assign(view, await withClient(plan, (client) => lookAt(plan, client, SETTLE_MS)));
     },
   });
   const { Listr } = await import('listr2');
@@ -197,7 +199,14 @@ export async function up(flags: UpFlags): Promise<void> {
       return `\n${pictureText(plan, view)}\n\nNext: ./portolan lab kubectl${own} get pods -o wide   |   ./portolan lab exec${own} node1 -- portolan status   |   ./portolan lab down${own}`;
     },
   });
-  if (failed.length > 0) process.exitCode = 1;
+  if (failed.length === 0) return;
+  const some = failed
+    .slice(0, 5)
+    .map(({ from, to, family, failure }) => `${from} to ${to} by IPv${family}: ${failure}`);
+  console.error(
+    `${failed.length} of ${view.probes.length} connections fail after ${SETTLE_MS / 1000} s (${some.join('; ')}). "portolan lab exec NODE -- portolan status" tells what a node lacks.`,
+  );
+  process.exitCode = 1;
 }
 
 /** Applies the example by a real kubectl, as a user would, and waits until its pods are Ready. */
@@ -249,8 +258,12 @@ async function hasEndpoints(client: ApiClient, want: number): Promise<boolean> {
   );
 }
 
-async function lookAt(plan: LabPlan, client: ApiClient, probe: boolean): Promise<View> {
-  return { probes: probe ? await probeLab(plan, client) : [], nodes: await picturedNodes(client) };
+/** `patienceMs`: how long connections that fail are tried again; undefined tries none. */
+async function lookAt(plan: LabPlan, client: ApiClient, patienceMs: number | undefined): Promise<View> {
+  return {
+    probes: patienceMs === undefined ? [] : await probeLab(plan, client, patienceMs),
+    nodes: await picturedNodes(client),
+  };
 }
 
 /** How packets cross between nodes. */

@@ -1,5 +1,6 @@
 /** Real connections between everything in a lab, timed by the probe program inside each source's namespace. */
 import { execFile } from 'node:child_process';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { distPath } from '../kernel/paths.ts';
 import type { ProbeCell } from './picture.ts';
@@ -37,6 +38,30 @@ export async function probeAll(
   );
   return rows.flat();
 }
+
+/**
+ * Probes again what did not answer, until it does or `patienceMs` have gone by. A pod is Ready in the API some
+ * milliseconds before every node has its EndpointSlice, so a lab that has just begun may refuse for a moment.
+ */
+export async function probeUntilAnswered(
+  sources: readonly ProbeSource[],
+  targets: readonly ProbeTarget[],
+  patienceMs: number,
+): Promise<ProbeCell[]> {
+  const deadline = performance.now() + patienceMs;
+  const cells = new Map((await probeAll(sources, targets)).map((cell) => [nameOf(cell), cell]));
+  while (true) {
+    const failed = new Set([...cells].filter(([, { micros }]) => micros === undefined).map(([name]) => name));
+    if (failed.size === 0 || performance.now() >= deadline) return [...cells.values()];
+    await sleep(AGAIN_MS);
+    const skip = (source: ProbeSource, { name, family }: ProbeTarget) =>
+      !failed.has(nameOf({ from: source.name, to: name, family }));
+    for (const cell of await probeAll(sources, targets, { skip })) cells.set(nameOf(cell), cell);
+  }
+}
+
+const AGAIN_MS = 200;
+const nameOf = ({ from, to, family }: Pick<ProbeCell, 'from' | 'to' | 'family'>) => `${from} ${to} ${family}`;
 
 async function probeFrom(
   source: ProbeSource,

@@ -6,7 +6,7 @@ import { cgroupRoot, ensureCgroup } from '../kernel/cgroup/index.ts';
 import type { Pod } from '../model/kubernetes.ts';
 import type { PicturedNode, ProbeCell } from './picture.ts';
 import type { LabPlan } from './plan.ts';
-import { type ProbeSource, type ProbeTarget, probeAll } from './probe.ts';
+import { type ProbeSource, type ProbeTarget, probeUntilAnswered } from './probe.ts';
 
 /** Nodes and pods as the API knows them. */
 export async function picturedNodes(client: ApiClient): Promise<PicturedNode[]> {
@@ -43,8 +43,11 @@ function stateOf(pod: Pod): string {
 const MOST_PODS_PROBED = 6;
 const MOST_SERVICES_PROBED = 3;
 
-/** Connects from nodes and pods to pods and ClusterIPs, all families; few of each so that it stays readable. */
-export async function probeLab(plan: LabPlan, client: ApiClient): Promise<ProbeCell[]> {
+/**
+ * Connects from nodes and pods to pods and ClusterIPs, all families; few of each so that it stays readable. What
+ * does not answer is tried again for `patienceMs`.
+ */
+export async function probeLab(plan: LabPlan, client: ApiClient, patienceMs: number): Promise<ProbeCell[]> {
   const [pods, services] = await Promise.all([
     client.listAll(resources.pods),
     client.listAll(resources.services),
@@ -92,7 +95,7 @@ export async function probeLab(plan: LabPlan, client: ApiClient): Promise<ProbeC
       for (const { port, protocol } of (service.spec.ports ?? []).slice(0, 1))
         if ((protocol ?? 'TCP') === 'TCP')
           targets.push({ name: `svc/${service.metadata.name}`, address, port, family: familyOf(address) });
-  return probeAll(sources, targets);
+  return probeUntilAnswered(sources, targets, patienceMs);
 }
 
 const familyOf = (address: string): 4 | 6 => (address.includes(':') ? 6 : 4);

@@ -1,4 +1,5 @@
 /** The kinds that Portolan speaks about with an API server: where each is found and how it is called. */
+import type { ClusterNetworkPolicy } from '../model/cluster-network-policy.ts';
 import type {
   ConfigMap,
   EndpointSlice,
@@ -48,6 +49,13 @@ export const resources = {
   events: resource<Event>('', 'v1', 'Event', 'events'),
   endpointSlices: resource<EndpointSlice>('discovery.k8s.io', 'v1', 'EndpointSlice', 'endpointslices'),
   leases: resource<Lease>('coordination.k8s.io', 'v1', 'Lease', 'leases'),
+  clusterNetworkPolicies: resource<ClusterNetworkPolicy>(
+    'policy.networking.k8s.io',
+    'v1alpha2',
+    'ClusterNetworkPolicy',
+    'clusternetworkpolicies',
+    false,
+  ),
   networkPolicies: resource<NetworkPolicy>('networking.k8s.io', 'v1', 'NetworkPolicy', 'networkpolicies'),
   serviceCidrs: resource<ServiceCIDR>('networking.k8s.io', 'v1', 'ServiceCIDR', 'servicecidrs', false),
 } as const;

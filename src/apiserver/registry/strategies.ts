@@ -56,6 +56,7 @@ export const plainStrategies: readonly (readonly [string, Strategy])[] = [
   ['Namespace', namespaceStrategy],
   ['EndpointSlice', counted],
   ['NetworkPolicy', counted],
+  ['ClusterNetworkPolicy', counted],
   ['Lease', createOnUpdate],
   ['Event', createOnUpdate],
 ];

@@ -1,4 +1,5 @@
 /** The kinds that the API server serves, with the names under which clients address them. */
+import { clusterNetworkPolicy } from './types/cluster-network-policy.ts';
 import { configMap, coreEvent, endpoints, event, namespace, node } from './types/core.ts';
 import type { StructType } from './types/field.ts';
 import {
@@ -30,6 +31,8 @@ export interface KindSchema {
    * objects as core/v1 Event. The view comes after what it views.
    */
   readonly viewOf?: { readonly group: string; readonly version: string; readonly kind: string };
+  /** Elsewhere a custom resource: it has no protobuf form. */
+  readonly custom?: true;
   /** Set for kinds that clients may look for but never find here (`absent-kinds.ts`): what to use instead. */
   readonly absent?: string;
 }
@@ -81,6 +84,18 @@ export const kinds: readonly KindSchema[] = [
     namespaced: false,
     hasStatus: true,
   }),
+  kind(
+    'policy.networking.k8s.io/v1alpha2',
+    'ClusterNetworkPolicy',
+    'clusternetworkpolicies',
+    clusterNetworkPolicy,
+    {
+      custom: true,
+      shortNames: ['cnp'],
+      namespaced: false,
+      hasStatus: true,
+    },
+  ),
   // Versions beside the stored one, each for a kubectl that describes the kind through it: 1.20 and 1.32.
   kind('discovery.k8s.io/v1beta1', 'EndpointSlice', 'endpointslices', endpointSliceBeta, {
     viewOf: { group: 'discovery.k8s.io', version: 'v1', kind: 'EndpointSlice' },

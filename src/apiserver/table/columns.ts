@@ -1,4 +1,5 @@
 /** The columns of each kind, as the printers of Kubernetes define them: pkg/printers/internalversion/printers.go. */
+import type { ClusterNetworkPolicy } from '../../model/cluster-network-policy.ts';
 import type { ConfigMap, Lease, Namespace, NetworkPolicy, ServiceCIDR } from '../../model/kubernetes.ts';
 import type { KindSchema } from '../schema/index.ts';
 import { labelSelectorText } from '../selectors/labels.ts';
@@ -53,6 +54,13 @@ const tables: Readonly<Record<string, KindTable>> = {
       labelSelectorText((o as NetworkPolicy).spec?.podSelector),
       ageOf(o.metadata.creationTimestamp, now),
     ],
+  },
+  ClusterNetworkPolicy: {
+    columns: columnList('Name', 'Tier', 'Priority', 'Age'),
+    cells: (o, now) => {
+      const { tier, priority } = (o as ClusterNetworkPolicy).spec;
+      return [o.metadata.name, tier, String(priority), ageOf(o.metadata.creationTimestamp, now)];
+    },
   },
   ServiceCIDR: {
     columns: columnList('Name', 'CIDRs', 'Age'),

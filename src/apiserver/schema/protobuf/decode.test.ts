@@ -207,7 +207,7 @@ test('every field of every table has a number', () => {
       visit(resolve(field.type));
     }
   };
-  for (const { type } of kinds) visit(type);
+  for (const { type, custom } of kinds) if (!custom) visit(type);
   assert.deepEqual(missing, []);
 });
 

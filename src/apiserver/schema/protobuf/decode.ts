@@ -55,8 +55,10 @@ export function protobufToJson(bytes: Uint8Array): Members {
     if (field.number === 2) raw = bytesOf(field);
   }
   // DeleteOptions come in the version of the object's group.
+  const schema = findKind(apiVersion, kind);
+  if (schema?.custom) throw malformed(`${apiVersion} ${kind} has no protobuf form; send JSON or YAML`);
   const type =
-    findKind(apiVersion, kind)?.type ??
+    schema?.type ??
     requestTypes[`${apiVersion}/${kind}`] ??
     (kind === 'DeleteOptions' ? deleteOptions : undefined);
   if (!type) throw malformed(`no kind "${kind}" is registered for version "${apiVersion}"`);

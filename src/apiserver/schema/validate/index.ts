@@ -2,6 +2,7 @@
 import type { KubeObject } from '../../../model/kubernetes.ts';
 import type { FieldError } from '../decode.ts';
 import type { KindSchema } from '../kinds.ts';
+import { validateClusterNetworkPolicy } from './cluster-network-policy.ts';
 import {
   validateConfigMap,
   validateConfigMapUpdate,
@@ -60,6 +61,7 @@ const rules: Readonly<Record<string, KindRules>> = {
     validate: validateServiceCIDR,
     validateUpdate: validateServiceCIDRUpdate,
   },
+  'policy.networking.k8s.io/ClusterNetworkPolicy': { validate: validateClusterNetworkPolicy },
 };
 
 function metaRules(schema: KindSchema): MetaRules {

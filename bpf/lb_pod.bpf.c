@@ -93,10 +93,13 @@ int lb_from_pod(struct __sk_buff *skb)
 
 	switch (lb_parse(skb, &p)) {
 	case LB_PARSED:
-		verdict = is_icmp(&p) ? icmp_to_backend(skb, &p) : from_pod(skb, &p);
+		verdict = lb_is_icmp(&p) ? icmp_to_backend(skb, &p) : from_pod(skb, &p);
 		break;
 	case LB_PARSED_NO_PORTS:
 		verdict = no_frontend(&p);
+		break;
+	case LB_PARSED_CUT:
+		verdict = cut_short(&p);
 		break;
 	default:
 		break;

@@ -48,7 +48,7 @@ static __always_inline int lb_answer_reset(struct __sk_buff *skb, const struct l
 		__be16 flags;
 	} __attribute__((packed)) old, new;
 	__u32 sum_at = lb_checksum_at(p);
-	__u32 header;
+	__u32 header, data;
 	long failed = 0;
 
 	if (bpf_skb_load_bytes(skb, p->l4, &old, sizeof(old)))
@@ -61,8 +61,9 @@ static __always_inline int lb_answer_reset(struct __sk_buff *skb, const struct l
 		new.flags = (old.flags & bpf_htons(0xf000)) | bpf_htons(LB_TCP_RST);
 	} else {
 		header = (bpf_ntohs(old.flags) >> 12) * 4;
+		data = p->payload > header ? p->payload - header : 0;
 		new.sequence = 0;
-		new.acknowledged = bpf_htonl(bpf_ntohl(old.sequence) + p->payload - header +
+		new.acknowledged = bpf_htonl(bpf_ntohl(old.sequence) + data +
 					     !!(p->tcp_flags & LB_TCP_SYN) + !!(p->tcp_flags & LB_TCP_FIN));
 		new.flags = (old.flags & bpf_htons(0xf000)) | bpf_htons(LB_TCP_RST | LB_TCP_ACK);
 	}
@@ -108,7 +109,7 @@ static __always_inline int lb_answer_icmp4(struct __sk_buff *skb, const struct l
 						   bpf_csum_diff(NULL, 0, (__be32 *)&head.icmp, 8, 0)));
 	if (bpf_skb_change_tail(skb, ETH_HLEN + sizeof(embedded), 0) ||
 	    bpf_skb_adjust_room(skb, sizeof(head), BPF_ADJ_ROOM_MAC, 0) ||
-	    bpf_skb_store_bytes(skb, ETH_HLEN, &head, sizeof(head), 0))
+	    bpf_skb_store_bytes(skb, ETH_HLEN, &head, sizeof(head), BPF_F_RECOMPUTE_CSUM))
 		return -1;
 	return lb_swap_macs(skb);
 }
@@ -149,7 +150,7 @@ static __always_inline int lb_answer_icmp6(struct __sk_buff *skb, const struct l
 	head.icmp.checksum = lb_fold(bpf_csum_diff(NULL, 0, (__be32 *)embedded, sizeof(embedded), sum));
 	if (bpf_skb_change_tail(skb, ETH_HLEN + sizeof(embedded), 0) ||
 	    bpf_skb_adjust_room(skb, sizeof(head), BPF_ADJ_ROOM_MAC, 0) ||
-	    bpf_skb_store_bytes(skb, ETH_HLEN, &head, sizeof(head), 0))
+	    bpf_skb_store_bytes(skb, ETH_HLEN, &head, sizeof(head), BPF_F_RECOMPUTE_CSUM))
 		return -1;
 	return lb_swap_macs(skb);
 }

@@ -96,6 +96,12 @@ static __always_inline int refuse(struct __sk_buff *skb, const struct lb_packet 
 	return turn_back(skb);
 }
 
+/* A packet that ends within its headers: no Service's, and nothing that may leave the node for a Service range. */
+static __always_inline int cut_short(const struct lb_packet *p)
+{
+	return lb_in_service_range(p->target) ? dropped(LB_DROP_MALFORMED) : NEXT;
+}
+
 /* A packet to an address of a Service range that no frontend answers. */
 static __always_inline int no_frontend(const struct lb_packet *p)
 {
@@ -208,7 +214,7 @@ static __always_inline bool is_icmp_error(const struct lb_packet *p)
 {
 	__u8 type = bpf_ntohs(p->source_port) >> 8;
 
-	if (p->protocol == IPPROTO_ICMPV6)
+	if (!p->ip4)
 		return type < 128;
 	return type == 3 || type == 4 || type == 5 || type == 11 || type == 12;
 }
@@ -228,7 +234,9 @@ static __always_inline int parse_embedded(struct __sk_buff *skb, const struct lb
 	if (p->ip4) {
 		struct iphdr ip;
 
-		if (bpf_skb_load_bytes(skb, e->at, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
+		/* A later fragment has no ports to go by. */
+		if (bpf_skb_load_bytes(skb, e->at, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5 ||
+		    (ip.frag_off & bpf_htons(0x1fff)))
 			return -1;
 		lb_map_ip4(e->packet.source, ip.saddr);
 		lb_map_ip4(e->packet.target, ip.daddr);
@@ -301,7 +309,7 @@ static __always_inline int rewrite_outer(struct __sk_buff *skb, const struct lb_
 		lb_copy_address(from, old);
 		lb_copy_address(to, address);
 		failed |= bpf_l4_csum_replace(skb, p->l4 + 2, 0, bpf_csum_diff(from, 16, to, 16, 0), BPF_F_PSEUDO_HDR);
-		failed |= bpf_skb_store_bytes(skb, ETH_HLEN + (source ? 8 : 24), to, 16, 0);
+		failed |= bpf_skb_store_bytes(skb, ETH_HLEN + (source ? 8 : 24), to, 16, BPF_F_RECOMPUTE_CSUM);
 	}
 	return failed ? -1 : 0;
 }
@@ -351,11 +359,6 @@ static __always_inline int icmp_to_client(struct __sk_buff *skb, const struct lb
 	return NEXT;
 }
 
-static __always_inline bool is_icmp(const struct lb_packet *p)
-{
-	return p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6;
-}
-
 /* The answer of a backend becomes the answer of the VIP. */
 static __always_inline int to_client(struct __sk_buff *skb, __u32 link)
 {
@@ -366,7 +369,7 @@ static __always_inline int to_client(struct __sk_buff *skb, __u32 link)
 
 	if (!lb_has_flows(link) || lb_parse(skb, &p) != LB_PARSED)
 		return NEXT;
-	if (is_icmp(&p))
+	if (lb_is_icmp(&p))
 		return icmp_to_client(skb, &p);
 	lb_endpoint_of(&client, p.target, p.target_port, p.protocol);
 	flows = bpf_map_lookup_elem(&lb_flows, &client);

@@ -151,7 +151,7 @@ enum lb_reason {
 	LB_DROP_NO_BACKEND, /* the table names a backend that is gone; passes within microseconds */
 	LB_DROP_FRAGMENT, /* a later fragment whose first one was not seen */
 	LB_DROP_ICMP, /* an ICMP error to a frontend that belongs to no flow */
-	LB_DROP_MALFORMED,
+	LB_DROP_MALFORMED, /* to a Service range, and it ends within its headers */
 	LB_DROP_REWRITE, /* the kernel refused to change the packet */
 	LB_DROP_SOURCE_RANGE,
 	LB_REASONS, /* number of reasons */

@@ -436,10 +436,10 @@ describe('packet programs', () => {
       lb_recvmsg6: [180, 350],
       lb_getpeername4: [140, 300],
       lb_getpeername6: [180, 350],
-      lb_from_pod: [3900, 240_000],
-      lb_to_pod: [1250, 16_000],
-      lb_from_outside: [3200, 160_000],
-      lb_to_outside: [1250, 16_000],
+      lb_from_pod: [4300, 260_000],
+      lb_to_pod: [1400, 8_000],
+      lb_from_outside: [3500, 100_000],
+      lb_to_outside: [1400, 8_000],
     };
     for (const [name, program] of engine.programs) {
       const { translatedBytes, verifiedInstructions } = program.info();

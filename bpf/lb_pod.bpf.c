@@ -29,6 +29,7 @@ const volatile struct lb_layout {
 	struct lb_affinity affinity;
 	struct lb_range range;
 	struct lb_config config;
+	struct lb_count count;
 } lb_layout = {};
 
 static __always_inline void hairpin_address(const struct lb_packet *p, __be32 *address)

@@ -88,6 +88,7 @@ static __always_inline enum answer choose(struct bpf_sock_addr *ctx, const struc
 		return no_frontend(to);
 	table = lb_table_of(frontend, false);
 	if (!table.size) {
+		lb_count_refused(frontend->service);
 		lb_count(table.drop ? LB_DROP_NO_LOCAL : LB_REJECT_NO_ENDPOINT);
 		return table.drop ? DROP : REFUSE;
 	}

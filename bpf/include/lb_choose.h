@@ -5,7 +5,7 @@
 
 #include <stdbool.h>
 #include <bpf/bpf_endian.h>
-#include "lb_maps.h"
+#include "lb_count.h"
 
 #define LB_NS_PER_S 1000000000ULL
 
@@ -152,6 +152,7 @@ static __always_inline __u32 lb_choose(const struct lb_frontend *frontend, const
 	*backend = id ? lb_backend_of(id) : NULL;
 	if (!*backend || !((*backend)->flags & LB_B_USED))
 		return 0;
+	lb_count_connection(frontend->service, id);
 	return id;
 }
 

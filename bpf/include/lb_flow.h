@@ -155,6 +155,13 @@ static __always_inline void lb_flow_track(struct lb_flow *flow, const struct lb_
 		flow->flags = flags;
 	if (now != flow->seen)
 		flow->seen = now;
+	if (lb_count_packets) {
+		const struct lb_backend *backend = lb_backend_of(flow->backend_id);
+
+		/* A flow may be older than what its backend's id stands for now. */
+		if (backend && lb_is_backend(backend, flow->backend, flow->backend_port))
+			lb_count_packet(flow->backend_id, p->payload);
+	}
 }
 
 #endif

@@ -13,7 +13,7 @@
 
 #define LB_CHUNK_BITS 10
 #define LB_CHUNK (1 << LB_CHUNK_BITS)
-#define LB_CHUNKS 4096
+#define LB_CHUNKS 16384
 
 /* [0] -> { endpoint -> frontend }; the agent; in a map of one so that a larger one can be swapped in. */
 struct {

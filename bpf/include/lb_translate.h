@@ -157,10 +157,12 @@ static __always_inline struct lb_flow *open_flow(const struct lb_packet *p, cons
 		return NULL;
 	}
 	if ((frontend->flags & LB_F_RANGES) && !lb_source_allowed(frontend->service, p->source)) {
+		lb_count_refused(frontend->service);
 		*verdict = dropped(LB_DROP_SOURCE_RANGE);
 		return NULL;
 	}
 	if (!table.size) {
+		lb_count_refused(frontend->service);
 		*verdict = table.drop ? dropped(LB_DROP_NO_LOCAL) : REFUSED + LB_REJECT_NO_ENDPOINT;
 		return NULL;
 	}
@@ -204,6 +206,8 @@ static __always_inline struct lb_flow *open_flow(const struct lb_packet *p, cons
 			flow->flags = LB_FLOW_USED | LB_FLOW_MASQUERADE;
 		lb_count(LB_FORWARD_FLOW);
 	}
+	if (lb_count_packets)
+		lb_count_packet(id, p->payload);
 	if (first)
 		bpf_map_update_elem(&lb_flows, client, first, BPF_ANY);
 	lb_set_has_flows(link);

@@ -124,6 +124,14 @@ struct lb_affinity {
 	__u64 seen_ns; /* coarse monotonic clock of the last new connection */
 };
 
+/* What a Service port or a backend was used for, on one CPU. */
+struct lb_count {
+	__u64 connections; /* new ones, and first datagrams */
+	__u64 refused; /* of a Service port: refused or dropped for any reason */
+	__u64 packets; /* of a backend: both directions, only what is translated packet by packet */
+	__u64 bytes; /* from the transport header on */
+};
+
 struct lb_range {
 	__be32 address[4];
 	__be32 mask[4];

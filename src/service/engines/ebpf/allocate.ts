@@ -14,7 +14,9 @@ interface Freed {
 
 /** Hands out ranges of a space that begins at `first`. Ranges are few and small, most of one element. */
 export class RangeAllocator {
-  readonly #limit: number;
+  /** First element, and the end of the space. */
+  readonly first: number;
+  readonly limit: number;
   readonly #now: () => number;
   /** Free ranges by length. */
   readonly #free = new Map<number, number[]>();
@@ -25,8 +27,9 @@ export class RangeAllocator {
 
   /** `limit` is the end of the space. */
   constructor(options: { first?: number; limit: number; now: () => number }) {
-    this.#top = options.first ?? 0;
-    this.#limit = options.limit;
+    this.first = options.first ?? 0;
+    this.limit = options.limit;
+    this.#top = this.first;
     this.#now = options.now;
   }
 
@@ -60,12 +63,28 @@ export class RangeAllocator {
     this.#wake();
     let start = this.#pop(length) ?? this.#split(length);
     if (start === undefined) {
-      if (this.#top + length > this.#limit) return undefined;
+      if (this.#top + length > this.limit) return undefined;
       start = this.#top;
       this.#top += length;
     }
     this.#used += length;
     return start;
+  }
+
+  /** Gives the end of the space back that is not in use; returns the new `top`. */
+  trim(): number {
+    this.#wake();
+    this.#join();
+    for (const [length, list] of this.#free)
+      for (const [at, start] of list.entries()) {
+        // Ranges are joined now: only one can end there.
+        if (start + length !== this.#top) continue;
+        this.#top = start;
+        list.splice(at, 1);
+        if (list.length === 0) this.#free.delete(length);
+        return this.#top;
+      }
+    return this.#top;
   }
 
   give(start: number, length: number): void {

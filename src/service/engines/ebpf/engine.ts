@@ -9,8 +9,6 @@ import type { PlanDelta, PortPlan, ServicePlan } from '../../types.ts';
 import { dumpMaps, dumpPlans, withoutIds } from './dump.ts';
 import { explainPacket, type PacketAnswer, type PacketQuery } from './explain.ts';
 import {
-  CHUNK,
-  CHUNKS,
   CONFIG_RANGES,
   CONFIG_SIZE,
   LINE_ENTRIES,
@@ -59,6 +57,9 @@ const COUNTED = [
   'lb_fragments',
   'lb_source_ranges',
 ] as const;
+
+/** Frontends; the map's buckets grow with what is in use. */
+const FRONTENDS_LIMIT = 1 << 24;
 
 /** How many Services are staged before they are written, so that a first sync does not hold everything twice. */
 const FLUSH_EVERY = 256;
@@ -267,11 +268,16 @@ export class EbpfEngine implements ServiceEngine {
         tables: maps.lb_tables,
         backends: maps.lb_backends,
         ranges: maps.lb_source_ranges,
+        backendCounts: maps.lb_backend_counts,
+        serviceCounts: maps.lb_service_counts,
       },
       {
         nodeName,
         frontends: sizes.frontends ?? 16_384,
-        frontendsLimit: sizes.frontendsLimit ?? 1 << 20,
+        frontendsLimit: sizes.frontendsLimit ?? FRONTENDS_LIMIT,
+        backendsLimit: sizes.backendsLimit ?? 1 << 24,
+        linesLimit: sizes.linesLimit ?? 1 << 24,
+        counterBytes: sizes.counterBytes ?? 64 << 20,
         now: this.#now,
       },
     );
@@ -287,12 +293,12 @@ export class EbpfEngine implements ServiceEngine {
         more.backends += port.backends.length;
       }
     }
-    const { frontends, backends, lines } = this.#writer.usage();
+    const usage = this.#writer.usage();
     // What an earlier process left will mostly be found again.
     this.#writer.reserve({
-      frontends: Math.max(0, more.frontends - frontends),
-      lines: Math.max(0, more.lines - lines),
-      backends: Math.max(0, more.backends - backends),
+      frontends: Math.max(0, more.frontends - usage.frontends.used),
+      lines: Math.max(0, more.lines - usage.lines.used),
+      backends: Math.max(0, more.backends - usage.backends.used),
     });
   }
 
@@ -350,12 +356,8 @@ export class EbpfEngine implements ServiceEngine {
 
   #stores(): StoreStatus[] {
     const { maps } = this.#objects;
-    const usage = this.#writer.usage();
-    const inner = (chunks: Iterable<BpfMap>) => {
-      let bytes = 0;
-      for (const map of chunks) bytes += mapMemoryBytes(map);
-      return bytes;
-    };
+    const writer = this.#writer;
+    const usage = writer.usage();
     const counted = (map: BpfMap): StoreStatus => {
       let entries = 0;
       for (const _ of map.entries()) entries++;
@@ -364,21 +366,33 @@ export class EbpfEngine implements ServiceEngine {
     return [
       {
         name: 'lb_frontends',
-        entries: usage.frontends,
-        limit: this.#options.sizes?.frontendsLimit ?? 1 << 20,
-        bytes: mapMemoryBytes(maps.lb_frontends) + mapMemoryBytes(this.#writer.frontends),
+        entries: usage.frontends.used,
+        limit: usage.frontends.limit,
+        bytes: mapMemoryBytes(maps.lb_frontends) + mapMemoryBytes(writer.frontends),
       },
       {
         name: 'lb_tables',
-        entries: usage.lines,
-        limit: CHUNK * CHUNKS,
-        bytes: mapMemoryBytes(maps.lb_tables) + inner(this.#writer.tables.chunks),
+        entries: usage.lines.used,
+        limit: usage.lines.limit,
+        bytes: writer.tables.bytes,
       },
       {
         name: 'lb_backends',
-        entries: usage.backends,
-        limit: CHUNK * CHUNKS,
-        bytes: mapMemoryBytes(maps.lb_backends) + inner(this.#writer.backends.chunks),
+        entries: usage.backends.used,
+        limit: usage.backends.limit,
+        bytes: writer.backends.bytes,
+      },
+      {
+        name: 'lb_backend_counts',
+        entries: Math.min(usage.backends.used, writer.backendCounts.limit),
+        limit: writer.backendCounts.limit,
+        bytes: writer.backendCounts.array.bytes,
+      },
+      {
+        name: 'lb_service_counts',
+        entries: Math.min(usage.services.used, writer.serviceCounts.limit),
+        limit: writer.serviceCounts.limit,
+        bytes: writer.serviceCounts.array.bytes,
       },
       ...COUNTED.map((name) => counted(maps[name])),
     ];

@@ -68,6 +68,14 @@ export const affinityStruct = struct('lb_affinity', [
   ['seen_ns', u64],
 ]);
 
+/** What a Service port or a backend was used for, of one CPU. */
+export const countStruct = struct('lb_count', [
+  ['connections', u64],
+  ['refused', u64],
+  ['packets', u64],
+  ['bytes', u64],
+]);
+
 /** Key of lb_source_ranges: struct lb_source. */
 export const sourceStruct = struct('lb_source', [
   ['prefix', u32],
@@ -88,6 +96,7 @@ export const sharedStructs = [
   flowStruct,
   clientStruct,
   affinityStruct,
+  countStruct,
   sourceStruct,
 ] as const;
 
@@ -116,7 +125,7 @@ export const LINE_ENTRIES = 16;
 export const LINE_BYTES = 64;
 /** lb_maps.h: LB_CHUNK, LB_CHUNKS. */
 export const CHUNK = 1024;
-export const CHUNKS = 4096;
+export const CHUNKS = 16_384;
 
 /** enum lb_reason, in its order: what lb_counters counts. */
 export const REASONS = [

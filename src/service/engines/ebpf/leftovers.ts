@@ -57,13 +57,13 @@ export class Leftovers {
     // Kept by chunk: one buffer for 1024 lines.
     this.#lines = new Map();
     if (this.tables.size > 0)
-      for (const [line, value] of tables.entries()) {
+      for (const [line, value] of tables.wantedEntries()) {
         const chunk = Math.floor(line / CHUNK);
         const buffer = this.#lines.get(chunk) ?? new Uint8Array(CHUNK * LINE_BYTES);
         this.#lines.set(chunk, buffer);
         buffer.set(value, (line % CHUNK) * LINE_BYTES);
       }
-    for (const [id, value] of backends.entries()) {
+    for (const [id, value] of backends.wantedEntries()) {
       const flags = value[19]!;
       if ((flags & BACKEND.USED) === 0) continue;
       const service = viewOf(value).getUint32(20, true);

@@ -23,7 +23,7 @@ import { ENGINE_NEEDS } from './needs.ts';
 export interface EngineSizes {
   /** Frontends to begin with; the map grows to `frontendsLimit`. Default 16,384. */
   readonly frontends?: number;
-  /** Default 1,048,576. */
+  /** Default 16,777,216. */
   readonly frontendsLimit?: number;
   /** Client ports with translated flows at pod links, oldest given up first. Default 16,384. */
   readonly flows?: number;
@@ -35,6 +35,14 @@ export interface EngineSizes {
   readonly affinities?: number;
   /** Fragmented packets under way. Default 4,096. */
   readonly fragments?: number;
+  /** Backends; default 16,777,216. Maps grow with what is in use, so this is no matter of memory. */
+  readonly backendsLimit?: number;
+  /** Lines of 16 table entries; default 16,777,216. */
+  readonly linesLimit?: number;
+  /** Source ranges of all Services together. Default 1,048,576. */
+  readonly sourceRanges?: number;
+  /** Kernel memory for counters of backends, and as much for those of Service ports. Default 64 MiB each; 0: none. */
+  readonly counterBytes?: number;
 }
 
 /** What may be pinned under these names. The folder's name is the version of the layout. */
@@ -44,6 +52,8 @@ const SIZED: Readonly<Record<string, (sizes: EngineSizes) => number>> = {
   lb_datagrams: (s) => s.datagrams ?? 16_384,
   lb_affinities: (s) => s.affinities ?? 16_384,
   lb_fragments: (s) => s.fragments ?? 4_096,
+  // Entries are made when written.
+  lb_source_ranges: (s) => s.sourceRanges ?? 1_048_576,
 };
 const SHARED = [
   'lb_frontends',
@@ -52,6 +62,8 @@ const SHARED = [
   'lb_affinities',
   'lb_config',
   'lb_counters',
+  'lb_backend_counts',
+  'lb_service_counts',
   'lb_sockets',
   'lb_datagrams',
   'lb_flows',

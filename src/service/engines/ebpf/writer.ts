@@ -20,19 +20,18 @@ import {
   compileTable,
   type TableName,
 } from './compile.ts';
+import { Counters } from './counters.ts';
 import { type Frontend, FrontendStore, named, type Table } from './frontend-store.ts';
 import {
   backendStruct,
-  CHUNK,
-  CHUNKS,
   encodeEndpoint,
-  encodeSource,
   LINE_BYTES,
   LINE_ENTRIES,
   PROTOCOL_NUMBER,
   writeAddress,
 } from './layout.ts';
-import { bytesOf, type LeftBackend, Leftovers, textOf, VALUE } from './leftovers.ts';
+import { type LeftBackend, Leftovers, textOf, VALUE } from './leftovers.ts';
+import { SourceRanges } from './source-ranges.ts';
 
 /** What is programmed for one Service port. */
 interface PortState {
@@ -60,35 +59,46 @@ export interface WriterMaps {
   readonly tables: BpfMap;
   readonly backends: BpfMap;
   readonly ranges: BpfMap;
+  readonly backendCounts: BpfMap;
+  readonly serviceCounts: BpfMap;
 }
 
 export interface WriterOptions {
   readonly nodeName: string;
   readonly frontends: number;
   readonly frontendsLimit: number;
+  readonly backendsLimit: number;
+  readonly linesLimit: number;
+  /** Memory for each of the two kinds of counters. */
+  readonly counterBytes: number;
   readonly now: () => number;
 }
 
-const RANGE_VALUE = Uint8Array.of(1, 0, 0, 0);
+/** What is undone when a port cannot be programmed, and what is written when it can. */
+interface Attempt {
+  readonly undo: (() => void)[];
+  readonly write: (() => void)[];
+}
+
 const linesOf = (entries: number) => Math.ceil(entries / LINE_ENTRIES);
 
 export class Writer {
   readonly #frontends: FrontendStore;
-  readonly #ranges: BpfMap;
+  readonly #ranges: SourceRanges;
   readonly #options: WriterOptions;
   readonly #tables: ChunkedArray;
   readonly #backends: ChunkedArray;
   readonly #lines: RangeAllocator;
   readonly #ids: RangeAllocator;
   readonly #services: RangeAllocator;
+  readonly backendCounts: Counters;
+  readonly serviceCounts: Counters;
   readonly #ports = new Map<string, PortState>();
   /** Service numbers of an earlier process that a port has again. */
   readonly #adoptedServices = new Set<number>();
   #leftovers: Leftovers | undefined;
 
   // Staged, see flush().
-  readonly #addedRanges = new Set<string>();
-  readonly #goneRanges = new Set<string>();
   #goneIds: number[] = [];
   #goneTables: Omit<Table, 'name'>[] = [];
   #gone: GoneBackend[] = [];
@@ -96,18 +106,25 @@ export class Writer {
   constructor(maps: WriterMaps, options: WriterOptions) {
     const { now } = options;
     this.#options = options;
-    this.#ranges = maps.ranges;
+    this.#ranges = new SourceRanges(maps.ranges);
     this.#frontends = new FrontendStore(maps.frontends, {
       entries: options.frontends,
       limit: options.frontendsLimit,
       now,
     });
-    this.#tables = new ChunkedArray(maps.tables, LINE_BYTES);
-    this.#backends = new ChunkedArray(maps.backends, backendStruct.size);
-    this.#lines = new RangeAllocator({ limit: CHUNK * CHUNKS, now });
-    this.#ids = new RangeAllocator({ first: 1, limit: CHUNK * CHUNKS, now });
+    this.#tables = new ChunkedArray(maps.tables, { valueSize: LINE_BYTES });
+    this.#backends = new ChunkedArray(maps.backends, { valueSize: backendStruct.size });
+    this.backendCounts = new Counters(maps.backendCounts, options.counterBytes);
+    this.serviceCounts = new Counters(maps.serviceCounts, options.counterBytes);
+    this.#lines = new RangeAllocator({ limit: Math.min(options.linesLimit, this.#tables.limit), now });
+    // Number 0 is nobody: a limit of 10 backends are the numbers 1 to 10.
+    this.#ids = new RangeAllocator({
+      first: 1,
+      limit: Math.min(options.backendsLimit + 1, this.#backends.limit),
+      now,
+    });
     this.#services = new RangeAllocator({ first: 1, limit: 2 ** 31, now });
-    this.#adopt();
+    this.#adopt(maps.ranges);
   }
 
   get frontends(): BpfMap {
@@ -122,20 +139,33 @@ export class Writer {
     return this.#backends;
   }
 
-  /** Counts for `status`. */
-  usage(): { frontends: number; lines: number; backends: number } {
-    return { frontends: this.#frontends.count, lines: this.#lines.used, backends: this.#ids.used };
+  /** Counts and limits for `status`. */
+  usage(): Record<'frontends' | 'lines' | 'backends' | 'services', { used: number; limit: number }> {
+    return {
+      frontends: { used: this.#frontends.count, limit: this.#options.frontendsLimit },
+      lines: { used: this.#lines.used, limit: this.#lines.limit },
+      backends: { used: this.#ids.used, limit: this.#ids.limit - 1 },
+      services: { used: this.#services.used, limit: this.#services.limit },
+    };
   }
 
-  /** Number of a frontend and of its Service port, for counters and explanations. */
-  port(key: string): { service: number; ids: readonly number[] } | undefined {
+  /** What is programmed for a Service port: its number, the ids of its plan's backends, its tables and frontends. */
+  port(key: string): Omit<PortState, 'plan'> | undefined {
     return this.#ports.get(key);
+  }
+
+  /** The Service port that has this number. Looks at all of them. */
+  portOfService(service: number): string | undefined {
+    for (const [key, port] of this.#ports) if (port.service === service) return key;
+    return undefined;
   }
 
   /** Makes room for this many things more, so that a first sync does not grow maps step by step. */
   reserve(more: { frontends: number; lines: number; backends: number }): void {
-    this.#backends.reserve(Math.min(CHUNK * CHUNKS, this.#ids.top + more.backends));
-    this.#tables.reserve(Math.min(CHUNK * CHUNKS, this.#lines.top + more.lines));
+    const backends = Math.min(this.#ids.limit, this.#ids.top + more.backends);
+    this.#backends.reserve(backends);
+    this.backendCounts.reserve(backends);
+    this.#tables.reserve(Math.min(this.#lines.limit, this.#lines.top + more.lines));
     this.#frontends.reserve(more.frontends);
   }
 
@@ -148,19 +178,22 @@ export class Writer {
       this.drop(plan.key);
       return;
     }
-    const taken: (() => void)[] = [];
+    const attempt: Attempt = { undo: [], write: [] };
     try {
-      const service = before?.service ?? this.#serviceNumber(plan, compiled, taken);
+      const service = before?.service ?? this.#serviceNumber(plan, compiled, attempt);
       const pool = before ? undefined : this.#leftovers?.backends.get(service);
-      const ids = this.#putBackends(plan, before, service, pool, taken);
-      const tables = this.#putTables(plan, compiled, before, ids, taken);
-      const frontends = this.#frontends.put(plan, compiled, before?.frontends, service, tables, taken);
+      const ids = this.#putBackends(plan, before, service, pool, attempt);
+      const tables = this.#putTables(plan, compiled, before, ids, attempt);
+      this.#ranges.makeRoom(plan, service, before?.ranges ?? []);
+      // The last that may fail: what follows only stages.
+      const frontends = this.#frontends.put(plan, compiled, before?.frontends, service, tables, attempt.undo);
       const wildcards = this.#frontends.putWildcards(compiled);
-      const ranges = this.#putRanges(plan, before, service);
+      const ranges = this.#ranges.put(plan, service, before?.ranges ?? []);
+      for (const write of attempt.write) write();
       this.#ports.set(plan.key, { plan, service, ids, tables, frontends, wildcards, ranges });
       if (before) this.#retire(before, ids, tables, frontends);
     } catch (error) {
-      for (const undo of taken) undo();
+      for (const undo of attempt.undo) undo();
       throw error;
     }
   }
@@ -171,7 +204,7 @@ export class Writer {
     if (!before) return;
     this.#ports.delete(key);
     this.#retire(before, [], [], []);
-    for (const key of before.ranges) this.#goneRanges.add(key);
+    this.#ranges.drop(before.ranges);
     this.#services.give(before.service, 1);
   }
 
@@ -181,7 +214,7 @@ export class Writer {
     if (!left) return;
     this.#leftovers = undefined;
     this.#frontends.dropLeftovers();
-    for (const key of left.ranges) this.#goneRanges.add(key);
+    this.#ranges.dropLeftovers();
     for (const backends of left.backends.values())
       for (const { id } of backends.values()) this.#goneIds.push(id);
     for (const [line, lines] of left.tables)
@@ -191,19 +224,19 @@ export class Writer {
   /** Writes what is staged, in the order that traffic needs. Returns how much was written, and what is gone. */
   flush(): { changes: number; gone: GoneBackend[] } {
     let changes = this.#goneIds.length;
+    this.backendCounts.flush();
+    this.serviceCounts.flush();
     this.#backends.flush();
     this.#tables.flush();
-    for (const key of this.#addedRanges) this.#ranges.set(bytesOf(key), RANGE_VALUE);
+    this.#ranges.writeAdded();
     changes += this.#frontends.flush();
-    if (this.#goneRanges.size > 0) this.#ranges.deleteMany([...this.#goneRanges].map(bytesOf));
+    this.#ranges.eraseGone();
     for (const id of this.#goneIds) this.#backends.stage(id);
     this.#backends.flush();
 
     for (const id of this.#goneIds) this.#ids.give(id, 1);
     for (const { line, ids } of this.#goneTables) this.#lines.give(line, linesOf(ids.length));
     const gone = this.#gone;
-    this.#addedRanges.clear();
-    this.#goneRanges.clear();
     this.#goneIds = [];
     this.#goneTables = [];
     this.#gone = [];
@@ -214,12 +247,15 @@ export class Writer {
     this.#tables.close();
     this.#backends.close();
     this.#frontends.close();
+    this.backendCounts.close();
+    this.serviceCounts.close();
   }
 
-  #adopt(): void {
-    const left = new Leftovers(this.#frontends.map, this.#tables, this.#backends, this.#ranges);
-    if (left.frontends.size === 0 && left.backends.size === 0) return;
+  #adopt(ranges: BpfMap): void {
+    const left = new Leftovers(this.#frontends.map, this.#tables, this.#backends, ranges);
+    if (left.frontends.size === 0 && left.backends.size === 0 && left.ranges.size === 0) return;
     this.#leftovers = left;
+    this.#ranges.adopt(left.ranges);
     const services = new Set([...left.backends.keys(), ...this.#frontends.adopt(left.frontends)]);
     this.#services.reset(
       [...services].map((number) => [number, 1] as const),
@@ -233,17 +269,19 @@ export class Writer {
   }
 
   /** The number that the kernel knows this port by already, or a new one. */
-  #serviceNumber(plan: PortPlan, compiled: readonly CompiledFrontend[], taken: (() => void)[]): number {
+  #serviceNumber(plan: PortPlan, compiled: readonly CompiledFrontend[], { undo, write }: Attempt): number {
     for (const { address, port, wildcard } of this.#leftovers ? compiled : []) {
       if (wildcard) continue;
       const key = textOf(encodeEndpoint(address, port, PROTOCOL_NUMBER[plan.protocol]!));
       const number = this.#frontends.leftover(key)?.getUint32(VALUE.service, true);
       if (number === undefined || this.#adoptedServices.has(number)) continue;
       this.#adoptedServices.add(number);
+      undo.push(() => this.#adoptedServices.delete(number));
       return number;
     }
     const number = this.#take(this.#services, 1, plan, 'service numbers');
-    taken.push(() => this.#services.give(number, 1));
+    undo.push(() => this.#services.give(number, 1));
+    write.push(() => this.serviceCounts.take(number));
     return number;
   }
 
@@ -254,7 +292,7 @@ export class Writer {
         service: plan.service,
         map,
         used: space.used,
-        limit: CHUNK * CHUNKS,
+        limit: space.limit - space.first,
         wanted: length,
       });
     return start;
@@ -265,7 +303,7 @@ export class Writer {
     before: PortState | undefined,
     service: number,
     pool: Map<string, LeftBackend> | undefined,
-    taken: (() => void)[],
+    { undo, write }: Attempt,
   ): number[] {
     const protocol = PROTOCOL_NUMBER[plan.protocol]!;
     const old = new Map<string, number>();
@@ -280,18 +318,24 @@ export class Writer {
         id = before!.ids[at]!;
         if (backendFlags(before!.plan.backends[at]!, this.#options.nodeName) === flags) return id;
       } else {
-        const adopted = pool && this.#adoptBackend(backend.endpoint.address, backend.port, protocol, pool);
+        const adopted =
+          pool && this.#adoptBackend(backend.endpoint.address, backend.port, protocol, pool, undo);
         if (adopted && adopted.flags === flags) return adopted.id;
         id = adopted?.id ?? this.#take(this.#ids, 1, plan, 'lb_backends');
-        if (!adopted) taken.push(() => this.#ids.give(id, 1));
+        if (!adopted) {
+          undo.push(() => this.#ids.give(id, 1));
+          write.push(() => this.backendCounts.take(id));
+        }
       }
-      const value = this.#backends.stage(id);
-      writeAddress(value, 0, backend.endpoint.address);
-      value[16] = backend.port >> 8;
-      value[17] = backend.port & 255;
-      value[18] = protocol;
-      value[19] = flags;
-      viewOf(value).setUint32(20, service, true);
+      write.push(() => {
+        const value = this.#backends.stage(id);
+        writeAddress(value, 0, backend.endpoint.address);
+        value[16] = backend.port >> 8;
+        value[17] = backend.port & 255;
+        value[18] = protocol;
+        value[19] = flags;
+        viewOf(value).setUint32(20, service, true);
+      });
       return id;
     });
   }
@@ -301,10 +345,13 @@ export class Writer {
     port: number,
     protocol: number,
     pool: Map<string, LeftBackend>,
+    undo: (() => void)[],
   ): LeftBackend | undefined {
     const name = textOf(encodeEndpoint(address, port, protocol).subarray(0, 19));
     const found = pool.get(name);
+    if (!found) return undefined;
     pool.delete(name);
+    undo.push(() => pool.set(name, found));
     return found;
   }
 
@@ -313,7 +360,7 @@ export class Writer {
     compiled: readonly CompiledFrontend[],
     before: PortState | undefined,
     ids: readonly number[],
-    taken: (() => void)[],
+    attempt: Attempt,
   ): Table[] {
     const tables: Table[] = [];
     for (const { inside, outside } of compiled)
@@ -327,7 +374,8 @@ export class Writer {
         tables.push(
           kept && sameNumbers(kept.ids, wanted)
             ? kept
-            : (this.#adoptTable(plan, compiled, name, wanted) ?? this.#newTable(plan, name, wanted, taken)),
+            : (this.#adoptTable(plan, compiled, name, wanted, attempt) ??
+                this.#newTable(plan, name, wanted, attempt)),
         );
       }
     return tables.slice();
@@ -339,6 +387,7 @@ export class Writer {
     compiled: readonly CompiledFrontend[],
     name: TableName,
     ids: readonly number[],
+    { undo }: Attempt,
   ): Table | undefined {
     const left = this.#leftovers;
     if (!left) return undefined;
@@ -354,34 +403,28 @@ export class Writer {
         if (!view) continue;
         const line = view.getUint32(lineAt, true);
         if (!left.tables.has(line) || !left.hasTable(line, view.getUint32(sizeAt, true), ids)) continue;
+        const lines = left.tables.get(line)!;
         left.tables.delete(line);
+        undo.push(() => left.tables.set(line, lines));
         return { name, line, ids };
       }
     }
     return undefined;
   }
 
-  #newTable(plan: PortPlan, name: TableName, ids: readonly number[], taken: (() => void)[]): Table {
+  #newTable(plan: PortPlan, name: TableName, ids: readonly number[], { undo, write }: Attempt): Table {
     const lines = linesOf(ids.length);
     const line = this.#take(this.#lines, lines, plan, 'lb_tables');
-    taken.push(() => this.#lines.give(line, lines));
-    for (let at = 0; at < lines; at++) {
-      const view = viewOf(this.#tables.stage(line + at));
-      const entries = Math.min(LINE_ENTRIES, ids.length - at * LINE_ENTRIES);
-      for (let entry = 0; entry < entries; entry++)
-        view.setUint32(entry * 4, ids[at * LINE_ENTRIES + entry]!, true);
-    }
+    undo.push(() => this.#lines.give(line, lines));
+    write.push(() => {
+      for (let at = 0; at < lines; at++) {
+        const view = viewOf(this.#tables.stage(line + at));
+        const entries = Math.min(LINE_ENTRIES, ids.length - at * LINE_ENTRIES);
+        for (let entry = 0; entry < entries; entry++)
+          view.setUint32(entry * 4, ids[at * LINE_ENTRIES + entry]!, true);
+      }
+    });
     return { name, line, ids };
-  }
-
-  #putRanges(plan: PortPlan, before: PortState | undefined, service: number): string[] {
-    const keys = plan.sourceRanges.map((range) => textOf(encodeSource(service, range)));
-    for (const key of keys) {
-      this.#goneRanges.delete(key);
-      if (!this.#leftovers?.ranges.delete(key) && !before?.ranges.includes(key)) this.#addedRanges.add(key);
-    }
-    for (const key of before?.ranges ?? []) if (!keys.includes(key)) this.#goneRanges.add(key);
-    return keys;
   }
 
   #retire(

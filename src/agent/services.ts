@@ -5,15 +5,10 @@ import type { ApiClient, EventRecorder, Log } from '../client/index.ts';
 import { ensureBpffs } from '../kernel/bpf/index.ts';
 import { ensureCgroup } from '../kernel/cgroup/index.ts';
 import { Rtnl } from '../kernel/rtnl/index.ts';
-import {
-  EbpfEngine,
-  HealthCheckServers,
-  masqueradeParts,
-  type NodeContext,
-  ServiceController,
-} from '../service/index.ts';
+import { EbpfEngine, HealthCheckServers, masqueradeParts, ServiceController } from '../service/index.ts';
 import { Announcer } from './l2/announcer.ts';
 import { NftParts } from './nft-parts.ts';
+import { nodeContext } from './node-context.ts';
 import type { AgentOptions } from './options.ts';
 import type { Sources } from './sources.ts';
 import { staleSocketHandler } from './stale-sockets.ts';
@@ -80,7 +75,7 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
   });
   undo.defer(() => announcer.close());
   sources.services.onChange((keys) => announcer.servicesChanged(keys));
-  let node = nodeContext(nodeName, undefined, made.addresses);
+  let node = nodeContext({ nodeName, zone: undefined, addresses });
   const controller: ServiceController = new ServiceController({
     ...sources,
     engine,
@@ -120,7 +115,7 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
       } catch (error) {
         log.warn({ error: (error as Error).message }, 'clients outside may not reach Services by a link');
       }
-      node = nodeContext(nodeName, zone, addresses);
+      node = nodeContext({ nodeName, zone, addresses });
       tell();
     },
     start: async () => {
@@ -136,19 +131,4 @@ function attachNodeInterfaces(engine: EbpfEngine, addresses: readonly IpAddress[
   const own = new Set(addresses.map(String));
   for (const { address, ifindex } of rtnl.addrs())
     if (own.has(String(address))) engine.attachNodeInterface(ifindex);
-}
-
-function nodeContext(
-  nodeName: string,
-  zone: string | undefined,
-  addresses: readonly IpAddress[],
-): NodeContext {
-  return {
-    nodeName,
-    zone,
-    nodePortAddresses: [...addresses.map(String), '127.0.0.1', '::1'],
-    externalIPs: false,
-    masqueradeAll: false,
-    proxyName: undefined,
-  };
 }

@@ -1,0 +1,25 @@
+/** What an engine has to bring to run through the suite. */
+import type { Netns } from '../../../src/kernel/netns/index.ts';
+import type { ServiceEngine, StaleSockets } from '../../../src/service/index.ts';
+
+/** A node that an engine is opened for. */
+export interface EngineNode {
+  readonly nodeName: string;
+  readonly netns: Netns;
+  /** A mounted bpffs of this node's own. */
+  readonly bpffsDir: string;
+  readonly cgroupPath: string;
+  readonly onStaleSockets: (stale: StaleSockets) => void;
+}
+
+/** An engine as the suite sees it. */
+export interface EngineUnderTest {
+  readonly name: string;
+  /** Opens it for a node, with everything besides that it needs there (rules that masquerade). */
+  open(node: EngineNode): Promise<ServiceEngine>;
+  /**
+   * Cases that this engine can't hold, by id, with the reason. They run too, and must fail: a statement that is no
+   * longer true is found.
+   */
+  readonly cannot: Readonly<Record<string, string>>;
+}

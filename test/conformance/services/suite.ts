@@ -1,0 +1,38 @@
+/** Runs every case over one cluster with one engine. */
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import type { Case } from './case.ts';
+import { ServiceCluster } from './cluster.ts';
+import { clusterIpCases } from './cluster-ip.ts';
+import type { EngineUnderTest } from './engine.ts';
+
+export const CASES: readonly Case[] = [...clusterIpCases];
+
+/**
+ * The conformance suite. `PORTOLAN_CASES=services-003,loopback` runs those whose ids or titles contain one of the
+ * words.
+ */
+export function serviceConformance(engine: EngineUnderTest): void {
+  const wanted = process.env['PORTOLAN_CASES']?.split(',');
+  const cases = CASES.filter(
+    ({ ids, title }) => !wanted || wanted.some((word) => ids.includes(word) || title.includes(word)),
+  );
+  describe(`Services by ${engine.name}`, () => {
+    let cluster: ServiceCluster;
+    before(async () => {
+      cluster = await ServiceCluster.create(engine);
+    });
+    after(() => cluster?.[Symbol.asyncDispose]());
+    for (const { ids, title, run } of cases) {
+      const why = ids.map((id) => engine.cannot[id]).find((reason) => reason !== undefined);
+      test(`${ids.join(' ')}: ${title}${why === undefined ? '' : ` (can't: ${why})`}`, async () => {
+        try {
+          if (why === undefined) await run(cluster);
+          else await assert.rejects(run(cluster), `this engine says it can't, but it can: ${why}`);
+        } finally {
+          await cluster.clear();
+        }
+      });
+    }
+  });
+}

@@ -39,6 +39,11 @@ export const nftCatalogue = {
     () =>
       'EEXIST: the key is there with other data; ENOENT: element or chain is missing; ENFILE or ENOSPC: the set is full; nothing of the transaction was done',
   ),
+  NFT_CHANGE_REFUSED: entry(
+    (c: { change: string }) => `Cannot change nftables: the kernel refuses "${c.change}"`,
+    () =>
+      'ENOENT: table, chain or set is missing; EEXIST: it is there and different; EBUSY: a rule still names it; nothing of the transaction was done',
+  ),
   NFT_GENERATION_CHANGED: entry(
     (c: { expected: number }) =>
       `Cannot change nftables: someone changed the rules since generation ${c.expected} was read`,

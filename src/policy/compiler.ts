@@ -304,10 +304,10 @@ export class PolicyCompiler implements PolicyWorld {
           wantSet(
             tables,
             VERDICTS[direction],
-            { map: true, type: `${ADDRESS_TYPE[family]} : verdict` },
+            { map: true, key: ADDRESS_TYPE[family] },
             `local pods by ${direction} policies`,
           );
-        wantSet(tables, ISOLATED, { map: false, type: ADDRESS_TYPE[family] }, 'local pods that are isolated');
+        wantSet(tables, ISOLATED, { map: false, key: ADDRESS_TYPE[family] }, 'local pods that are isolated');
       } else {
         for (const name of [...Object.values(VERDICTS), ISOLATED]) dropSet(tables, name);
         continue;
@@ -348,7 +348,7 @@ export class PolicyCompiler implements PolicyWorld {
         wantSet(
           this.tables[family],
           name,
-          { map: false, type: membership.setKind(family) },
+          { map: false, key: membership.setKind(family) },
           comment(membership.about),
         );
       const { namespace } = membership;

@@ -1,7 +1,7 @@
 /**
  * Joins sources, compiler and kernel:
  *
- *     reflectors, links ─► dirty keys ─► compile ─► engine (text for chains, netlink for elements) ─► cut what is forbidden
+ *     reflectors, links ─► dirty keys ─► compile ─► engine (one netlink transaction) ─► cut what is forbidden
  *          CNI ADD ──────────────────────────────────────┘ waits for it before the pod may send
  *
  * Pods and namespaces are read only once there is a policy; without any, nothing of this is in memory or in the kernel.
@@ -73,6 +73,8 @@ export class PolicyController {
   #sourcesStarted = false;
   #closed = false;
   #reapply = false;
+  /** Something was told since the last look at what is dirty. */
+  #again = false;
   #locals = false;
   #running: Promise<void> | undefined;
   #retryMs = 0;
@@ -131,7 +133,7 @@ export class PolicyController {
       if (!this.#known) {
         // What was attached before is closed or open as a former process left it.
         if (attachment.state === 'pending')
-          await this.#alone(() => this.engine.lockDown(attachment.addresses, pod));
+          await this.#alone(async () => this.engine.lockDown(attachment.addresses, pod));
         return;
       }
       if (this.compiler.policies.size === 0 && this.#dirty.policies.size === 0 && !this.#busy) {
@@ -169,7 +171,7 @@ export class PolicyController {
   async plan(): Promise<string> {
     if (!this.#known) throw policyError('POLICY_NOT_SYNCED', {});
     await this.settled();
-    const plans = await this.engine.plan(this.compiler.tables);
+    const plans = this.engine.plan(this.compiler.tables);
     return plans.map(policyPlanText).join('');
   }
 
@@ -232,9 +234,12 @@ export class PolicyController {
 
   #trigger(): void {
     this.#since ??= performance.now();
+    this.#again = true;
     if (this.#closed || this.#running || !this.#known) return;
     this.#running = this.#work().finally(() => {
       this.#running = undefined;
+      // Told after the last look and before this line.
+      if (this.#again) this.#trigger();
     });
   }
 
@@ -255,11 +260,13 @@ export class PolicyController {
   async #work(): Promise<void> {
     // Whatever else arrives in this turn belongs to the same run.
     await Promise.resolve();
-    for (;;) {
+    while (this.#again && !this.#closed) {
+      this.#again = false;
       const took = await this.#takeChanges();
-      if (!took || this.#closed) return;
+      if (this.#closed) return;
+      if (!took) continue;
       try {
-        await this.#apply();
+        this.#apply();
       } catch (thrown) {
         const error = thrown instanceof Error ? thrown : new Error(String(thrown));
         const tries = this.#state.state === 'error' ? this.#state.tries + 1 : 1;
@@ -299,8 +306,8 @@ export class PolicyController {
     return changed || reapply;
   }
 
-  async #apply(): Promise<void> {
-    const changed = await this.engine.apply(this.compiler.tables);
+  #apply(): void {
+    const changed = this.engine.apply(this.compiler.tables);
     this.#state = this.#state.state === 'done' ? this.#state : { state: 'done', sinceMs: Date.now() };
     this.#retryMs = 0;
     const active = this.compiler.activePolicies();

@@ -1,23 +1,24 @@
 /**
- * The policies' part of nftables in one network namespace. Chains go as text in one transaction, elements of sets by
- * netlink in place. Whatever anybody else changes in this part is noticed and put right; whatever a former process left
+ * The policies' part of nftables in one network namespace: chains, rules, sets and elements in one netlink transaction
+ * for both families. Whatever anybody else changes in this part is noticed and put right; whatever a former process left
  * stays in force until the first `apply`.
  */
 import { FAMILIES, type Family, type IpAddress } from '../addr/index.ts';
-import { isNetError, policyError } from '../errors/index.ts';
+import { policyError } from '../errors/index.ts';
 import {
-  type ElementChange,
+  changeText,
   listNftJson,
   monitorNft,
+  type NftChange,
   type NftElement,
   NftElements,
   type NftEvent,
-  type NftFamily,
+  NftRuleset,
   type NftSet,
-  runNft,
+  type NftSetSummary,
 } from '../kernel/nft/index.ts';
 import { comment, ISOLATED, nftFamily, PREFIX, TABLE, VERDICTS } from './names.ts';
-import { isEmptyPlan, type PolicyPlan, planPolicy } from './plan.ts';
+import { clearChanges, isEmptyPlan, type PolicyPlan, planPolicy } from './plan.ts';
 import { baseChains } from './rules.ts';
 import { type Chain, emptyTables, SetTable, type Tables, wantSet } from './tables.ts';
 
@@ -32,40 +33,44 @@ export interface PolicyEngineOptions {
 interface Applied {
   /** Undefined rules: left by a former process, or edited. */
   chains: Map<string, Chain | undefined>;
-  /** False when it has to be read back before the next change. */
-  known: boolean;
-  /** Lines that remove the whole part, when a set of another shape stands in the way: an older version's. */
-  clear: readonly string[];
+  /** Chains and sets that somebody else may have changed: they are read back before the next change. */
+  suspects: Set<string> | 'all';
+  /** Removes the whole part, when a set of another shape stands in the way: an older version's. */
+  clear: readonly NftChange[];
 }
+
+/** What one transaction of somebody touched of ours, by family; 'all' when a whole table went. */
+type Touched = Map<Family, Set<string> | 'all'>;
 
 /** Own generations that notifications may still be told of. */
 const REMEMBERED_GENERATIONS = 256;
 
 export class NftPolicyEngine {
   readonly #options: PolicyEngineOptions;
-  readonly #netlink: NftElements;
+  readonly #elements: NftElements;
+  readonly #ruleset: NftRuleset;
   readonly #monitor: { close(): void };
   readonly #applied: Record<Family, Applied> = {
-    4: { chains: new Map(), known: false, clear: [] },
-    6: { chains: new Map(), known: false, clear: [] },
+    4: { chains: new Map(), suspects: 'all', clear: [] },
+    6: { chains: new Map(), suspects: 'all', clear: [] },
   };
   readonly #sets = new Map<string, NftSet>();
   readonly #own = new Set<number>();
   /** Families touched since the last end of a transaction of anybody. */
-  #touched = new Set<Family>();
-  #ends: { generation: number; families: Set<Family> }[] = [];
-  #working = 0;
+  #touched: Touched = new Map();
+  #ends: { generation: number; touched: Touched }[] = [];
   #transactions = 0;
 
   /** Throws KERNEL_SYSCALL, KERNEL_NEEDS_ROOT. */
   constructor(options: PolicyEngineOptions = {}) {
     this.#options = options;
-    this.#netlink = NftElements.open({ netns: options.netns });
+    this.#elements = NftElements.open({ netns: options.netns });
+    this.#ruleset = NftRuleset.open({ netns: options.netns });
     this.#monitor = monitorNft({
       netns: options.netns,
       onEvent: (event) => this.#note(event),
       onGeneration: (generation) => this.#ended(generation),
-      onResync: () => this.#foreign(FAMILIES),
+      onResync: () => this.#foreign(new Map(FAMILIES.map((family) => [family, 'all']))),
     });
   }
 
@@ -75,9 +80,8 @@ export class NftPolicyEngine {
   }
 
   /** What has to be done, without doing it. Reads the kernel when that is not known. */
-  async plan(tables: Readonly<Record<Family, Tables>>): Promise<PolicyPlan[]> {
-    const unknown = FAMILIES.filter((family) => !this.#applied[family].known);
-    await Promise.all(unknown.map((family) => this.#observe(family, tables[family])));
+  plan(tables: Readonly<Record<Family, Tables>>): PolicyPlan[] {
+    for (const family of FAMILIES) this.#observe(family, tables[family]);
     return FAMILIES.map((family) => {
       const { chains, clear } = this.#applied[family];
       return planPolicy(family, chains, tables[family], clear);
@@ -85,31 +89,35 @@ export class NftPolicyEngine {
   }
 
   /**
-   * Brings the kernel up to date, both families in one transaction. Calls must not overlap. Throws
+   * Brings the kernel up to date, both families in one transaction. Returns whether there was anything to do. Throws
    * POLICY_NOT_PROGRAMMED; trying again is safe.
    */
-  async apply(tables: Readonly<Record<Family, Tables>>): Promise<boolean> {
-    let changed = false;
-    await this.#work(async () => {
+  apply(tables: Readonly<Record<Family, Tables>>): boolean {
+    return this.#work(() => {
       try {
-        changed = await this.#applyBoth(tables);
+        return this.#applyBoth(tables);
+      } catch {
+        // Somebody else may have changed what the plan was made for: once more, from what is really there.
+        for (const family of FAMILIES) this.#applied[family].suspects = 'all';
+      }
+      try {
+        return this.#applyBoth(tables);
       } catch (error) {
-        for (const family of FAMILIES) this.#applied[family].known = false;
+        for (const family of FAMILIES) this.#applied[family].suspects = 'all';
         throw policyError('POLICY_NOT_PROGRAMMED', { why: (error as Error).message }, error);
       }
     });
-    return changed;
   }
 
   /**
    * Drops everything from and to these addresses, before anything is known of policies. Whatever is in force for others
    * stays. Calls must not overlap with `apply`.
    */
-  async lockDown(addresses: readonly IpAddress[], pod: string): Promise<void> {
-    await this.#work(async () => {
+  lockDown(addresses: readonly IpAddress[], pod: string): void {
+    this.#work(() => {
       for (const family of FAMILIES) {
         const own = addresses.filter((address) => address.family === family);
-        if (own.length > 0) await this.#lockDown(family, own, pod);
+        if (own.length > 0) this.#lockDown(family, own, pod);
       }
     });
   }
@@ -129,16 +137,13 @@ export class NftPolicyEngine {
 
   close(): void {
     this.#monitor.close();
-    this.#netlink.close();
+    this.#elements.close();
+    this.#ruleset.close();
   }
 
-  async #applyBoth(tables: Readonly<Record<Family, Tables>>): Promise<boolean> {
-    const plans = await this.plan(tables);
-    const before = plans.map((plan) => plan.before).join('');
-    const script = plans.map((plan) => plan.script).join('');
-    if (before) await this.#run(before);
-    for (const plan of plans) this.#changeElements(plan.family, plan);
-    if (script) await this.#run(script);
+  #applyBoth(tables: Readonly<Record<Family, Tables>>): boolean {
+    const plans = this.plan(tables);
+    this.#change(plans);
     for (const family of FAMILIES) {
       const { sets, retired, chains } = tables[family];
       for (const set of sets.values()) set.settle();
@@ -150,24 +155,12 @@ export class NftPolicyEngine {
     return plans.some((plan) => !isEmptyPlan(plan));
   }
 
-  #changeElements(family: Family, { elements }: PolicyPlan): void {
-    const changes: ElementChange[] = [];
-    for (const { set, deletes, adds } of elements) {
-      const known = this.#set(family, set.name);
-      if (deletes.length > 0) changes.push({ kind: 'delete', set: known, elements: deletes });
-      if (adds.length > 0) changes.push({ kind: 'add', set: known, elements: adds });
-    }
+  #change(plans: readonly PolicyPlan[]): void {
+    const changes = plans.flatMap((plan) => plan.changes);
     if (changes.length === 0) return;
-    const before = this.#netlink.generation();
-    this.#netlink.apply(changes);
-    this.#remember(before, this.#netlink.generation());
-    this.#transactions++;
-  }
-
-  async #run(script: string): Promise<void> {
-    const before = this.#netlink.generation();
-    await runNft({ netns: this.#options.netns, script, what: 'apply network policies' });
-    this.#remember(before, this.#netlink.generation());
+    const before = this.#elements.generation();
+    this.#ruleset.apply(changes);
+    this.#remember(before, this.#elements.generation());
     this.#transactions++;
   }
 
@@ -184,75 +177,91 @@ export class NftPolicyEngine {
     const key = `${family} ${name}`;
     let set = this.#sets.get(key);
     if (!set) {
-      set = this.#netlink.set(nftFamily(family) as NftFamily, TABLE, name);
+      set = this.#elements.set(nftFamily(family), TABLE, name);
       this.#sets.set(key, set);
     }
     return set;
   }
 
-  /** Reads what is there of ours, and tells each set what it lacks. Rules are not compared but written anew. */
-  async #observe(family: Family, tables: Tables): Promise<void> {
+  /** Reads what may differ of ours, and tells each set what it lacks. Rules are not compared but written anew. */
+  #observe(family: Family, tables: Tables): void {
     const applied = this.#applied[family];
-    const { chains, sets } = await this.#read(family);
+    const { suspects } = applied;
+    if (suspects !== 'all' && suspects.size === 0) return;
+    const found = this.#read(family);
+    if (suspects === 'all') this.#observeAll(family, tables, found);
+    else this.#observeSome(family, tables, found, suspects);
+    applied.suspects = new Set();
+  }
+
+  #observeAll(family: Family, tables: Tables, { chains, sets }: Found): void {
+    const applied = this.#applied[family];
     for (const key of [...this.#sets.keys()]) if (key.startsWith(`${family} `)) this.#sets.delete(key);
     applied.chains = new Map([...chains].map((name) => [name, undefined]));
     applied.clear = [];
-    applied.known = true;
     tables.retired.clear();
-    const misfit = [...sets].some(([name, { map, type }]) => {
+    const misfit = [...sets.values()].some(({ name, map, key, interval }) => {
       const kind = tables.sets.get(name)?.kind;
-      return kind !== undefined && (kind.map !== map || kind.type !== type);
+      return kind !== undefined && (kind.map !== map || kind.key !== key || interval);
     });
     if (misfit) {
-      const table = `${nftFamily(family)} ${TABLE}`;
-      applied.clear = clearLines(table, chains, sets);
+      applied.clear = clearChanges(family, chains, sets.values());
       applied.chains.clear();
       for (const set of tables.sets.values()) set.observe(undefined);
       return;
     }
-    for (const [name, found] of sets) {
-      const wanted = tables.sets.get(name);
-      if (wanted) {
-        const elements = this.#netlink.list(this.#set(family, name));
-        wanted.observe(elements.map((element) => ({ key: elementId(element), element })));
-      } else {
-        const stale = new SetTable(name, found, '');
-        stale.inKernel = true;
-        tables.retired.set(name, stale);
-      }
-    }
+    for (const summary of sets.values()) this.#observeSet(family, tables, summary);
     for (const set of tables.sets.values()) if (!sets.has(set.name)) set.observe(undefined);
   }
 
-  async #read(
-    family: Family,
-  ): Promise<{ chains: Set<string>; sets: Map<string, { map: boolean; type: string }> }> {
-    const objects = await listNftJson({
-      netns: this.#options.netns,
-      terse: true,
-      query: ['table', nftFamily(family), TABLE],
-    });
-    const chains = new Set<string>();
-    const sets = new Map<string, { map: boolean; type: string }>();
-    for (const object of objects ?? []) {
-      const [kind, value] = Object.entries(object)[0] ?? [];
-      const name = String(value?.['name'] ?? '');
-      if (!name.startsWith(PREFIX) || !value) continue;
-      if (kind === 'chain') chains.add(name);
-      if (kind !== 'set' && kind !== 'map') continue;
-      const type = Array.isArray(value['type']) ? value['type'].join(' . ') : String(value['type']);
-      sets.set(name, { map: kind === 'map', type: kind === 'map' ? `${type} : ${value['map']}` : type });
+  /** As #observeAll(), for the chains and sets that notifications named. */
+  #observeSome(family: Family, tables: Tables, found: Found, suspects: ReadonlySet<string>): void {
+    const applied = this.#applied[family];
+    for (const name of suspects) {
+      if (found.chains.has(name)) applied.chains.set(name, undefined);
+      else applied.chains.delete(name);
+      const summary = found.sets.get(name);
+      const kind = tables.sets.get(name)?.kind;
+      if (summary && kind && (summary.map !== kind.map || summary.key !== kind.key || summary.interval)) {
+        this.#observeAll(family, tables, found);
+        return;
+      }
+      this.#sets.delete(`${family} ${name}`);
+      if (summary) this.#observeSet(family, tables, summary);
+      else {
+        tables.sets.get(name)?.observe(undefined);
+        tables.retired.delete(name);
+      }
     }
-    return { chains, sets };
   }
 
-  async #lockDown(family: Family, addresses: readonly IpAddress[], pod: string): Promise<void> {
-    const { chains, sets } = await this.#read(family);
+  #observeSet(family: Family, tables: Tables, { name, map, key }: NftSetSummary): void {
+    const wanted = tables.sets.get(name);
+    if (wanted) {
+      const elements = this.#elements.list(this.#set(family, name));
+      wanted.observe(elements.map((element) => ({ key: elementId(element), element })));
+      return;
+    }
+    const stale = new SetTable(name, { map, key }, '');
+    stale.inKernel = true;
+    tables.retired.set(name, stale);
+  }
+
+  #read(family: Family): Found {
+    const ours = (name: string) => name.startsWith(PREFIX);
+    const sets = this.#elements.sets(nftFamily(family), TABLE).filter(({ name }) => ours(name));
+    return {
+      chains: new Set(this.#ruleset.chains(nftFamily(family), TABLE).filter(ours)),
+      sets: new Map(sets.map((set) => [set.name, set])),
+    };
+  }
+
+  #lockDown(family: Family, addresses: readonly IpAddress[], pod: string): void {
+    const { chains, sets } = this.#read(family);
     const tables = emptyTables();
-    const type = family === 4 ? 'ipv4_addr' : 'ipv6_addr';
-    for (const name of Object.values(VERDICTS))
-      wantSet(tables, name, { map: true, type: `${type} : verdict` }, 'local pods');
-    wantSet(tables, ISOLATED, { map: false, type }, 'local pods that are isolated');
+    const key = family === 4 ? 'ipv4_addr' : 'ipv6_addr';
+    for (const name of Object.values(VERDICTS)) wantSet(tables, name, { map: true, key }, 'local pods');
+    wantSet(tables, ISOLATED, { map: false, key }, 'local pods that are isolated');
     for (const set of tables.sets.values()) set.inKernel = sets.has(set.name);
     const base = baseChains(family, true);
     const whole = [...base.keys()].every((name) => chains.has(name));
@@ -263,24 +272,19 @@ export class NftPolicyEngine {
     for (const set of tables.sets.values())
       for (const address of addresses) {
         const element: NftElement = { key: [address], comment: comment(`pod ${pod}: not known yet`) };
-        const there = set.inKernel ? this.#netlink.list(this.#set(family, set.name)) : [];
+        const there = set.inKernel ? this.#elements.list(this.#set(family, set.name)) : [];
         const old = there.find((each) => elementId(each) === String(address));
         if (old) set.elements.set(String(address), old);
         set.put(String(address), set.kind.map ? { ...element, data: { verdict: 'drop' } } : element);
       }
-    const plan = planPolicy(family, whole ? new Map() : applied, tables);
-    if (isEmptyPlan(plan)) return;
-    this.#changeElements(family, plan);
-    if (plan.script) await this.#run(plan.script);
-    this.#applied[family].known = false;
+    this.#change([planPolicy(family, whole ? new Map() : applied, tables)]);
+    this.#applied[family].suspects = 'all';
   }
 
-  async #work(work: () => Promise<void>): Promise<void> {
-    this.#working++;
+  #work<T>(work: () => T): T {
     try {
-      await work();
+      return work();
     } finally {
-      this.#working--;
       this.#judge();
     }
   }
@@ -289,31 +293,46 @@ export class NftPolicyEngine {
     if (table !== TABLE || (name !== undefined && !name.startsWith(PREFIX))) return;
     // Other parts of Portolan make the table, too.
     if (subject === 'table' && !deleted) return;
-    if (family === 'ip') this.#touched.add(4);
-    else if (family === 'ip6') this.#touched.add(6);
+    const of: Family | undefined = family === 'ip' ? 4 : family === 'ip6' ? 6 : undefined;
+    if (of !== undefined) touch(this.#touched, of, name === undefined ? 'all' : new Set([name]));
   }
 
   #ended(generation: number): void {
-    const families = this.#touched;
-    if (families.size === 0) return;
-    this.#touched = new Set();
-    this.#ends.push({ generation, families });
+    const touched = this.#touched;
+    if (touched.size === 0) return;
+    this.#touched = new Map();
+    this.#ends.push({ generation, touched });
     this.#judge();
   }
 
-  /** Tells own transactions from others'; during own work its numbers are not all known yet. */
+  /** Tells own transactions from others'. */
   #judge(): void {
-    if (this.#working > 0) return;
-    const foreign = new Set<Family>();
-    for (const { generation, families } of this.#ends.splice(0))
-      if (!this.#own.has(generation)) for (const family of families) foreign.add(family);
-    if (foreign.size > 0) this.#foreign([...foreign]);
+    const foreign: Touched = new Map();
+    for (const { generation, touched } of this.#ends.splice(0))
+      if (!this.#own.has(generation)) for (const [family, names] of touched) touch(foreign, family, names);
+    if (foreign.size > 0) this.#foreign(foreign);
   }
 
-  #foreign(families: readonly Family[]): void {
-    for (const family of families) this.#applied[family].known = false;
+  #foreign(touched: Touched): void {
+    for (const [family, names] of touched) {
+      const applied = this.#applied[family];
+      if (names === 'all' || applied.suspects === 'all') applied.suspects = 'all';
+      else for (const name of names) applied.suspects.add(name);
+    }
     this.#options.onForeignChange?.();
   }
+}
+
+/** Chains and sets of ours in the kernel. */
+interface Found {
+  readonly chains: ReadonlySet<string>;
+  readonly sets: ReadonlyMap<string, NftSetSummary>;
+}
+
+function touch(touched: Touched, family: Family, names: ReadonlySet<string> | 'all'): void {
+  const before = touched.get(family);
+  if (names === 'all' || before === 'all') touched.set(family, 'all');
+  else touched.set(family, new Set([...(before ?? []), ...names]));
 }
 
 /** The key under which SetTable keeps an element. */
@@ -321,54 +340,24 @@ function elementId({ key }: NftElement): string {
   return key.map(String).join(' ');
 }
 
-function clearLines(
-  table: string,
-  chains: Iterable<string>,
-  sets: Iterable<readonly [string, { readonly map: boolean }]>,
-): string[] {
-  const names = [...chains];
-  return [
-    ...names.map((name) => `flush chain ${table} ${name}`),
-    ...[...sets].map(([name, { map }]) => `delete ${map ? 'map' : 'set'} ${table} ${name}`),
-    ...names.map((name) => `delete chain ${table} ${name}`),
-  ];
-}
-
 /** Removes all that policies made in a namespace. Returns the commands. */
-export async function cleanupPolicies(options: {
+export function cleanupPolicies(options: {
   readonly netns?: number | { readonly fd: number } | undefined;
   readonly dryRun?: boolean;
-}): Promise<string[]> {
+}): string[] {
+  using elements = NftElements.open({ netns: options.netns });
+  using ruleset = NftRuleset.open({ netns: options.netns });
   const lines: string[] = [];
   for (const family of FAMILIES) {
-    const table = `${nftFamily(family)} ${TABLE}`;
-    const objects =
-      (await listNftJson({
-        netns: options.netns,
-        terse: true,
-        query: ['table', nftFamily(family), TABLE],
-      })) ?? [];
-    const named = (kind: string) =>
-      objects.flatMap((object) => {
-        const name = object[kind]?.['name'];
-        return typeof name === 'string' && name.startsWith(PREFIX) ? [name] : [];
-      });
-    const script = clearLines(table, named('chain'), [
-      ...named('map').map((name) => [name, { map: true }] as const),
-      ...named('set').map((name) => [name, { map: false }] as const),
-    ]);
-    if (script.length === 0) continue;
-    lines.push(...script.map((line) => `nft ${line}`));
-    if (options.dryRun) continue;
-    try {
-      await runNft({
-        netns: options.netns,
-        script: `${script.join('\n')}\n`,
-        what: 'remove network policies',
-      });
-    } catch (error) {
-      if (!isNetError(error, 'NFT_REFUSED') || !/No such file/.test(error.message)) throw error;
-    }
+    const ours = (name: string) => name.startsWith(PREFIX);
+    const changes = clearChanges(
+      family,
+      ruleset.chains(nftFamily(family), TABLE).filter(ours),
+      elements.sets(nftFamily(family), TABLE).filter(({ name }) => ours(name)),
+    );
+    if (changes.length === 0) continue;
+    lines.push(...changes.map((change) => `nft ${changeText(change)}`));
+    if (!options.dryRun) ruleset.apply(changes);
   }
   return lines;
 }

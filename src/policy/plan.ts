@@ -1,133 +1,95 @@
 /**
- * From what the kernel has to what is wanted, as nft text where chains change and as elements where only sets do. Pure.
+ * From what the kernel has to what is wanted, as one transaction. Pure.
  *
- *     new sets ─► elements out ─► chains ─► rules ─► elements in ─► chains out ─► sets out        one transaction
+ *     new sets ─► elements out ─► chains ─► rules ─► elements in ─► chains out ─► sets out
  *
- * A new set with more than a few elements is made and filled beforehand: no rule names it yet, and netlink fills it ten
- * times as fast as text does. Traffic sees the old rules or the new ones, and never none.
+ * Traffic sees the old rules or the new ones, and never none. When only elements differ, only they are changed.
  */
 import type { Family } from '../addr/index.ts';
-import { formatKey, type NftElement } from '../kernel/nft/index.ts';
+import { changesText, type NftChange, type NftSetShape, ruleText } from '../kernel/nft/index.ts';
 import { comment, nftFamily, TABLE } from './names.ts';
 import type { Chain, SetTable, Tables } from './tables.ts';
 
-export interface SetChange {
-  readonly set: SetTable;
-  readonly deletes: readonly NftElement[];
-  readonly adds: readonly NftElement[];
-}
-
 export interface PolicyPlan {
   readonly family: Family;
-  /** Makes sets that are filled by netlink before `script`; empty for none. */
-  readonly before: string;
-  /** Elements that go by netlink: before the script, or alone. */
-  readonly elements: readonly SetChange[];
-  /** The transaction; empty when only elements change. */
-  readonly script: string;
+  /** In the order in which they are carried out. */
+  readonly changes: readonly NftChange[];
 }
 
-/** So many elements of a transaction are worth one netlink message beforehand. */
-const ELEMENTS_AS_TEXT = 500;
-
 /**
- * `applied` are the chains that the kernel has; a chain whose rules are not known is undefined. Lines in `clear` come
- * first in the same transaction: they remove a part that has to be made anew.
+ * `applied` are the chains that the kernel has; a chain whose rules are not known is undefined. `clear` comes first in
+ * the same transaction: it removes a part that has to be made anew.
  */
 export function planPolicy(
   family: Family,
   applied: ReadonlyMap<string, Chain | undefined>,
   tables: Tables,
-  clear: readonly string[] = [],
+  clear: readonly NftChange[] = [],
 ): PolicyPlan {
-  const table = `${nftFamily(family)} ${TABLE}`;
+  const table = { family: nftFamily(family), table: TABLE };
   const changedChains = [...tables.chains].filter(([name, chain]) => !sameChain(applied.get(name), chain));
   const goneChains = [...applied.keys()].filter((name) => !tables.chains.has(name));
   const newSets = [...tables.sets.values()].filter((set) => !set.inKernel);
   const goneSets = [...tables.retired.values()].filter((set) => set.inKernel);
-  const changes = [...tables.sets.values()]
-    .map((set) => ({ set, ...set.changes() }))
-    .filter(({ adds, deletes }) => adds.length + deletes.length > 0);
+  const elements = [...tables.sets.values()].flatMap((set) => {
+    if (set.touched.size === 0) return [];
+    return [{ set: shapeOf(set), ...set.changes() }];
+  });
   const structural =
     changedChains.length + goneChains.length + newSets.length + goneSets.length + clear.length > 0;
-  if (!structural) return { family, before: '', elements: changes, script: '' };
-
-  // Verdict maps name chains of this very transaction, so their elements are always text.
-  const early = changes.filter(
-    ({ set, adds, deletes }) =>
-      clear.length === 0 && !set.kind.map && adds.length + deletes.length > ELEMENTS_AS_TEXT,
-  );
-  const late = changes.filter((change) => !early.includes(change));
-  const earlyNew = early.map(({ set }) => set).filter((set) => !set.inKernel);
-  const lines = [`add table ${table}`, ...clear];
-  for (const set of newSets) if (!earlyNew.includes(set)) lines.push(addSet(table, set));
-  for (const { set, deletes } of late) pushElements(lines, 'delete', table, set, deletes);
-  for (const [name, chain] of changedChains) {
-    const there = applied.has(name);
-    if (!there) lines.push(`add chain ${table} ${name}${chain.hook ? ` { ${chain.hook} }` : ''}`);
-    else lines.push(`flush chain ${table} ${name}`);
-  }
-  for (const [name, { rules }] of changedChains)
-    for (const rule of rules) lines.push(`add rule ${table} ${name} ${rule}`);
-  for (const { set, adds } of late) pushElements(lines, 'add', table, set, adds);
-  for (const name of goneChains) lines.push(`flush chain ${table} ${name}`);
-  for (const set of goneSets) lines.push(`delete ${set.kind.map ? 'map' : 'set'} ${table} ${set.name}`);
-  for (const name of goneChains) lines.push(`delete chain ${table} ${name}`);
-  return {
-    family,
-    before:
-      earlyNew.length === 0
-        ? ''
-        : `${[`add table ${table}`, ...earlyNew.map((set) => addSet(table, set))].join('\n')}\n`,
-    elements: early,
-    script: `${lines.join('\n')}\n`,
-  };
+  const changes: NftChange[] = structural ? [{ ...table, change: 'add table' }, ...clear] : [];
+  for (const set of newSets) changes.push({ ...table, change: 'add set', set: shapeOf(set) });
+  for (const { set, deletes } of elements)
+    if (deletes.length > 0) changes.push({ ...table, change: 'delete elements', set, elements: deletes });
+  for (const [chain, { hook }] of changedChains)
+    changes.push(
+      applied.has(chain)
+        ? { ...table, change: 'flush chain', chain }
+        : { ...table, change: 'add chain', chain, hook },
+    );
+  for (const [chain, { rules }] of changedChains)
+    for (const rule of rules) changes.push({ ...table, change: 'add rule', chain, rule });
+  for (const { set, adds } of elements)
+    if (adds.length > 0) changes.push({ ...table, change: 'add elements', set, elements: adds });
+  for (const chain of goneChains) changes.push({ ...table, change: 'flush chain', chain });
+  for (const set of goneSets) changes.push({ ...table, change: 'delete set', set: shapeOf(set) });
+  for (const chain of goneChains) changes.push({ ...table, change: 'delete chain', chain });
+  return { family, changes };
 }
 
-export function isEmptyPlan({ elements, script }: PolicyPlan): boolean {
-  return elements.length === 0 && script === '';
+export function isEmptyPlan({ changes }: PolicyPlan): boolean {
+  return changes.length === 0;
 }
 
 /** A plan as `policy plan` prints it: nft text. */
-export function policyPlanText({ family, before, elements, script }: PolicyPlan): string {
-  const table = `${nftFamily(family)} ${TABLE}`;
-  const lines: string[] = [];
-  for (const { set, deletes, adds } of elements) {
-    pushElements(lines, 'delete', table, set, deletes);
-    pushElements(lines, 'add', table, set, adds);
-  }
-  return before + lines.map((line) => `${line}\n`).join('') + script;
+export function policyPlanText({ changes }: PolicyPlan): string {
+  return changesText(changes);
+}
+
+/** Removes chains and sets whatever they hold; lines of one transaction. */
+export function clearChanges(
+  family: Family,
+  chains: Iterable<string>,
+  sets: Iterable<{ readonly name: string; readonly map: boolean }>,
+): NftChange[] {
+  const table = { family: nftFamily(family), table: TABLE };
+  const names = [...chains];
+  return [
+    ...names.map((chain): NftChange => ({ ...table, change: 'flush chain', chain })),
+    ...[...sets].map((set): NftChange => ({ ...table, change: 'delete set', set })),
+    ...names.map((chain): NftChange => ({ ...table, change: 'delete chain', chain })),
+  ];
+}
+
+function shapeOf({ name, kind, comment: about }: SetTable): NftSetShape {
+  return { name, map: kind.map, key: kind.key, comment: kind.map ? undefined : comment(about) };
 }
 
 function sameChain(a: Chain | undefined, b: Chain): boolean {
   if (a === b) return true;
   return (
-    a !== undefined && a.rules.length === b.rules.length && a.rules.every((rule, at) => rule === b.rules[at])
+    a !== undefined &&
+    a.rules.length === b.rules.length &&
+    a.rules.every((rule, at) => rule === b.rules[at] || ruleText(rule) === ruleText(b.rules[at]!))
   );
-}
-
-function addSet(table: string, set: SetTable): string {
-  const about = set.kind.map ? '' : ` comment "${comment(set.comment)}";`;
-  return `add ${set.kind.map ? 'map' : 'set'} ${table} ${set.name} { type ${set.kind.type};${about} }`;
-}
-
-function pushElements(
-  lines: string[],
-  verb: 'add' | 'delete',
-  table: string,
-  set: SetTable,
-  elements: readonly NftElement[],
-): void {
-  if (elements.length === 0) return;
-  const text = elements.map((element) => elementText(element, verb === 'add'));
-  lines.push(`${verb} element ${table} ${set.name} { ${text.join(', ')} }`);
-}
-
-function elementText(element: NftElement, whole: boolean): string {
-  const key = formatKey(element);
-  if (!whole) return key;
-  const about = element.comment ? ` comment "${element.comment}"` : '';
-  const { data } = element;
-  if (!data || !('verdict' in data)) return `${key}${about}`;
-  return `${key}${about} : ${data.verdict}${'chain' in data ? ` ${data.chain}` : ''}`;
 }

@@ -13,6 +13,22 @@
  * `accept` here ends only this table; other people's rules still count.
  */
 import type { Family } from '../addr/index.ts';
+import {
+  ACCEPT,
+  among,
+  COUNTER,
+  ctState,
+  DROP,
+  equals,
+  goTo,
+  inSet,
+  jumpTo,
+  type NftField,
+  type NftRule,
+  type NftStatement,
+  type NftValues,
+  ruleOf,
+} from '../kernel/nft/index.ts';
 import { joinRanges } from './facts.ts';
 import {
   comment,
@@ -30,34 +46,66 @@ import {
 import type { Chain } from './tables.ts';
 import type { Direction, PolicyFacts, PortFacts, RuleFacts } from './types.ts';
 
-const ESTABLISHED = 'ct state established,related accept comment "replies and what is allowed already"';
-/** Neighbours of a pod's link must be found whatever its policies say (RFC 4861). */
-const NEIGHBOURS =
-  'icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept comment "neighbour discovery"';
+const PROTOCOLS = [
+  ['TCP', 6, 'tcp dport'],
+  ['UDP', 17, 'udp dport'],
+  ['SCTP', 132, 'sctp dport'],
+] as const;
+
+const ESTABLISHED = ruleOf(
+  [ctState('established', 'related'), ACCEPT],
+  'replies and what is allowed already',
+);
+/** Neighbours of a pod's link must be found whatever its policies say: the four ND types (RFC 4861 section 4). */
+const NEIGHBOURS = ruleOf(
+  [
+    among(
+      'icmpv6 type',
+      [133, 134, 135, 136].map((type) => ({ key: [type] })),
+    ),
+    ACCEPT,
+  ],
+  'neighbour discovery',
+);
+const NO_START: NftStatement = {
+  kind: 'flags',
+  mask: ['fin', 'syn', 'rst', 'ack'],
+  flags: ['syn'],
+  not: true,
+};
+const FILTER = { type: 'filter', priority: 0, policy: 'accept' } as const;
+
+/** The field of a packet that has its source's or destination's address. */
+export function addressField(family: Family, side: 'saddr' | 'daddr'): NftField {
+  return `${nftFamily(family)} ${side}`;
+}
 
 /** The chains that every packet of a forwarding node meets while any local pod is isolated. */
 export function baseChains(family: Family, cutEstablished: boolean): Map<string, Chain> {
-  const ip = nftFamily(family);
+  const source = addressField(family, 'saddr');
+  const destination = addressField(family, 'daddr');
   // A cut connection must not come back from its other end: its packets are no start of a connection.
-  const midway = ['saddr', 'daddr'].map(
-    (side) =>
-      `ct state new tcp flags & (fin|syn|rst|ack) != syn ${ip} ${side} @${ISOLATED} counter drop comment "cut: no start of a connection"`,
+  const midway = [source, destination].map((side) =>
+    ruleOf(
+      [ctState('new'), NO_START, inSet([side], ISOLATED), COUNTER, DROP],
+      'cut: no start of a connection',
+    ),
   );
-  const egress = `${ip} saddr vmap @${VERDICTS.egress}`;
-  const ingress = `${ip} daddr vmap @${VERDICTS.ingress}`;
+  const egress = ruleOf([{ kind: 'vmap', fields: [source], map: VERDICTS.egress }]);
+  const ingress = ruleOf([{ kind: 'vmap', fields: [destination], map: VERDICTS.ingress }]);
   return new Map<string, Chain>([
-    [TO, { rules: [ingress, 'accept'] }],
+    [TO, { rules: [ingress, ruleOf([ACCEPT])] }],
     [
       FORWARD,
       {
-        hook: 'type filter hook forward priority 0; policy accept;',
+        hook: { ...FILTER, hook: 'forward' },
         rules: [ESTABLISHED, ...(cutEstablished ? midway : []), egress, ingress],
       },
     ],
     [
       INPUT,
       {
-        hook: 'type filter hook input priority 0; policy accept;',
+        hook: { ...FILTER, hook: 'input' },
         rules: [ESTABLISHED, ...(family === 6 ? [NEIGHBOURS] : []), egress],
       },
     ],
@@ -85,68 +133,80 @@ export function unionChain(
 ): { name: string; chain: Chain } {
   const jumps = keys.flatMap((key) => {
     const chain = chainOf(key);
-    return chain === undefined ? [] : [`jump ${chain}`];
+    return chain === undefined ? [] : [ruleOf([jumpTo(chain)])];
   });
   const more = keys.length > 1 ? ` and ${keys.length - 1} more` : '';
   const why = comment(`np default deny ${direction}: isolated by ${keys[0]}${more}`);
   return {
     name: unionChainName(keys, direction),
-    chain: { rules: [...jumps, `counter drop comment "${why}"`] },
+    chain: { rules: [...jumps, ruleOf([COUNTER, DROP], why)] },
   };
 }
 
-function ruleLines(rule: RuleFacts, direction: Direction, family: Family, owner: string): string[] {
-  const ip = nftFamily(family);
-  const verdict = direction === 'ingress' ? 'accept' : `goto ${TO}`;
-  const peers = peerMatches(rule, `${ip} ${direction === 'ingress' ? 'saddr' : 'daddr'}`, family);
-  const ports = portMatches(rule.ports, ip);
-  return peers.flatMap((peer) =>
-    ports.map((port) =>
-      [peer, port, 'counter', verdict, `comment "${owner}"`].filter((part) => part !== '').join(' '),
-    ),
-  );
+function ruleLines(rule: RuleFacts, direction: Direction, family: Family, owner: string): NftRule[] {
+  const verdict = direction === 'ingress' ? ACCEPT : goTo(TO);
+  const peers = peerMatches(rule, addressField(family, direction === 'ingress' ? 'saddr' : 'daddr'), family);
+  const ports = portMatches(rule.ports, family);
+  return peers.flatMap((peer) => ports.map((port) => ruleOf([...peer, ...port, COUNTER, verdict], owner)));
 }
 
-function peerMatches({ peers }: RuleFacts, side: string, family: Family): string[] {
-  if (!peers) return [''];
+/** What matches the peers of a rule: each entry is one way to match; no statement matches all. */
+export function peerMatches(
+  { peers }: Pick<RuleFacts, 'peers'>,
+  side: NftField,
+  family: Family,
+): NftStatement[][] {
+  if (!peers) return [[]];
   const groups = peers.flatMap((peer) => (peer.kind === 'pods' ? [groupName(peer.selection.id)] : []));
-  const lines = [...new Set(groups)].map((group) => `${side} @${group}`);
+  const matches = [...new Set(groups)].map((group) => [inSet([side], group)]);
   const blocks = peers.flatMap((peer) =>
     peer.kind === 'block' && peer.family === family ? peer.ranges : [],
   );
   if (blocks.length > 0) {
-    const ranges = joinRanges(blocks).map(({ first, last }) =>
-      first.equals(last) ? String(first) : `${first}-${last}`,
+    const values = joinRanges(blocks).map(
+      ({ first, last }): NftValues =>
+        first.equals(last) ? { key: [first] } : { key: [first], keyEnd: [last] },
     );
-    lines.push(`${side} { ${ranges.join(', ')} }`);
+    matches.push([among(side, values)]);
   }
-  return lines;
+  return matches;
 }
 
-function portMatches(ports: readonly PortFacts[] | undefined, ip: string): string[] {
-  if (!ports) return [''];
+/** What matches the ports of a rule, as peerMatches(). */
+export function portMatches(ports: readonly PortFacts[] | undefined, family: Family): NftStatement[][] {
+  if (!ports) return [[]];
   const named = ports.flatMap(({ port, protocol }) =>
     typeof port === 'string' ? [namedPortName(port, protocol)] : [],
   );
-  const lines = [...new Set(named)].map((name) => `${ip} daddr . meta l4proto . th dport @${name}`);
-  const numbers = (['TCP', 'UDP', 'SCTP'] as const).flatMap((protocol) =>
+  const matches = [...new Set(named)].map((name): NftStatement[] => [
+    inSet([addressField(family, 'daddr'), 'meta l4proto', 'th dport'], name),
+  ]);
+  const numbers = PROTOCOLS.flatMap(([protocol, number, field]) =>
     joinPorts(ports.filter((port) => port.protocol === protocol && typeof port.port !== 'string')).map(
-      ([first, last]) => ({ protocol: protocol.toLowerCase(), first, last }),
+      ([first, last]) => ({ number, field, first, last }),
     ),
   );
-  const text = (first: number, last: number) => (first === last ? `${first}` : `${first}-${last}`);
   const only = numbers[0];
-  if (numbers.length === 1 && only)
-    lines.unshift(
-      only.first === 0 && only.last === 65_535
-        ? `meta l4proto ${only.protocol}`
-        : `${only.protocol} dport ${text(only.first, only.last)}`,
-    );
-  else if (numbers.length > 1)
-    lines.unshift(
-      `meta l4proto . th dport { ${numbers.map(({ protocol, first, last }) => `${protocol} . ${text(first, last)}`).join(', ')} }`,
-    );
-  return lines;
+  if (numbers.length === 1 && only) {
+    const all = only.first === 0 && only.last === 65_535;
+    matches.unshift([all ? equals('meta l4proto', only.number) : among(only.field, [portValues([], only)])]);
+  } else if (numbers.length > 1)
+    matches.unshift([
+      {
+        kind: 'among',
+        fields: ['meta l4proto', 'th dport'],
+        values: numbers.map((each) => portValues([each.number], each)),
+      },
+    ]);
+  return matches;
+}
+
+function portValues(
+  before: readonly number[],
+  { first, last }: { readonly first: number; readonly last: number },
+): NftValues {
+  const key = [...before, first];
+  return first === last ? { key } : { key, keyEnd: [...before, last] };
 }
 
 /** Port ranges joined where they touch: nft refuses sets whose elements overlap. */

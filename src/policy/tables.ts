@@ -2,18 +2,19 @@
  * The chains and sets that policies want in one family, and what of them the kernel does not have yet. A set remembers
  * for each changed element what the kernel holds, so that one new pod costs one element, however large the set is.
  */
-import type { NftElement } from '../kernel/nft/index.ts';
+import type { NftElement, NftHook, NftRule } from '../kernel/nft/index.ts';
 
 export interface Chain {
-  /** `type filter hook ...;` of a base chain. */
-  readonly hook?: string | undefined;
-  readonly rules: readonly string[];
+  /** Where a base chain hangs. */
+  readonly hook?: NftHook | undefined;
+  readonly rules: readonly NftRule[];
 }
 
 export interface SetKind {
+  /** Whether it maps to verdicts. */
   readonly map: boolean;
-  /** As nft writes it, e.g. `ipv4_addr : verdict`. */
-  readonly type: string;
+  /** Types of its key as nft writes them, e.g. `ipv4_addr . inet_proto . inet_service`. */
+  readonly key: string;
 }
 
 export class SetTable {

@@ -83,6 +83,11 @@ const TYPES: readonly DatumType[] = [
   number(10, 'ether_type', 2, false),
   number(12, 'inet_proto', 1, false),
   number(13, 'inet_service', 2, false),
+  number(14, 'icmp_type', 1, false),
+  number(15, 'tcp_flag', 1, false),
+  number(26, 'ct_state', 4, true),
+  number(29, 'icmpv6_type', 1, false),
+  number(38, 'fib_addrtype', 4, true),
   number(19, 'mark', 4, true),
   number(20, 'iface_index', 4, true),
   {
@@ -104,6 +109,7 @@ const TYPES: readonly DatumType[] = [
 ];
 
 const byId = new Map(TYPES.map((type) => [type.id, type]));
+const byName = new Map(TYPES.map((type) => [type.name, type]));
 
 /** Bits of one type in the number of a concatenation. */
 const TYPE_BITS = 6;
@@ -119,13 +125,23 @@ export function typesOf(packed: number): DatumType[] | undefined {
   return types.length === 0 ? undefined : types;
 }
 
+/** The number of a key with these parts, as NFTA_SET_KEY_TYPE has it. */
+export function packedTypes(types: readonly DatumType[]): number {
+  return types.reduce((packed, { id }) => (packed << TYPE_BITS) | id, 0);
+}
+
+/** The parts of `ipv4_addr . inet_proto`. Throws NFT_VALUE_INVALID for a type that is not known here. */
+export function typesNamed(text: string): DatumType[] {
+  return text.split(' . ').map((name) => byName.get(name) ?? invalid(name, text, 'no such type'));
+}
+
 /** Bytes of a value of these parts. */
 export function sizeOf(types: readonly DatumType[]): number {
   if (types.length === 1) return types[0]!.size;
   return types.reduce((size, type) => size + padded(type.size), 0);
 }
 
-function padded(size: number): number {
+export function padded(size: number): number {
   return (size + 3) & ~3;
 }
 

@@ -1,6 +1,6 @@
 /**
  * Changes elements of nftables sets and maps by raw nfnetlink, many in one transaction: what `nft -f -` does in 100 ms
- * takes 10. Tables, chains and sets themselves are made by text, see transaction.ts.
+ * takes 10. Tables, chains and sets themselves are made by ruleset.ts, or by text, see transaction.ts.
  *
  *   BATCH_BEGIN(generation) | DELSETELEM ... | NEWSETELEM (<= 1,500 elements each) ... | BATCH_END    one datagram
  *
@@ -12,9 +12,6 @@ import {
   attributeTable,
   NETLINK,
   NetlinkSocket,
-  NLM_F,
-  type NlRequest,
-  type NlWriter,
   nlBytes,
   nlString,
   nlU32be,
@@ -23,7 +20,14 @@ import {
 import { ERRNO, kernelFailure } from '../syscall/index.ts';
 import { typesOf } from './datum.ts';
 import {
-  ElementWriter,
+  type ElementChange,
+  type ElementMessage,
+  elementMessages,
+  NFTA_SET_ELEM_LIST,
+  writeNames,
+} from './element-messages.ts';
+import { FAMILY, NFT, runTransaction, writeHeader } from './messages.ts';
+import {
   formatKey,
   joinIntervals,
   type NftElement,
@@ -33,32 +37,9 @@ import {
   readElements,
 } from './set-element.ts';
 
-/** Subsystem 10 of nfnetlink in the high byte, enum nf_tables_msg_types in the low one. */
-const NFT = {
-  NEWSET: 0xa09,
-  GETSET: 0xa0a,
-  NEWSETELEM: 0xa0c,
-  GETSETELEM: 0xa0d,
-  DELSETELEM: 0xa0e,
-  NEWGEN: 0xa0f,
-  GETGEN: 0xa10,
-} as const;
-const NFNL_MSG_BATCH_BEGIN = 16;
-const NFNL_MSG_BATCH_END = 17;
-const NFNL_SUBSYS_NFTABLES = 10;
-const NFNL_BATCH_GENID = 1;
-const NFTA_SET_ELEM_LIST = { TABLE: 1, SET: 2, ELEMENTS: 3 } as const;
-/** NFT_SET_INTERVAL, NFT_SET_MAP, NFT_SET_TIMEOUT, NFT_SET_OBJECT. */
-const SET_FLAG = { INTERVAL: 4, MAP: 8, TIMEOUT: 0x10, OBJECT: 0x40 } as const;
+/** NFT_SET_ANONYMOUS, NFT_SET_INTERVAL, NFT_SET_MAP, NFT_SET_TIMEOUT, NFT_SET_OBJECT. */
+const SET_FLAG = { ANONYMOUS: 1, INTERVAL: 4, MAP: 8, TIMEOUT: 0x10, OBJECT: 0x40 } as const;
 const VERDICT_TYPE = 0xffff_ff00;
-const ELEMENTS_A_MESSAGE = 1500;
-const BYTES_A_MESSAGE = 60_000;
-const ERESTART = 85;
-/** struct nlmsghdr and struct nfgenmsg before the attributes. */
-const HEADERS = 20;
-
-/** NFPROTO_*: include/uapi/linux/netfilter.h. */
-const FAMILY: Readonly<Record<NftFamily, number>> = { inet: 1, ip: 2, arp: 3, netdev: 5, bridge: 7, ip6: 10 };
 
 const setAttributes = attributeTable('an nftables set', {
   table: [1, 'NFTA_SET_TABLE', nlString],
@@ -78,19 +59,13 @@ const generationAttributes = attributeTable('the generation of nftables', {
   id: [1, 'NFTA_GEN_ID', nlU32be],
 });
 
-/** One change of a set's elements. */
-export type ElementChange =
-  | { readonly kind: 'add' | 'delete'; readonly set: NftSet; readonly elements: Iterable<NftElement> }
-  /** Removes all elements. */
-  | { readonly kind: 'flush'; readonly set: NftSet };
-
-/** A message of a transaction and what an error in it is about. */
-interface Part {
-  readonly request: NlRequest;
-  readonly change: ElementChange;
-  readonly elements: readonly NftElement[];
-  /** Offset of each element in the message, where extended acks point. */
-  readonly offsets: readonly number[];
+/** A set or map by its looks. */
+export interface NftSetSummary {
+  readonly name: string;
+  /** Types of its key as nft writes them, empty when one is not known here. */
+  readonly key: string;
+  readonly map: boolean;
+  readonly interval: boolean;
 }
 
 /** A socket to nf_tables of one network namespace. */
@@ -148,6 +123,42 @@ export class NftElements {
     };
   }
 
+  /** Sets and maps of a table, anonymous ones left out; none when there is no such table. Throws NFT_LIST_FAILED. */
+  sets(family: NftFamily, table: string): NftSetSummary[] {
+    let found: NftSetSummary[] = [];
+    const what = `sets of nftables table "${family} ${table}"`;
+    const cause = this.#socket.dump(
+      what,
+      {
+        type: NFT.GETSET,
+        flags: 0,
+        write: (writer) => {
+          writeHeader(writer, FAMILY[family], 0);
+          setAttributes.write(writer, { table });
+        },
+      },
+      () => {
+        found = [];
+      },
+      (message) => {
+        if (message.type !== NFT.NEWSET) return;
+        const set = setAttributes.readFrom(message.body, 4);
+        const flags = set.flags ?? 0;
+        if (set.table !== table || set.name === undefined || flags & SET_FLAG.ANONYMOUS) return;
+        const key = typesOf(set.keyType ?? 0)?.map(({ name }) => name);
+        found.push({
+          name: set.name,
+          key: key?.join(' . ') ?? '',
+          map: (flags & SET_FLAG.MAP) !== 0,
+          interval: (flags & SET_FLAG.INTERVAL) !== 0,
+        });
+      },
+    );
+    if (cause?.errno === ERRNO.ENOENT) return [];
+    if (cause) throw nftError('NFT_LIST_FAILED', { what }, cause);
+    return found;
+  }
+
   /** All elements of a set. Throws NFT_NO_SUCH_SET, NFT_LIST_FAILED. */
   list(set: NftSet): NftElement[] {
     let raw: RawElement[] = [];
@@ -197,36 +208,15 @@ export class NftElements {
    * in the same transaction. Throws NFT_GENERATION_CHANGED, NFT_ELEMENTS_REFUSED naming the element.
    */
   apply(changes: readonly ElementChange[], options: { readonly generation?: number } = {}): void {
-    const parts = changes.flatMap((change) => [...partsOf(change)]);
+    const parts = changes.flatMap((change) => [...elementMessages(change)]);
     if (parts.length === 0) return;
-    const { generation } = options;
-    const begin: NlRequest = {
-      type: NFNL_MSG_BATCH_BEGIN,
-      flags: 0,
-      write(writer) {
-        writeHeader(writer, 0, NFNL_SUBSYS_NFTABLES);
-        if (generation !== undefined) writer.attribute(NFNL_BATCH_GENID, () => writer.u32be(generation));
-      },
-    };
-    const end: NlRequest = {
-      type: NFNL_MSG_BATCH_END,
-      flags: 0,
-      write: (writer) => writeHeader(writer, 0, NFNL_SUBSYS_NFTABLES),
-    };
-    const requests = [begin, ...parts.map(({ request }) => request), end];
-    const failures = this.#socket.transaction('change nftables elements', requests);
-    const first = [...failures].sort(([a], [b]) => a - b)[0];
-    if (!first) return;
-    const [index, ack] = first;
-    if (index === 0 && ack.errno === ERESTART && generation !== undefined)
-      throw nftError(
-        'NFT_GENERATION_CHANGED',
-        { expected: generation },
-        kernelFailure(-ack.errno, ack.message),
-      );
-    // The whole transaction is refused for what is wrong with one of its messages, if that is told.
-    const specific = [...failures].find(([at]) => at > 0) ?? first;
-    throw refusal(parts[specific[0] - 1] ?? parts[0]!, specific[1]);
+    const refused = runTransaction(
+      this.#socket,
+      'change nftables elements',
+      parts.map(({ request }) => request),
+      options.generation,
+    );
+    if (refused) throw refusal(parts[refused.index]!, refused.ack);
   }
 
   /** Makes the set hold exactly these elements, in one step: packets see the old set or the new one. */
@@ -246,52 +236,7 @@ export class NftElements {
   }
 }
 
-function* partsOf(change: ElementChange): Generator<Part> {
-  const { set } = change;
-  const type = change.kind === 'add' ? NFT.NEWSETELEM : NFT.DELSETELEM;
-  const part = (list: Uint8Array | undefined, elements: NftElement[], offsets: number[]): Part => ({
-    change,
-    elements,
-    offsets,
-    request: {
-      type,
-      flags: change.kind === 'add' ? NLM_F.CREATE : 0,
-      write(writer) {
-        const start = writer.length;
-        writeHeader(writer, FAMILY[set.family], 0);
-        writeNames(writer, set);
-        if (!list) return;
-        writer.nest(NFTA_SET_ELEM_LIST.ELEMENTS, () => {
-          const base = writer.length - start + HEADERS - 4;
-          offsets.forEach((offset, index) => {
-            offsets[index] = offset + base;
-          });
-          writer.bytes(list);
-        });
-      },
-    },
-  });
-  if (change.kind === 'flush') {
-    yield part(undefined, [], []);
-    return;
-  }
-  const writer = new ElementWriter(set);
-  let elements: NftElement[] = [];
-  let offsets: number[] = [];
-  for (const element of change.elements) {
-    if (elements.length === ELEMENTS_A_MESSAGE || writer.length > BYTES_A_MESSAGE) {
-      yield part(writer.take(), elements, offsets);
-      elements = [];
-      offsets = [];
-    }
-    elements.push(element);
-    offsets.push(writer.length);
-    writer.add(element, change.kind === 'delete');
-  }
-  if (elements.length > 0) yield part(writer.take(), elements, offsets);
-}
-
-function refusal(part: Part, ack: Ack) {
+function refusal(part: ElementMessage, ack: Ack) {
   const { change, elements, offsets } = part;
   const { offset } = ack;
   const at = offset === undefined ? -1 : offsets.findLastIndex((begin) => begin <= offset);
@@ -309,14 +254,4 @@ function refusal(part: Part, ack: Ack) {
 
 function labelOf({ family, table, name }: NftSet): string {
   return `${family} ${table} ${name}`;
-}
-
-/** struct nfgenmsg. */
-function writeHeader(writer: NlWriter, family: number, resource: number): void {
-  writer.u8(family).u8(0).u16be(resource);
-}
-
-function writeNames(writer: NlWriter, { table, name }: NftSet): void {
-  writer.attribute(NFTA_SET_ELEM_LIST.TABLE, () => writer.string(table));
-  writer.attribute(NFTA_SET_ELEM_LIST.SET, () => writer.string(name));
 }

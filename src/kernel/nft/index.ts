@@ -1,5 +1,16 @@
+export {
+  changesText,
+  changeText,
+  hookText,
+  type NftChange,
+  type NftHook,
+  type NftSetShape,
+  type NftTableName,
+} from './change.ts';
 export type { Datum, DatumType } from './datum.ts';
-export { type ElementChange, NftElements } from './elements.ts';
+export type { ElementChange } from './element-messages.ts';
+export { NftElements, type NftSetSummary } from './elements.ts';
+export type { NftField } from './fields.ts';
 export { NftGuard, type NftPart, partLooks } from './guard.ts';
 export {
   monitorNft,
@@ -9,5 +20,24 @@ export {
   openNfnetlink,
   readNftEvent,
 } from './monitor.ts';
+export {
+  ACCEPT,
+  among,
+  COUNTER,
+  type CtState,
+  ctState,
+  DROP,
+  equals,
+  goTo,
+  inSet,
+  jumpTo,
+  type NftRule,
+  type NftStatement,
+  type NftValues,
+  RETURN,
+  ruleOf,
+} from './rule.ts';
+export { ruleText } from './rule-text.ts';
+export { NftRuleset } from './ruleset.ts';
 export { formatKey, type NftElement, type NftFamily, type NftSet, type NftVerdict } from './set-element.ts';
 export { listNftJson, type NftObject, type NftPlace, parseNftJson, runNft } from './transaction.ts';

@@ -63,19 +63,21 @@ const UDATA_COMMENT = 0;
 const LONGEST_COMMENT = 127;
 
 /** NF_DROP, NF_ACCEPT and enum nft_verdicts. */
-const VERDICTS = { drop: 0, accept: 1, continue: -1, jump: -3, goto: -4, return: -5 } as const;
+export const VERDICT_CODES = { drop: 0, accept: 1, continue: -1, jump: -3, goto: -4, return: -5 } as const;
 
 /** Appends elements to one growing block, without a call of a function for each attribute. */
 export class ElementWriter {
   readonly #set: NftSet;
   readonly #keySize: number;
   readonly #dataSize: number;
-  #bytes = new Uint8Array(64 << 10);
-  #view = viewOf(this.#bytes);
+  #bytes: Uint8Array;
+  #view: DataView;
   #at = 0;
 
-  constructor(set: NftSet) {
+  constructor(set: NftSet, size = 64 << 10) {
     this.#set = set;
+    this.#bytes = new Uint8Array(size);
+    this.#view = viewOf(this.#bytes);
     this.#keySize = sizeOf(set.key);
     this.#dataSize = Array.isArray(set.data) ? sizeOf(set.data) : 0;
   }
@@ -133,7 +135,7 @@ export class ElementWriter {
     const { data: types } = this.#set;
     if ('verdict' in data) {
       const verdict = this.#begin(NFTA_DATA.VERDICT);
-      this.#u32(NFTA_VERDICT.CODE, VERDICTS[data.verdict] >>> 0);
+      this.#u32(NFTA_VERDICT.CODE, VERDICT_CODES[data.verdict] >>> 0);
       if ('chain' in data) this.#raw(NFTA_VERDICT.CHAIN, Buffer.from(`${data.chain}\0`));
       this.#end(verdict);
     } else {
@@ -293,7 +295,7 @@ function readData(set: NftSet, bytes: Uint8Array): readonly Datum[] | NftVerdict
       else if (attribute === NFTA_VERDICT.CHAIN) chain = cString(value);
     });
   });
-  const verdict = (Object.entries(VERDICTS).find(([, number]) => number === code)?.[0] ??
+  const verdict = (Object.entries(VERDICT_CODES).find(([, number]) => number === code)?.[0] ??
     'continue') as NftVerdict['verdict'];
   return verdict === 'jump' || verdict === 'goto' ? { verdict, chain } : { verdict };
 }

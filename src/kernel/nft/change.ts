@@ -1,0 +1,112 @@
+/** Changes of tables, chains, sets and rules: what one transaction is made of. As nft text for people. Pure. */
+import { typesNamed } from './datum.ts';
+import type { NftRule } from './rule.ts';
+import { ruleText } from './rule-text.ts';
+import { formatKey, type NftElement, type NftFamily, type NftSet } from './set-element.ts';
+
+/** Where a base chain hangs in the kernel's way of packets. */
+export interface NftHook {
+  readonly type: 'filter' | 'nat' | 'route';
+  readonly hook: 'prerouting' | 'input' | 'forward' | 'output' | 'postrouting';
+  readonly priority: number;
+  readonly policy: 'accept' | 'drop';
+}
+
+/** A set or map to make. */
+export interface NftSetShape {
+  readonly name: string;
+  /** Whether elements have verdicts. */
+  readonly map: boolean;
+  /** Parts of the key as nft writes them, e.g. `ipv4_addr . inet_proto . inet_service`. */
+  readonly key: string;
+  /** Elements may be ranges. */
+  readonly interval?: boolean | undefined;
+  /** At most 127 bytes; kept for sets, nft 1.0.6 does not show those of maps. */
+  readonly comment?: string | undefined;
+}
+
+export interface NftTableName {
+  readonly family: NftFamily;
+  readonly table: string;
+}
+
+export type NftChange = NftTableName &
+  (
+    | { readonly change: 'add table' }
+    | { readonly change: 'add chain'; readonly chain: string; readonly hook?: NftHook | undefined }
+    /** Removes the rules of a chain; the chain has to exist. */
+    | { readonly change: 'flush chain' | 'delete chain'; readonly chain: string }
+    | { readonly change: 'add set'; readonly set: NftSetShape }
+    | { readonly change: 'delete set'; readonly set: Pick<NftSetShape, 'name' | 'map'> }
+    /** Behind the rules that the chain has. */
+    | { readonly change: 'add rule'; readonly chain: string; readonly rule: NftRule }
+    | {
+        readonly change: 'add elements' | 'delete elements';
+        readonly set: NftSetShape;
+        readonly elements: readonly NftElement[];
+      }
+  );
+
+/** The set as its elements are written. Throws NFT_VALUE_INVALID for a type that is not known. */
+export function setOfShape({ family, table }: NftTableName, shape: NftSetShape): NftSet {
+  return {
+    family,
+    table,
+    name: shape.name,
+    key: typesNamed(shape.key),
+    data: shape.map ? 'verdict' : undefined,
+    interval: shape.interval ?? false,
+    timeoutMs: undefined,
+  };
+}
+
+/** One command of nft(8). */
+export function changeText(change: NftChange): string {
+  const table = `${change.family} ${change.table}`;
+  switch (change.change) {
+    case 'add table':
+      return `add table ${table}`;
+    case 'add chain':
+      return `add chain ${table} ${change.chain}${change.hook ? ` { ${hookText(change.hook)} }` : ''}`;
+    case 'flush chain':
+    case 'delete chain':
+      return `${change.change} ${table} ${change.chain}`;
+    case 'add set': {
+      const { name, map, key, interval, comment } = change.set;
+      const parts = [
+        `type ${key}${map ? ' : verdict' : ''};`,
+        ...(interval ? ['flags interval;'] : []),
+        ...(comment === undefined || map ? [] : [`comment "${comment}";`]),
+      ];
+      return `add ${map ? 'map' : 'set'} ${table} ${name} { ${parts.join(' ')} }`;
+    }
+    case 'delete set':
+      return `delete ${change.set.map ? 'map' : 'set'} ${table} ${change.set.name}`;
+    case 'add rule':
+      return `add rule ${table} ${change.chain} ${ruleText(change.rule)}`;
+    case 'add elements':
+    case 'delete elements': {
+      const whole = change.change === 'add elements';
+      const elements = change.elements.map((element) => elementText(element, whole));
+      return `${whole ? 'add' : 'delete'} element ${table} ${change.set.name} { ${elements.join(', ')} }`;
+    }
+  }
+}
+
+/** A transaction as `nft -f` takes it. */
+export function changesText(changes: readonly NftChange[]): string {
+  return changes.map((change) => `${changeText(change)}\n`).join('');
+}
+
+export function hookText({ type, hook, priority, policy }: NftHook): string {
+  return `type ${type} hook ${hook} priority ${priority}; policy ${policy};`;
+}
+
+function elementText(element: NftElement, whole: boolean): string {
+  const key = formatKey(element);
+  if (!whole) return key;
+  const about = element.comment ? ` comment "${element.comment}"` : '';
+  const { data } = element;
+  if (!data || !('verdict' in data)) return `${key}${about}`;
+  return `${key}${about} : ${data.verdict}${'chain' in data ? ` ${data.chain}` : ''}`;
+}

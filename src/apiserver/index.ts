@@ -6,10 +6,16 @@ import { type Cidr, tryParseCidr } from '../addr/index.ts';
 import { apiError } from '../errors/api.ts';
 import { storeError } from '../errors/store.ts';
 import { SqliteStore, type Store } from '../store/index.ts';
+import type { PortRange } from './allocate/node-ports.ts';
 import { Core, type LogFunction } from './core.ts';
 import { createHandler } from './handler.ts';
 import { HttpServer, type ListenAddress } from './http/server.ts';
-import { type BootstrapOptions, bootstrap, keepBootstrapped } from './lifecycle/bootstrap.ts';
+import {
+  type BootstrapOptions,
+  bootstrap,
+  bootstrapNetworks,
+  keepBootstrapped,
+} from './lifecycle/bootstrap.ts';
 import { ensureCredentials, tokenUsers, writeAdminKubeconfig } from './pki/credentials.ts';
 import { makePrivateDirectory } from './pki/files.ts';
 import type { PodLogs } from './rest/pods.ts';
@@ -35,6 +41,8 @@ export interface ApiServerOptions {
   readonly serviceCidrs?: readonly string[];
   /** Pod networks: checked not to overlap the service networks. */
   readonly clusterCidrs?: readonly string[];
+  /** Where node ports lie. Default 30000-32767. */
+  readonly nodePorts?: PortRange;
   /** Addresses under which others reach the server: default/kubernetes and the certificate carry them. */
   readonly advertise?: string | readonly string[];
   /** Port at those addresses; default that of the first address listened on. */
@@ -49,6 +57,8 @@ export interface ApiServerOptions {
   readonly compactIntervalMs?: number;
   readonly bookmarkIntervalMs?: number;
 }
+
+export { parsePortRange } from './allocate/node-ports.ts';
 
 export interface ApiServer {
   /** `https://host:port` of the first address. */
@@ -136,7 +146,12 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
   const store = SqliteStore.open(join(options.dataDir, 'store.db'));
   const undo: (() => unknown)[] = [() => store.close()];
   try {
-    const core = new Core({ store, clock, log });
+    const core = new Core({
+      store,
+      clock,
+      log,
+      ...(options.nodePorts && { nodePorts: options.nodePorts }),
+    });
     const { registry } = core;
     const fds = options.listenFds ?? [];
     const listen = options.listen ?? (fds.length > 0 ? [] : [{ host: '127.0.0.1', port: 6443 }]);
@@ -192,8 +207,11 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
         .filter((host) => isIP(host) && host !== '127.0.0.1' && host !== '::1')
         .map((host) => ({ address: host, port: advertisePort })),
     };
-    await bootstrap(registry, cluster);
     undo.unshift(() => core.close());
+    // Before default/kubernetes is made: somebody may have its address.
+    await bootstrapNetworks(registry, cluster);
+    await core.keepServicesRight(kubernetesIps[0]!);
+    await bootstrap(registry, cluster);
     core.start(options.compactIntervalMs ?? 300_000);
     const keeper = keepBootstrapped(registry, cluster, (key, error) =>
       log('warn', { key, error: String(error) }, 'repair failed, will be repeated'),

@@ -16,6 +16,7 @@ interface Options {
   name: string[];
   serviceCidr: string[];
   clusterCidr: string[];
+  serviceNodePortRange?: string;
   logLevel: string;
   json?: boolean;
 }
@@ -79,7 +80,8 @@ export function registerApiserver(program: Command): Command {
         commaList,
         [],
       )
-      .option('--cluster-cidr <cidr>', 'pod networks; must not overlap the service networks', commaList, []),
+      .option('--cluster-cidr <cidr>', 'pod networks; must not overlap the service networks', commaList, [])
+      .option('--service-node-port-range <first-last>', 'where node ports lie (default 30000-32767)'),
   )
     .addHelpText(
       'after',
@@ -96,12 +98,23 @@ Examples:
   return apiserver;
 }
 
+/** @throws API_BAD_OPTION */
+function parseNodePorts<Range>(value: string, parse: (text: string) => Range | undefined): Range {
+  const range = parse(value);
+  if (range) return range;
+  throw apiError('API_BAD_OPTION', {
+    option: '--service-node-port-range',
+    value,
+    want: 'FIRST-LAST, such as 30000-32767',
+  });
+}
+
 async function serve(options: Options): Promise<void> {
   const root = options.nodeStateRoot;
   const { commandLog } = await import('./log.ts');
   const { live } = await import('./life.ts');
   const log = commandLog({ level: options.logLevel, json: options.json ?? false });
-  const { startApiServer } = await import('../apiserver/index.ts');
+  const { parsePortRange, startApiServer } = await import('../apiserver/index.ts');
   const { readPodLog } = await import('../pods/index.ts');
   await live(log, async () =>
     startApiServer({
@@ -109,6 +122,9 @@ async function serve(options: Options): Promise<void> {
       listen: (options.listen.length > 0 ? options.listen : ['127.0.0.1:6443']).map(parseListen),
       ...(options.serviceCidr.length > 0 && { serviceCidrs: options.serviceCidr }),
       clusterCidrs: options.clusterCidr,
+      ...(options.serviceNodePortRange !== undefined && {
+        nodePorts: parseNodePorts(options.serviceNodePortRange, parsePortRange),
+      }),
       ...(options.advertiseAddress.length > 0 && { advertise: options.advertiseAddress }),
       ...(options.advertisePort !== undefined && { advertisePort: Number(options.advertisePort) }),
       names: options.name,

@@ -11,7 +11,6 @@ interface ControllerFlags {
   serviceCidr: string[];
   nodeCidrMaskSizeIpv4: number;
   nodeCidrMaskSizeIpv6: number;
-  serviceNodePortRange: string;
   nodeMonitorGracePeriod: number;
   controllers: ControllerName[];
   leaderElect: boolean;
@@ -25,7 +24,7 @@ export function registerController(program: Command): void {
     program
       .command('controller')
       .description(
-        'run the controllers: node CIDRs, node health, EndpointSlices, Service addresses, scheduler',
+        'run the controllers: node CIDRs, node health, EndpointSlices, load balancer addresses, scheduler',
       )
       .option(
         '--kubeconfig <path>',
@@ -41,7 +40,6 @@ export function registerController(program: Command): void {
       .option('--service-cidr <networks>', 'Service networks, to refuse overlaps with', list, [])
       .option('--node-cidr-mask-size-ipv4 <length>', "prefix length of a node's IPv4 network", whole, 24)
       .option('--node-cidr-mask-size-ipv6 <length>', "prefix length of a node's IPv6 network", whole, 64)
-      .option('--service-node-port-range <first-last>', 'where node ports may lie', '30000-32767')
       .option('--node-monitor-grace-period <seconds>', 'silence after which a node is unreachable', whole, 40)
       .option('--controllers <names>', `some of ${controllerNames.join(',')}`, controllers, [
         ...controllerNames,
@@ -71,7 +69,6 @@ export function registerController(program: Command): void {
           serviceCidrs: flags.serviceCidr,
           nodeMaskV4: flags.nodeCidrMaskSizeIpv4,
           nodeMaskV6: flags.nodeCidrMaskSizeIpv6,
-          nodePortRange: flags.serviceNodePortRange,
           nodeGraceMs: flags.nodeMonitorGracePeriod * 1000,
           leaderElect: flags.leaderElect,
           only: flags.controllers,

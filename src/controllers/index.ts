@@ -9,7 +9,6 @@ import {
   Reflector,
   resources,
 } from '../client/index.ts';
-import { controllersError } from '../errors/controllers.ts';
 import { EndpointSlicesController } from './endpoint-slices/controller.ts';
 import { managedBy, managedByLabel, sliceView } from './endpoint-slices/types.ts';
 import { startLoadBalancers } from './load-balancers/controller.ts';
@@ -20,7 +19,6 @@ import { type CidrPool, cidrPools } from './node-cidrs/plan.ts';
 import { startNodeLifecycle } from './node-lifecycle/controller.ts';
 import { startScheduler } from './scheduler/controller.ts';
 import { startServiceControllers } from './services/controller.ts';
-import { type PortRange, parsePortRange } from './services/repair.ts';
 import { leaseView, nodeView, podView, serviceCidrView, serviceView } from './views.ts';
 
 export { type CidrPool, cidrPools } from './node-cidrs/plan.ts';
@@ -36,8 +34,6 @@ export interface ControllersOptions {
   nodeMaskV4?: number;
   /** Prefix length of a Node's IPv6 network, 64 by default. */
   nodeMaskV6?: number;
-  /** `30000-32767` by default. */
-  nodePortRange?: string;
   signal: AbortSignal;
   log: Log;
   /** Work only while holding the Lease kube-system/portolan-controller; false by default. */
@@ -68,7 +64,7 @@ export interface RunningControllers {
 
 /**
  * Starts the controllers. Options are checked at once: throws CONTROLLER_BAD_CIDR, CONTROLLER_CIDRS_OVERLAP,
- * CONTROLLER_BAD_NODE_MASK, CONTROLLER_BAD_OPTION.
+ * CONTROLLER_BAD_NODE_MASK.
  */
 export function startControllers(options: ControllersOptions): RunningControllers {
   const pools = cidrPools({
@@ -77,17 +73,9 @@ export function startControllers(options: ControllersOptions): RunningController
     nodeMaskV4: options.nodeMaskV4 ?? 24,
     nodeMaskV6: options.nodeMaskV6 ?? 64,
   });
-  const rangeText = options.nodePortRange ?? '30000-32767';
-  const nodePorts = parsePortRange(rangeText);
-  if (!nodePorts)
-    throw controllersError('CONTROLLER_BAD_OPTION', {
-      option: '--service-node-port-range',
-      value: rangeText,
-      want: 'FIRST-LAST, such as 30000-32767',
-    });
   const ready = Promise.withResolvers<void>();
   const lead = async (signal: AbortSignal) => {
-    await run(options, pools, nodePorts, signal);
+    await run(options, pools, signal);
     ready.resolve();
     await aborted(signal);
   };
@@ -112,7 +100,6 @@ export function startControllers(options: ControllersOptions): RunningController
 async function run(
   options: ControllersOptions,
   pools: readonly CidrPool[],
-  nodePorts: PortRange,
   signal: AbortSignal,
 ): Promise<void> {
   const { client, log } = options;
@@ -146,7 +133,7 @@ async function run(
     project: readPool,
   });
   const needs: Record<ControllerName, { start(): void; synced: Promise<void> }[]> = {
-    'node-cidrs': [nodes],
+    'node-cidrs': [nodes, pods],
     'node-lifecycle': [nodes, leases, pods],
     'endpoint-slices': [nodes, pods, services, slices],
     services: [services, serviceCidrs],
@@ -160,7 +147,7 @@ async function run(
 
   const events = (component: string) => new EventRecorder({ client, component, log });
   if (wanted.has('node-cidrs') && pools.length > 0)
-    startNodeCidrs({ ...common, nodes, pools, events: events('cidrAllocator') });
+    startNodeCidrs({ ...common, nodes, pods, pools, events: events('cidrAllocator') });
   if (wanted.has('node-lifecycle'))
     startNodeLifecycle({
       ...common,
@@ -174,14 +161,7 @@ async function run(
     });
   if (wanted.has('endpoint-slices'))
     new EndpointSlicesController({ ...common, nodes, pods, services, slices }).start();
-  if (wanted.has('services'))
-    startServiceControllers({
-      ...common,
-      services,
-      serviceCidrs,
-      nodePorts,
-      events: events('portolan-services'),
-    });
+  if (wanted.has('services')) startServiceControllers({ ...common, services, serviceCidrs });
   if (wanted.has('load-balancers'))
     startLoadBalancers({
       ...common,

@@ -58,6 +58,8 @@ export interface PodView {
   /** Has a deletionTimestamp. */
   deleting: boolean;
   namedPorts: readonly NamedPort[];
+  /** Has no address of its own, but those of its node. */
+  hostNetwork: boolean;
   /** `protocol/port/hostIP` of each hostPort. */
   hostPorts: readonly string[];
   hostname: string;
@@ -98,6 +100,7 @@ export function podView(pod: Pod): PodView {
     ready: conditionOf(status?.conditions, 'Ready')?.status === 'True',
     deleting: metadata.deletionTimestamp !== undefined,
     namedPorts: namedPorts.length > 0 ? namedPorts : nothing,
+    hostNetwork: spec.hostNetwork === true,
     hostPorts: hostPorts.length > 0 ? hostPorts : nothing,
     hostname: spec.hostname ?? '',
     subdomain: spec.subdomain ?? '',

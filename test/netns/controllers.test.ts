@@ -23,7 +23,8 @@ import {
 } from '../../src/client/index.ts';
 import { startControllers } from '../../src/controllers/index.ts';
 import { isNetError } from '../../src/errors/net-error.ts';
-import type { EndpointSlice, Node, Pod } from '../../src/model/kubernetes.ts';
+import type { EndpointSlice, Node, Pod, Service } from '../../src/model/kubernetes.ts';
+import { SqliteStore } from '../../src/store/index.ts';
 
 const run = promisify(execFile);
 const directory = mkdtempSync(join(tmpdir(), 'portolan-controllers-'));
@@ -353,6 +354,63 @@ test('client and controllers go on after a restart of the API server', async () 
   await eventually(
     'the endpoint',
     async () => told(await slicesOf('after'))[0] === 'IPv4 [:80/TCP] 10.244.0.77+',
+  );
+});
+
+test('a younger Node with the networks of an older one gets others once its last pod is gone', async () => {
+  const [v4, v6] = (await kubectl('get', 'node', 'n1', '-o', 'jsonpath={.spec.podCIDRs[*]}')).split(' ');
+  await client.create(resources.pods, podObject('held', 'held', 80, { nodeName: 'twin' }) as Pod);
+  await apply('twin', [{ ...nodeObject('twin', 'z1'), spec: { podCIDR: v4, podCIDRs: [v4, v6] } }]);
+  const networks = () => kubectl('get', 'node', 'twin', '-o', 'jsonpath={.spec.podCIDRs[*]}');
+  const events = () => kubectl('get', 'events', '--field-selector', 'involvedObject.name=twin');
+  await eventually('the event', async () =>
+    new RegExp(`CIDRDuplicate.*podCIDR ${v4} overlaps that of Node "n1".*drain it`).test(await events()),
+  );
+  assert.equal(await networks(), `${v4} ${v6}`);
+  await kubectl('delete', 'pod', 'held', '--grace-period=0', '--force');
+  const got = await eventually('other networks', async () => {
+    const now = await networks();
+    return now !== `${v4} ${v6}` && now;
+  });
+  assert.match(got, /^10\.244\.\d+\.0\/24 fd00:10:244:\w+::\/64$/);
+  const all = await kubectl('get', 'nodes', '-o', 'jsonpath={.items[*].spec.podCIDRs[*]}');
+  assert.equal(new Set(all.split(' ')).size, all.split(' ').length, all);
+  await eventually('the event', async () => /CIDRReallocated.*"n1"/.test(await events()));
+  await assert.rejects(
+    kubectl(
+      'patch',
+      'node',
+      'n1',
+      '--type=merge',
+      '-p',
+      '{"spec":{"podCIDR":"10.244.77.0/24","podCIDRs":["10.244.77.0/24"]}}',
+    ),
+    /may not change podCIDR/,
+  );
+  await kubectl('delete', 'node', 'twin');
+});
+
+test('Services that collide in a restored store are repaired at the next start', async () => {
+  const at = await kubectl('get', 'service', 'after', '-o', 'jsonpath={.spec.clusterIP}');
+  await server.close();
+  const store = SqliteStore.open(join(directory, 'store.db'));
+  const { value } = store.get('services/default/after')!;
+  const twin = JSON.parse(value) as Service;
+  twin.metadata = { ...twin.metadata, name: 'copy', uid: 'u', creationTimestamp: '2999-01-01T00:00:00Z' };
+  await store.write({ key: 'services/default/copy', expected: 0, build: () => JSON.stringify(twin) });
+  store.close();
+  server = await start();
+  const [kept, given] = await Promise.all(
+    ['after', 'copy'].map((name) => kubectl('get', 'service', name, '-o', 'jsonpath={.spec.clusterIP}')),
+  );
+  assert.equal(kept, at);
+  assert.match(given!, /^10\.96\./);
+  assert.notEqual(given, at);
+  assert.match(
+    await kubectl('describe', 'service', 'copy'),
+    new RegExp(
+      `ClusterIPAlreadyAllocated.*Cluster IP ${at} belongs to Service "default/after"; .* ${given} now`,
+    ),
   );
 });
 

@@ -3,7 +3,7 @@
  * nothing is stored twice, so nothing can disagree.
  */
 import { randomInt } from 'node:crypto';
-import { type Cidr, type Family, parseIp, tryParseCidr, tryParseIp } from '../../addr/index.ts';
+import { type Cidr, type Family, type IpAddress, tryParseCidr, tryParseIp } from '../../addr/index.ts';
 import type { Service, ServiceCIDR } from '../../model/kubernetes.ts';
 import type { Store } from '../../store/types.ts';
 import { objectOf } from '../registry/objects.ts';
@@ -63,13 +63,7 @@ export class ServiceAddresses {
     const address = tryParseIp(ip);
     if (!address) return `the provided IP (${ip}) is not valid`;
     const networks = this.networks(address.family);
-    const inside = networks.some(
-      (cidr) =>
-        cidr.contains(address) &&
-        !address.equals(cidr.address) &&
-        (cidr.family === 6 || !address.equals(cidr.last)),
-    );
-    if (!inside)
+    if (!isUsable(address, networks))
       return `the provided IP (${ip}) is not in the valid range. The range of valid IPs is ${networks.join(', ')}`;
     const owner = this.#owners.get(address.toString());
     if (owner !== undefined && owner !== key) return 'provided IP is already allocated';
@@ -108,6 +102,18 @@ export class ServiceAddresses {
     return undefined;
   }
 
+  /** Notes whose an address is, whoever seemed to have it. */
+  assign(ip: string, key: string): void {
+    this.#owners.set(ip, key);
+  }
+
+  /** Gives back what no Service has. @returns the addresses */
+  sweep(): string[] {
+    const before = [...this.#owners.keys()];
+    for (const [ip, key] of this.#owners) this.release(ip, key);
+    return before.filter((ip) => !this.#owners.has(ip));
+  }
+
   /** Gives an address back, unless the Service of this key has it (again) by now. */
   release(ip: string, key: string): void {
     const text = tryParseIp(ip)?.toString() ?? ip;
@@ -118,8 +124,18 @@ export class ServiceAddresses {
   }
 }
 
-/** The ClusterIPs of a Service in canonical text; none for headless ones. */
+/** Whether an address lies in one of the networks and may be handed out. */
+export function isUsable(address: IpAddress, networks: readonly Cidr[]): boolean {
+  return networks.some(
+    (cidr) =>
+      cidr.contains(address) &&
+      !address.equals(cidr.address) &&
+      (cidr.family === 6 || !address.equals(cidr.last)),
+  );
+}
+
+/** The ClusterIPs of a Service in canonical text; none for headless ones, and none that cannot be read. */
 export function clusterIpsOf(service: Service): string[] {
   const ips = service.spec.clusterIPs ?? (service.spec.clusterIP ? [service.spec.clusterIP] : []);
-  return ips.filter((ip) => ip !== '' && ip !== 'None').map((ip) => parseIp(ip).toString());
+  return ips.flatMap((ip) => tryParseIp(ip)?.toString() ?? []);
 }

@@ -19,8 +19,11 @@ export interface BootstrapOptions {
 const FAMILY_TYPES = { 4: 'IPv4', 6: 'IPv6' } as const;
 const familyOf = (address: string) => FAMILY_TYPES[address.includes(':') ? 6 : 4];
 
-/** Makes what is missing and corrects what differs; runs at each start. */
-export async function bootstrap(registry: Registry, options: BootstrapOptions): Promise<void> {
+/** What Services need before there can be any: namespaces and the service networks. */
+export async function bootstrapNetworks(
+  registry: Registry,
+  options: Pick<BootstrapOptions, 'serviceCidrs'>,
+): Promise<void> {
   for (const name of CLUSTER_NAMESPACES)
     await ensure(registry, 'Namespace', undefined, {
       apiVersion: 'v1',
@@ -34,6 +37,11 @@ export async function bootstrap(registry: Registry, options: BootstrapOptions): 
     spec: { cidrs: [...options.serviceCidrs] },
   };
   await ensureServiceCidr(registry, cidr);
+}
+
+/** Makes what is missing and corrects what differs; runs at each start. */
+export async function bootstrap(registry: Registry, options: BootstrapOptions): Promise<void> {
+  await bootstrapNetworks(registry, options);
   const labels = { component: 'apiserver', provider: 'kubernetes' };
   const service: Service = {
     apiVersion: 'v1',

@@ -40,7 +40,8 @@ export interface Changed {
 }
 
 export interface UpdateOptions extends WriteOptions {
-  readonly subresource?: '' | 'status' | 'binding' | 'finalize' | 'delete';
+  /** Other than `''` and `status` are changes by the server itself, which pass no validation. */
+  readonly subresource?: '' | 'status' | 'binding' | 'finalize' | 'delete' | 'repair';
   /** Create the object when it is absent. */
   readonly createMissing?: boolean;
 }

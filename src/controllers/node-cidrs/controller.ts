@@ -7,8 +7,8 @@ import {
   resources,
 } from '../../client/index.ts';
 import { isNetError } from '../../errors/net-error.ts';
-import type { Node } from '../../model/kubernetes.ts';
-import type { NodeView } from '../views.ts';
+import type { Node, Pod } from '../../model/kubernetes.ts';
+import type { NodeView, PodView } from '../views.ts';
 import { WorkQueue } from '../work-queue.ts';
 import { type CidrPool, planNodeCidrs } from './plan.ts';
 
@@ -16,50 +16,65 @@ import { type CidrPool, planNodeCidrs } from './plan.ts';
 export interface NodeCidrsOptions {
   client: ApiClient;
   nodes: Reflector<Node, NodeView>;
+  pods: Reflector<Pod, PodView>;
   events: EventRecorder;
   pools: readonly CidrPool[];
   signal: AbortSignal;
   log: Log;
 }
 
-/** Begins to work; `nodes` must have synced. */
+/** Begins to work; `nodes` and `pods` must have synced. */
 export function startNodeCidrs(options: NodeCidrsOptions): void {
-  const { client, nodes, events, pools, signal, log } = options;
+  const { client, nodes, pods, events, pools, signal, log } = options;
   const cursors = new Map<CidrPool, bigint>();
-  /** Given out, but not yet told by the watch: Node name to uid and networks. */
-  const given = new Map<string, { uid: string; podCidrs: string[] }>();
+  /** Given out, but not yet told by the watch: Node name to uid and networks, and what it had before. */
+  const given = new Map<string, { uid: string; before: string; podCidrs: string[] }>();
   const told = new Map<string, string>();
+  /** Nodes with a problem that ends when their last pod goes. */
+  let occupied = new Set<string>();
+
+  const tell = (node: NodeView, reason: string, message: string) => {
+    const key = `${node.uid} ${message}`;
+    if (told.get(node.name) === key) return;
+    told.set(node.name, key);
+    log.warn({ node: node.name, reason }, message);
+    events.record(
+      { apiVersion: 'v1', kind: 'Node', name: node.name, uid: node.name },
+      { type: 'Warning', reason, message },
+    );
+  };
 
   const work = async () => {
     const known: NodeView[] = [];
     for (const node of nodes.items.values()) {
       const mine = given.get(node.name);
-      if (mine && (node.podCidrs.length > 0 || node.uid !== mine.uid)) given.delete(node.name);
+      if (mine && (node.podCidrs.join() !== mine.before || node.uid !== mine.uid)) given.delete(node.name);
       const still = given.get(node.name);
       known.push(still ? { ...node, podCidrs: still.podCidrs } : node);
     }
     for (const name of given.keys()) if (!nodes.items.has(name)) given.delete(name);
-    const plan = planNodeCidrs(known, pools, cursors);
-    for (const { node, reason, message } of plan.problems) {
-      const key = `${node.uid} ${message}`;
-      if (told.get(node.name) === key) continue;
-      told.set(node.name, key);
-      events.record(
-        { apiVersion: 'v1', kind: 'Node', name: node.name, uid: node.name },
-        { type: 'Warning', reason, message },
-      );
-    }
+    // Those that run on the node's own network have no address of its pods.
+    const inUse = new Set<string>();
+    for (const pod of pods.items.values()) if (!pod.finished && !pod.hostNetwork) inUse.add(pod.nodeName);
+    const plan = planNodeCidrs(known, pools, cursors, (node) => !inUse.has(node.name));
+    occupied = new Set(
+      plan.problems
+        .filter(({ reason }) => reason === 'CIDRDuplicate' || reason === 'CIDRInvalid')
+        .map(({ node }) => node.name),
+    );
+    for (const { node, reason, message } of plan.problems) tell(node, reason, message);
     const failures: unknown[] = [];
     await Promise.all(
-      plan.assignments.map(async ({ node, podCidrs }) => {
-        given.set(node.name, { uid: node.uid, podCidrs });
+      plan.assignments.map(async ({ node, podCidrs, repair }) => {
+        given.set(node.name, { uid: node.uid, before: node.podCidrs.join(), podCidrs });
         try {
           await client.patch(
             resources.nodes,
             { name: node.name },
             { metadata: { uid: node.uid }, spec: { podCIDR: podCidrs[0], podCIDRs: podCidrs } },
-            { type: 'strategic', signal, fieldManager: 'portolan-node-cidrs', retryForMs: 0 },
+            { type: 'merge', signal, fieldManager: 'portolan-node-cidrs', retryForMs: 0 },
           );
+          if (repair !== undefined) tell(node, 'CIDRReallocated', repair);
           log.info({ node: node.name, podCidrs }, 'node got its pod networks');
         } catch (error) {
           given.delete(node.name);
@@ -87,4 +102,7 @@ export function startNodeCidrs(options: NodeCidrsOptions): void {
   };
   look(nodes.items.keys());
   nodes.onChange(look);
+  pods.onChange(() => {
+    if (occupied.size > 0) queue.add('all');
+  });
 }

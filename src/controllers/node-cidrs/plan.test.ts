@@ -69,6 +69,27 @@ test('wrong networks are told about, the younger Node of two is in the wrong', (
     assert.deepEqual(told(planNodeCidrs(nodes, one, new Map())), want, name);
 });
 
+test('a younger Node in the wrong gets another network as soon as it is empty', () => {
+  const two = pools(['10.0.0.0/22', 'fd00::/60']);
+  const nodes = [
+    node('old', ['10.0.1.0/24', 'fd00::/64'], 1),
+    node('young', ['10.0.1.0/24', 'fd00:0:0:5::/64'], 2),
+    node('odd', ['10.0.0.0/23'], 3),
+    node('broken', ['nonsense'], 4),
+  ];
+  const plan = (empty: string[]) => planNodeCidrs(nodes, two, new Map(), ({ name }) => empty.includes(name));
+  assert.deepEqual(told(plan([])), ['young CIDRDuplicate', 'odd CIDRDuplicate', 'broken CIDRInvalid']);
+  const { assignments } = plan(['old', 'young', 'odd', 'broken']);
+  assert.deepEqual(
+    assignments.map(({ repair, node: { name } }) => `${name}: ${repair}`),
+    [
+      'young: podCIDR 10.0.1.0/24 overlaps that of Node "old"; no pod lives there, the Node has 10.0.0.0/24 and fd00:0:0:5::/64 now',
+      'odd: podCIDR 10.0.0.0/23 overlaps that of Node "old"; no pod lives there, the Node has 10.0.2.0/24 and fd00:0:0:1::/64 now',
+      'broken: podCIDR "nonsense" is no network; no pod lives there, the Node has 10.0.3.0/24 and fd00:0:0:2::/64 now',
+    ],
+  );
+});
+
 test('no two Nodes ever get overlapping networks', () => {
   fc.assert(
     fc.property(fc.array(fc.option(fc.nat(20)), { maxLength: 40 }), (presets) => {

@@ -12,9 +12,11 @@ export interface CidrPool {
 export interface CidrAssignment {
   node: NodeView;
   podCidrs: string[];
+  /** Why networks that the Node had are replaced; told as an Event. */
+  repair?: string;
 }
 
-/** What is wrong with a Node's networks; told as an Event, since networks in use cannot be taken away. */
+/** What is wrong with a Node's networks and stays so; told as an Event, since networks in use cannot be taken away. */
 export interface CidrProblem {
   node: NodeView;
   reason: 'CIDRNotAvailable' | 'CIDRDuplicate' | 'CIDROutOfRange' | 'CIDRInvalid';
@@ -77,57 +79,57 @@ export function cidrPools(options: {
  * One network of each family for each Node that has none. Networks of Nodes that are gone are free again, but the
  * one given out longest ago is taken first: peers may still have routes to the old owner. `cursors` remembers
  * where each pool stands and is moved on.
- * Oldest Nodes first, so that of two with the same network the older one is in the right.
+ * Oldest Nodes first, so that of two with the same network the older one is in the right. The younger one gets
+ * another network as soon as `isEmpty` says that no pod lives in the one it has.
  */
 export function planNodeCidrs(
   nodes: Iterable<NodeView>,
   pools: readonly CidrPool[],
   cursors: Map<CidrPool, bigint>,
+  isEmpty: (node: NodeView) => boolean = () => false,
 ): NodeCidrPlan {
   const plan: NodeCidrPlan = { assignments: [], problems: [] };
   const sorted = [...nodes].sort((a, b) => a.createdAtMs - b.createdAtMs || (a.name < b.name ? -1 : 1));
-  const taken = new Map<CidrPool, Set<bigint>>(pools.map((pool) => [pool, new Set()]));
-  const owners: { network: Cidr; node: string }[] = [];
-  /** Those that are not of a pool's usual length. */
-  const odd: { network: Cidr; node: string }[] = [];
-  const byText = new Map<string, string>();
-  for (const node of sorted)
+  const owned = new Owners(pools);
+  const wanting: { node: NodeView; kept: Cidr[]; faults: string[] }[] = [];
+  for (const node of sorted) {
+    const kept: Cidr[] = [];
+    const faults: string[] = [];
     for (const text of node.podCidrs) {
       const network = tryParseCidr(text);
-      if (!network) {
+      const other = network && owned.overlapping(network);
+      const fault = !network
+        ? `podCIDR "${text}" is no network`
+        : other !== undefined && `podCIDR ${text} overlaps that of Node "${other}"`;
+      if (fault) {
+        if (!node.deleting && isEmpty(node)) {
+          faults.push(fault);
+          continue;
+        }
         plan.problems.push({
           node,
-          reason: 'CIDRInvalid',
-          message: `Node has podCIDR "${text}", which is no network`,
+          reason: network ? 'CIDRDuplicate' : 'CIDRInvalid',
+          message: `${fault}; the Node gets another once no pod runs on it: drain it`,
         });
-        continue;
       }
-      const pool = pools.find((candidate) => candidate.network.contains(network));
-      const regular = pool !== undefined && network.prefixLength === pool.nodePrefixLength;
-      // Networks of the usual length overlap only when they are equal; only odd ones need a walk.
-      const other =
-        byText.get(network.toString()) ??
-        (regular ? odd : [...odd, ...owners]).find((owner) => owner.network.overlaps(network))?.node;
-      if (other !== undefined)
-        plan.problems.push({
-          node,
-          reason: 'CIDRDuplicate',
-          message: `podCIDR ${text} overlaps that of Node "${other}"; delete and register this Node again to get another`,
-        });
-      if (!pool)
+      if (!network) continue;
+      kept.push(network);
+      if (!owned.add(network, other ?? node.name))
         plan.problems.push({
           node,
           reason: 'CIDROutOfRange',
           message: `podCIDR ${text} is outside of the cluster's networks ${pools.map((one) => one.network).join(',')}`,
         });
-      else markTaken(pool, network, taken.get(pool)!);
-      byText.set(network.toString(), other ?? node.name);
-      (regular ? owners : odd).push({ network, node: node.name });
     }
+    if (!node.deleting && (node.podCidrs.length === 0 || faults.length > 0))
+      wanting.push({ node, kept, faults });
+  }
   const families = [...new Set(pools.map((pool) => pool.network.family))];
-  for (const node of sorted) {
-    if (node.podCidrs.length > 0 || node.deleting) continue;
-    const got = families.map((family) => nextFree(family, pools, taken, cursors, odd));
+  for (const { node, kept, faults } of wanting) {
+    const got = families.map(
+      (family) =>
+        kept.find((network) => network.family === family) ?? nextFree(family, pools, owned, cursors),
+    );
     if (got.some((one) => one === undefined)) {
       const lacking = families.filter((_, index) => got[index] === undefined);
       plan.problems.push({
@@ -137,9 +139,67 @@ export function planNodeCidrs(
       });
       continue;
     }
-    plan.assignments.push({ node, podCidrs: got.map((one) => one!.toString()) });
+    const podCidrs = got.map((one) => one!.toString());
+    plan.assignments.push({
+      node,
+      podCidrs,
+      ...(faults.length > 0 && {
+        repair: `${faults.join(', ')}; no pod lives there, the Node has ${podCidrs.join(' and ')} now`,
+      }),
+    });
   }
   return plan;
+}
+
+/** Which networks belong to whom. Those of a pool's usual length overlap only when they are equal. */
+class Owners {
+  readonly #pools: readonly CidrPool[];
+  readonly #taken: Map<CidrPool, Set<bigint>>;
+  readonly #byText = new Map<string, string>();
+  readonly #regular: { network: Cidr; node: string }[] = [];
+  /** Those that are not of a pool's usual length, for which a walk is needed. */
+  readonly #odd: { network: Cidr; node: string }[] = [];
+
+  constructor(pools: readonly CidrPool[]) {
+    this.#pools = pools;
+    this.#taken = new Map(pools.map((pool) => [pool, new Set()]));
+  }
+
+  /** The Node that has a part of this network already. */
+  overlapping(network: Cidr): string | undefined {
+    const candidates = this.#isRegular(network) ? this.#odd : [...this.#odd, ...this.#regular];
+    return (
+      this.#byText.get(network.toString()) ??
+      candidates.find((owner) => owner.network.overlaps(network))?.node
+    );
+  }
+
+  /** Notes an owner. @returns false when the network is in no pool */
+  add(network: Cidr, node: string): boolean {
+    const pool = this.#poolOf(network);
+    if (pool) markTaken(pool, network, this.#taken.get(pool)!);
+    this.#byText.set(network.toString(), node);
+    (this.#isRegular(network) ? this.#regular : this.#odd).push({ network, node });
+    return pool !== undefined;
+  }
+
+  /** Takes number `index` of a pool, unless somebody has it or lies around it. */
+  take(pool: CidrPool, index: bigint): Cidr | undefined {
+    const used = this.#taken.get(pool)!;
+    if (used.has(index)) return undefined;
+    used.add(index);
+    const network = pool.network.subnet(pool.nodePrefixLength, index);
+    // Some Node may have a network around the whole pool, e.g. since --cluster-cidr was changed.
+    return this.#odd.some((owner) => owner.network.overlaps(network)) ? undefined : network;
+  }
+
+  #poolOf(network: Cidr): CidrPool | undefined {
+    return this.#pools.find((candidate) => candidate.network.contains(network));
+  }
+
+  #isRegular(network: Cidr): boolean {
+    return this.#poolOf(network)?.nodePrefixLength === network.prefixLength;
+  }
 }
 
 /** Marks the numbers of all node networks that `network` touches. */
@@ -154,22 +214,17 @@ function markTaken(pool: CidrPool, network: Cidr, taken: Set<bigint>): void {
 function nextFree(
   family: Family,
   pools: readonly CidrPool[],
-  taken: Map<CidrPool, Set<bigint>>,
+  owned: Owners,
   cursors: Map<CidrPool, bigint>,
-  odd: readonly { network: Cidr }[],
 ): Cidr | undefined {
   for (const pool of pools) {
     if (pool.network.family !== family) continue;
-    const used = taken.get(pool)!;
     const count = pool.network.subnetCount(pool.nodePrefixLength);
     const start = cursors.get(pool) ?? 0n;
     for (let step = 0n; step < count; step++) {
       const index = (start + step) % count;
-      if (used.has(index)) continue;
-      const network = pool.network.subnet(pool.nodePrefixLength, index);
-      used.add(index);
-      // Some Node may have a network around the whole pool, e.g. since --cluster-cidr was changed.
-      if (odd.some((owner) => owner.network.overlaps(network))) continue;
+      const network = owned.take(pool, index);
+      if (!network) continue;
       cursors.set(pool, (index + 1n) % count);
       return network;
     }

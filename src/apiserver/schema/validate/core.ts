@@ -74,9 +74,6 @@ function validateTaints(taints: readonly Taint[]): FieldError[] {
 
 export function validateNodeUpdate(next: Node, old: Node): FieldError[] {
   const errors: FieldError[] = [];
-  const before = old.spec?.podCIDRs ?? [];
-  if (before.length > 0 && !equalJson(before, next.spec?.podCIDRs ?? []))
-    errors.push(forbidden('spec.podCIDRs', 'node updates may not change podCIDR except from "" to valid'));
   const provider = old.spec?.providerID;
   if (provider && provider !== next.spec?.providerID)
     errors.push(

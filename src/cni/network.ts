@@ -102,6 +102,10 @@ export class PodNetworking {
     this.#reconciler = new PodLinkReconciler({
       links: options.links,
       desired: () => this.#desired(),
+      wanted: (hostLink) => {
+        const attachment = this.store.byHostLink(hostLink);
+        return attachment && podLinkSpec(attachment);
+      },
       busy: () => this.#busy,
       onRestored: (link) => this.#restored(link),
       onGone: (hostLink) => this.#gone(hostLink),
@@ -167,6 +171,7 @@ export class PodNetworking {
         await this.#turn();
         await this.#options.beforeLink?.(attachment);
         link = this.#links.create(podLinkSpec(attachment), netns.fd);
+        this.#reconciler.watch(link);
         await this.#options.beforeReady?.(attachment, link);
         const ready = this.store.markReady(attachment);
         await this.store.durable();
@@ -317,22 +322,18 @@ export class PodNetworking {
     );
   }
 
-  #byHostLink(hostLink: string): Attachment | undefined {
-    return this.store.list().find((each) => each.hostLink === hostLink);
-  }
-
   #restored(link: PodLink): void {
-    const attachment = this.#byHostLink(link.spec.hostLink);
+    const attachment = this.store.byHostLink(link.spec.hostLink);
     if (attachment) void this.#guard(() => this.#options.beforeReady?.(attachment, link));
   }
 
   #gone(hostLink: string): void {
-    const attachment = this.#byHostLink(hostLink);
+    const attachment = this.store.byHostLink(hostLink);
     if (attachment) void this.#guard(() => this.del(attachment));
   }
 
   #settled(hostLink: string): Promise<void> {
-    const attachment = this.#byHostLink(hostLink);
+    const attachment = this.store.byHostLink(hostLink);
     return attachment ? this.#lock.run(attachmentKey(attachment), async () => {}) : Promise.resolve();
   }
 

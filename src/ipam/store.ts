@@ -83,6 +83,11 @@ export class AttachmentStore {
     return this.#attachments.get(attachmentKey(key));
   }
 
+  byHostLink(hostLink: string): Attachment | undefined {
+    const key = this.#hostLinks.get(hostLink);
+    return key === undefined ? undefined : this.#attachments.get(key);
+  }
+
   /** All attachments, oldest first. */
   list(): Attachment[] {
     return [...this.#attachments.values()];

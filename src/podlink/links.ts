@@ -1,6 +1,7 @@
 import { isNetError, kernelCause, type NetError } from '../errors/net-error.ts';
 import { podlinkError } from '../errors/podlink.ts';
 import { deleteLink, type Link, RTPROT_PORTOLAN, Rtnl } from '../kernel/rtnl/index.ts';
+import { ERRNO } from '../kernel/syscall/index.ts';
 import { ensureSysctl, readSysctl } from '../kernel/sysctl/index.ts';
 import { hostSysctls, planHostEnd, planPodEnd, podSysctls, type Step, vethSpec } from './plan.ts';
 import { type HostEnd, isHostLinkName, type PodEnd, type PodLink, type PodLinkSpec } from './types.ts';
@@ -8,12 +9,13 @@ import { type HostEnd, isHostLinkName, type PodEnd, type PodLink, type PodLinkSp
 /** The part of the routing tables that pod links use; tests pass one that fails where they want. */
 export type LinkTables = Pick<
   Rtnl,
-  'apply' | 'createLink' | 'link' | 'links' | 'addrs' | 'routes' | 'neighs' | 'close'
+  'apply' | 'createLink' | 'link' | 'links' | 'addrs' | 'routes' | 'neighs' | 'port' | 'close'
 >;
 
 export interface PodLinksOptions {
   /** Descriptor of the node's network namespace, default the process's own. */
   readonly netns?: { readonly fd: number } | undefined;
+  /** The node's tables, and for a moment those of a pod. */
   readonly openTables?: (netns: number | { readonly fd: number } | undefined) => LinkTables;
   readonly setSysctl?: typeof ensureSysctl;
   readonly readSysctl?: typeof readSysctl;
@@ -41,7 +43,7 @@ export class PodLinks {
   constructor(options: PodLinksOptions = {}) {
     this.#options = {
       netns: options.netns,
-      openTables: options.openTables ?? ((netns) => Rtnl.open({ netns })),
+      openTables: options.openTables ?? ((netns) => Rtnl.open({ netns, brief: netns !== options.netns })),
       setSysctl: options.setSysctl ?? ensureSysctl,
       readSysctl: options.readSysctl ?? readSysctl,
     };
@@ -50,6 +52,11 @@ export class PodLinks {
 
   get netns(): { readonly fd: number } | undefined {
     return this.#options.netns;
+  }
+
+  /** By which notifications of changes made here, at the host's side, are told from others: `Rtnl.port`. */
+  get port(): number {
+    return this.#host.port;
   }
 
   close(): void {
@@ -73,7 +80,7 @@ export class PodLinks {
   create(spec: PodLinkSpec, netnsFd: number): PodLink {
     const link = this.#createVeth(spec, netnsFd);
     try {
-      this.#sysctlsOfNew(spec, netnsFd);
+      this.#sysctlsOfNew(spec);
       this.#apply(this.#host, spec, planHostEnd(spec, { link, routes: [], neighs: [] }));
       this.#furnishPod(spec, netnsFd, link);
       return { ifindex: link.ifindex, spec };
@@ -120,7 +127,7 @@ export class PodLinks {
   check(spec: PodLinkSpec, netnsFd: number | undefined): string[] {
     const link = this.#host.link(spec.hostLink);
     const missing = link
-      ? planHostEnd(spec, this.#hostEnd(link)).map((step) => step.missing)
+      ? planHostEnd(spec, this.#hostEnd(link)).map((step) => step.missing())
       : [`host link ${spec.hostLink} is missing`];
     if (netnsFd === undefined) return [...missing, 'the network namespace of the pod is gone'];
     const pod = this.#options.openTables(netnsFd);
@@ -129,7 +136,7 @@ export class PodLinks {
       if (!end) return [...missing, `pod interface ${spec.ifname} is missing`];
       if (link && end.link.lowerIfindex !== link.ifindex)
         missing.push(`pod interface ${spec.ifname} is not the other end of ${spec.hostLink}`);
-      return [...missing, ...planPodEnd(spec, LOOPBACK_IFINDEX, end).map((step) => step.missing)];
+      return [...missing, ...planPodEnd(spec, LOOPBACK_IFINDEX, end).map((step) => step.missing())];
     } finally {
       pod.close();
     }
@@ -173,7 +180,15 @@ export class PodLinks {
       const end = host.up ? readPodEnd(pod, spec.ifname) : freshPodEnd(spec, host);
       if (!end)
         throw podlinkError('PODLINK_FAILED', { hostLink: spec.hostLink, change: `find ${spec.ifname}` });
-      this.#apply(pod, spec, planPodEnd(spec, LOOPBACK_IFINDEX, end));
+      const steps = planPodEnd(spec, LOOPBACK_IFINDEX, end);
+      try {
+        this.#apply(pod, spec, steps);
+      } catch (error) {
+        // A new interface where IPv6 is switched off by default: so rare that it is not looked for before.
+        if (kernelCause(error)?.errno !== ERRNO.EACCES) throw error;
+        this.#setAll(podSysctls(spec), spec.ifname, { fd: netnsFd });
+        this.#apply(pod, spec, steps);
+      }
     } finally {
       pod.close();
     }
@@ -185,8 +200,8 @@ export class PodLinks {
     this.#setAll(podSysctls(spec), spec.ifname, { fd: netnsFd });
   }
 
-  /** Settings of a new link: it has those of `conf/default`, which are read once a second at most. */
-  #sysctlsOfNew(spec: PodLinkSpec, netnsFd: number): void {
+  /** Settings of a new host end: it has those of `conf/default`, which are read once a second at most. */
+  #sysctlsOfNew(spec: PodLinkSpec): void {
     const now = performance.now();
     if (now - this.#defaultsReadAt > DEFAULTS_VALID_MS) this.#defaults.clear();
     if (this.#defaults.size === 0) this.#defaultsReadAt = now;
@@ -200,7 +215,6 @@ export class PodLinks {
       return inherited !== String(value);
     });
     this.#setAll(differing, spec.hostLink, this.#options.netns);
-    this.#setAll(podSysctls(spec), spec.ifname, { fd: netnsFd });
   }
 
   #setAll(

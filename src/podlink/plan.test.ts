@@ -88,7 +88,7 @@ const texts = (steps: ReturnType<typeof planHostEnd>) => steps.map((step) => ste
 test('a bare link is made in one batch: up, neighbours before routes, then the pod the same way', () => {
   assert.equal(
     vethText(spec),
-    `ip link add ${spec.hostLink} address ${spec.hostMac} mtu 1450 netns /proc/self/fd/0 type veth peer name eth0 address ${spec.podMac}`.replace(
+    `ip link add ${spec.hostLink} address ${spec.hostMac} mtu 1450 netns /proc/self/fd/0 numtxqueues 1 numrxqueues 1 type veth peer name eth0 address ${spec.podMac}`.replace(
       ' netns /proc/self/fd/0',
       '',
     ),
@@ -137,7 +137,7 @@ test('whatever subset is missing, the plan makes exactly that', () => {
         neighs: host.neighs.filter((_, index) => [c, d][index]),
       });
       assert.equal(steps.length, [a, b, c, d].filter((kept) => !kept).length);
-      for (const step of steps) assert.match(step.missing, /is missing/);
+      for (const step of steps) assert.match(step.missing(), /is missing/);
     }),
   );
 });
@@ -146,7 +146,7 @@ test('a link that is down has lost what hangs on it: all is made again', () => {
   assert.equal(planHostEnd(spec, { ...host, link: { ...link, up: false } }).length, 5);
   const steps = planPodEnd(spec, 1, { ...pod, link: { ...pod.link, up: false } });
   assert.deepEqual(
-    steps.map((step) => step.missing),
+    steps.map((step) => step.missing()),
     [
       'pod interface eth0 is down',
       'neighbour 169.254.1.1 (the gateway) is missing on pod interface eth0',

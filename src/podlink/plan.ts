@@ -33,17 +33,23 @@ const EVERYWHERE: Readonly<Record<Family, Cidr>> = { 4: parseCidr('0.0.0.0/0'), 
 /** One step, and what CHECK says when it is still to do. */
 export interface Step {
   readonly change: RtnlChange;
-  readonly missing: string;
+  /** A function: an ADD takes all steps and asks of none why. */
+  readonly missing: () => string;
 }
 
-/** The veth pair, its far end put straight into the pod's namespace under its final name. */
+/**
+ * The veth pair, its far end put straight into the pod's namespace under its final name. It has one queue, as a veth
+ * has unless somebody asks for more; said at once, or the kernel would make one for each CPU, take the others away
+ * again, and wait for all CPUs each time (veth_init_queues(), netif_set_real_num_tx_queues()).
+ */
 export function vethSpec(spec: PodLinkSpec, netnsFd: number): LinkSpec {
   return {
     kind: 'veth',
     name: spec.hostLink,
     mac: spec.hostMac,
     mtu: spec.mtuBytes,
-    peer: { name: spec.ifname, mac: spec.podMac, mtu: spec.mtuBytes, netns: netnsFd },
+    queues: 1,
+    peer: { name: spec.ifname, mac: spec.podMac, mtu: spec.mtuBytes, netns: netnsFd, queues: 1 },
   };
 }
 
@@ -72,33 +78,42 @@ function losesNeighs(link: Link, change: LinkSettings | undefined): boolean {
   return !link.up || change?.mac !== undefined;
 }
 
+const hostSettings = (spec: PodLinkSpec) =>
+  ({ mac: spec.hostMac, mtu: spec.mtuBytes, addrGenMode: 'none' }) as const;
+
+/** True when the link itself is as it must be; its routes and neighbours are other tables. Pure. */
+export function isHostLinkWell(spec: PodLinkSpec, link: Link): boolean {
+  return link.up && settingsToChange(link, hostSettings(spec)) === undefined;
+}
+
 /** What the host's end lacks. Neighbours come before routes, so that no packet starts a resolution. Pure. */
 export function planHostEnd(spec: PodLinkSpec, end: HostEnd): Step[] {
   const { link } = end;
   const ifindex = link.ifindex;
   const steps: Step[] = [];
   const name = `host link ${spec.hostLink}`;
-  const change = settingsToChange(link, { mac: spec.hostMac, mtu: spec.mtuBytes, addrGenMode: 'none' });
+  const change = settingsToChange(link, hostSettings(spec));
   if (change)
     steps.push({
       change: changeLink(ifindex, change),
-      missing: `${name} has mtu ${link.mtu} and MAC ${link.mac}, want ${spec.mtuBytes} and ${spec.hostMac}`,
+      missing: () =>
+        `${name} has mtu ${link.mtu} and MAC ${link.mac}, want ${spec.mtuBytes} and ${spec.hostMac}`,
     });
   const neighs = losesNeighs(link, change) ? [] : end.neighs;
   const routes = link.up ? end.routes : [];
-  if (!link.up) steps.push({ change: changeLink(ifindex, { up: true }), missing: `${name} is down` });
+  if (!link.up) steps.push({ change: changeLink(ifindex, { up: true }), missing: () => `${name} is down` });
   for (const address of spec.addresses) {
     const neigh = neighs.find((each) => each.destination.equals(address));
     if (!neigh?.permanent || neigh.mac !== spec.podMac)
       steps.push({
         change: replaceNeigh({ ifindex, destination: address, mac: spec.podMac }),
-        missing: `neighbour ${address} is missing on ${name}`,
+        missing: () => `neighbour ${address} is missing on ${name}`,
       });
     const destination = Cidr.host(address);
     if (!routes.some((route) => isHostRoute(route, ifindex) && route.destination.equals(destination)))
       steps.push({
         change: replaceRoute({ destination, oif: ifindex }),
-        missing: `route ${destination} to ${name} is missing`,
+        missing: () => `route ${destination} to ${name} is missing`,
       });
   }
   const isOurs = (address: Cidr) => spec.addresses.some((each) => Cidr.host(each).equals(address));
@@ -106,13 +121,13 @@ export function planHostEnd(spec: PodLinkSpec, end: HostEnd): Step[] {
     if (isHostRoute(route, ifindex) && !isOurs(route.destination))
       steps.push({
         change: deleteRoute({ destination: route.destination, oif: ifindex, protocol: RTPROT_PORTOLAN }),
-        missing: `stale route ${route.destination} leads to ${name}`,
+        missing: () => `stale route ${route.destination} leads to ${name}`,
       });
   for (const neigh of neighs)
     if (neigh.permanent && !isOurs(Cidr.host(neigh.destination)))
       steps.push({
         change: deleteNeigh({ ifindex, destination: neigh.destination }),
-        missing: `stale neighbour ${neigh.destination} is on ${name}`,
+        missing: () => `stale neighbour ${neigh.destination} is on ${name}`,
       });
   return steps;
 }
@@ -132,7 +147,7 @@ export function planPodEnd(spec: PodLinkSpec, loopback: number | undefined, end:
   const steps: Step[] = [];
   const name = `pod interface ${spec.ifname}`;
   if (loopback !== undefined && !end.loopbackUp)
-    steps.push({ change: changeLink(loopback, { up: true }), missing: 'pod interface lo is down' });
+    steps.push({ change: changeLink(loopback, { up: true }), missing: () => 'pod interface lo is down' });
   const change = settingsToChange(link, {
     mac: spec.podMac,
     mtu: spec.mtuBytes,
@@ -141,13 +156,14 @@ export function planPodEnd(spec: PodLinkSpec, loopback: number | undefined, end:
   if (change)
     steps.push({
       change: changeLink(ifindex, change),
-      missing: `${name} has mtu ${link.mtu} and MAC ${link.mac}, want ${spec.mtuBytes} and ${spec.podMac}`,
+      missing: () =>
+        `${name} has mtu ${link.mtu} and MAC ${link.mac}, want ${spec.mtuBytes} and ${spec.podMac}`,
     });
   const neighs = losesNeighs(link, change) ? [] : end.neighs;
   const routes = link.up ? end.routes : [];
   // IPv6 addresses go when a link goes down.
   const addrs = end.addrs.filter((addr) => link.up || addr.family === 4);
-  if (!link.up) steps.push({ change: changeLink(ifindex, { up: true }), missing: `${name} is down` });
+  if (!link.up) steps.push({ change: changeLink(ifindex, { up: true }), missing: () => `${name} is down` });
   for (const address of spec.addresses) {
     const { family } = address;
     const gateway = POD_GATEWAYS[family];
@@ -155,20 +171,20 @@ export function planPodEnd(spec: PodLinkSpec, loopback: number | undefined, end:
     if (!addrs.some((each) => each.address.equals(address) && each.prefixLength === prefixLength))
       steps.push({
         change: replaceAddr({ ifindex, address, prefixLength }),
-        missing: `address ${address}/${prefixLength} is missing on ${name}`,
+        missing: () => `address ${address}/${prefixLength} is missing on ${name}`,
       });
     const neigh = neighs.find((each) => each.destination.equals(gateway));
     if (!neigh?.permanent || neigh.mac !== spec.hostMac)
       steps.push({
         change: replaceNeigh({ ifindex, destination: gateway, mac: spec.hostMac }),
-        missing: `neighbour ${gateway} (the gateway) is missing on ${name}`,
+        missing: () => `neighbour ${gateway} (the gateway) is missing on ${name}`,
       });
     const isDefault = (route: Route) =>
       route.family === family && route.destination.prefixLength === 0 && route.oif === ifindex;
     if (!routes.some((route) => isDefault(route) && route.gateway?.equals(gateway)))
       steps.push({
         change: replaceRoute({ destination: EVERYWHERE[family], gateway, oif: ifindex, onlink: true }),
-        missing: `default route over ${gateway} is missing on ${name}`,
+        missing: () => `default route over ${gateway} is missing on ${name}`,
       });
   }
   return steps;

@@ -1,6 +1,7 @@
 import { isNetError } from '../errors/net-error.ts';
-import { RTPROT_PORTOLAN, type RtnlEvent, RtnlMonitor } from '../kernel/rtnl/index.ts';
+import { RT_TABLE, RTPROT_PORTOLAN, type RtnlEvent, RtnlMonitor } from '../kernel/rtnl/index.ts';
 import type { PodLinks } from './links.ts';
+import { isHostLinkWell } from './plan.ts';
 import { isHostLinkName, type PodLink, type PodLinkSpec } from './types.ts';
 
 /** One link that must be there, and how to get into its pod. */
@@ -14,6 +15,8 @@ export interface PodLinkReconcilerOptions {
   readonly links: PodLinks;
   /** The whole table, by name of the host link. */
   readonly desired: () => ReadonlyMap<string, DesiredPodLink>;
+  /** One row of it. */
+  readonly wanted: (hostLink: string) => PodLinkSpec | undefined;
   /** Host links that an ADD or DEL is at work on: neither repaired nor pruned. */
   readonly busy: () => ReadonlySet<string>;
   /** A link was made anew, so its index changed: programs must be attached to it again. */
@@ -38,6 +41,10 @@ export interface PodLinkPass {
 
 /** Wait before a failed pass is repeated: doubled each time up to the resync interval. */
 const RETRY_MS = 100;
+/** The link is not as it must be, a route or a neighbour of it changed, or it is gone, as after each DEL. */
+type Suspicion = 'link' | 'tables' | 'gone';
+/** In the place of a name: look at everything. */
+const ANY = '';
 /** A pass is put off at most so often while ADDs or DELs are at work: 100 ms with the default of `coalesceMs`. */
 const MOST_DEFERRALS = 3;
 
@@ -47,7 +54,10 @@ const MOST_DEFERRALS = 3;
  */
 export class PodLinkReconciler {
   readonly #options: PodLinkReconcilerOptions;
-  readonly #ifindexes = new Set<number>();
+  /** Names of the host links by index. */
+  readonly #names = new Map<number, string>();
+  /** Links that a notification spoke against, and what of them; a later one may speak for a link again. */
+  readonly #suspects = new Map<string, Suspicion>();
   #monitor: RtnlMonitor | undefined;
   #timer: NodeJS.Timeout | undefined;
   #resync: NodeJS.Timeout | undefined;
@@ -64,9 +74,9 @@ export class PodLinkReconciler {
     this.#monitor = new RtnlMonitor({
       netns: this.#options.links.netns,
       topics: ['link', 'route', 'neigh'],
-      onEvent: (event) => {
-        if (this.#concerns(event)) this.trigger();
-      },
+      // An ADD makes about ten changes: woken by each, reading them would take a quarter of the ADD's time.
+      ignore: [this.#options.links.port],
+      onEvent: (event) => this.#look(event),
       onResync: () => this.trigger(),
     });
     this.#resync = setInterval(() => {
@@ -77,15 +87,38 @@ export class PodLinkReconciler {
     return this.#run();
   }
 
+  /** A link was made elsewhere: from now on changes of its routes and neighbours count. */
+  watch({ ifindex, spec }: PodLink): void {
+    this.#names.set(ifindex, spec.hostLink);
+  }
+
   /** Asks for a pass soon. */
-  trigger(delayMs = this.#options.coalesceMs ?? 25): void {
+  trigger(): void {
+    this.#suspect(ANY, 'tables');
+  }
+
+  #suspect(hostLink: string, what: Suspicion): void {
+    this.#suspects.set(hostLink, what);
+    this.#schedule();
+  }
+
+  get #isSuspicious(): boolean {
+    return this.#suspects.entries().some(([name, what]) => what !== 'gone' || this.#options.wanted(name));
+  }
+
+  #schedule(delayMs = this.#options.coalesceMs ?? 25): void {
     this.#timer ??= setTimeout(() => {
       // In a burst of ADDs nearly all notifications are of our own making: wait for its end, but not for long.
       if (this.#options.busy().size > 0 && this.#deferred < MOST_DEFERRALS) {
         this.#deferred++;
         this.#timer = undefined;
-        this.trigger();
-      } else this.#run();
+        this.#schedule();
+      } else if (this.#isSuspicious) this.#run();
+      else {
+        this.#suspects.clear();
+        this.#timer = undefined;
+        this.#deferred = 0;
+      }
     }, delayMs);
   }
 
@@ -104,12 +137,15 @@ export class PodLinkReconciler {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#deferred = 0;
+    this.#suspects.clear();
     const pass = this.reconcile(this.#full);
     this.#full = false;
     for (const error of pass.errors) this.#options.onError?.(error);
     this.#failures = pass.errors.length > 0 ? this.#failures + 1 : 0;
-    if (this.#failures > 0 && this.#monitor)
-      this.trigger(Math.min(RETRY_MS * 2 ** (this.#failures - 1), this.#options.resyncMs ?? 60_000));
+    if (this.#failures > 0 && this.#monitor) {
+      this.#suspects.set(ANY, 'tables');
+      this.#schedule(Math.min(RETRY_MS * 2 ** (this.#failures - 1), this.#options.resyncMs ?? 60_000));
+    }
     return pass;
   }
 
@@ -139,8 +175,8 @@ export class PodLinkReconciler {
       pass.errors.push(error);
       return pass;
     }
-    this.#ifindexes.clear();
-    for (const { link } of observed.values()) this.#ifindexes.add(link.ifindex);
+    this.#names.clear();
+    for (const [name, { link }] of observed) this.#names.set(link.ifindex, name);
     for (const [hostLink, { spec, openNetns }] of desired) {
       if (busy.has(hostLink)) continue;
       const end = observed.get(hostLink);
@@ -156,7 +192,7 @@ export class PodLinkReconciler {
         }
         try {
           const link = links.ensure(spec, netns.fd);
-          this.#ifindexes.add(link.ifindex);
+          this.#names.set(link.ifindex, hostLink);
           pass.restored.push(hostLink);
           onRestored?.(link);
         } catch (error) {
@@ -177,19 +213,35 @@ export class PodLinkReconciler {
     return pass;
   }
 
-  /** Overlay routes bear the same protocol number and are many: only what touches a pod link counts. */
-  #concerns(event: RtnlEvent): boolean {
-    switch (event.topic) {
-      case 'link':
-        return isHostLinkName(event.link.name);
-      case 'route':
-        return event.route.oif !== undefined && this.#ifindexes.has(event.route.oif)
-          ? event.deleted || event.route.protocol !== RTPROT_PORTOLAN
-          : false;
-      case 'neigh':
-        return this.#ifindexes.has(event.neigh.ifindex);
-      default:
-        return false;
-    }
+  /** Overlay routes are many, and links of others too: only what touches a pod link counts. */
+  #look(event: RtnlEvent): void {
+    if (event.topic === 'link') this.#lookAtLink(event);
+    else if (event.topic === 'neigh') this.#lookAtTables(event.neigh.ifindex);
+    else if (event.topic === 'route' && isPodRoute(event)) this.#lookAtTables(event.route.oif);
   }
+
+  #lookAtTables(ifindex: number | undefined): void {
+    const name = ifindex === undefined ? undefined : this.#names.get(ifindex);
+    if (name !== undefined) this.#suspect(name, 'tables');
+  }
+
+  /** The kernel tells a link again for its carrier, its settings, its place in a bridge: mostly all is still well. */
+  #lookAtLink({ link, deleted }: Extract<RtnlEvent, { topic: 'link' }>): void {
+    const { name, ifindex } = link;
+    const was = this.#names.get(ifindex);
+    if (isHostLinkName(name)) this.#names.set(ifindex, name);
+    if (deleted) this.#names.delete(ifindex);
+    // One of ours by another name, or gone.
+    if (was !== undefined && (was !== name || deleted)) this.#suspect(was, deleted ? 'gone' : 'link');
+    if (deleted || !isHostLinkName(name)) return;
+    const wanted = this.#options.wanted(name);
+    if (!wanted || !isHostLinkWell(wanted, link)) this.#suspect(name, 'link');
+    else if (this.#suspects.get(name) !== 'tables') this.#suspects.delete(name);
+  }
+}
+
+/** Whether a change of a route may have to do with ours; the kernel's own for multicast come with each link. */
+function isPodRoute({ deleted, route }: Extract<RtnlEvent, { topic: 'route' }>): boolean {
+  if (route.table !== RT_TABLE.MAIN) return false;
+  return deleted || route.protocol !== RTPROT_PORTOLAN;
 }

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { type IpAddress, localMac, type Mac, parseIp } from '../addr/index.ts';
 import type { Addr, Link, Neigh, Route } from '../kernel/rtnl/index.ts';
 
@@ -48,7 +48,7 @@ const HOST_LINK_NAME = /^po[0-9a-f]{11}$/;
 
 /** `po` and 11 hexadecimal digits of a hash: 13 of the 15 bytes that a name may have. Pure. */
 export function hostLinkName(containerId: string, ifname: string): string {
-  return `po${digest(containerId, ifname).toString('hex').slice(0, 11)}`;
+  return `po${digest(containerId, ifname).toString('hex', 0, 6).slice(0, 11)}`;
 }
 
 /** True for the names that `hostLinkName` makes. */
@@ -64,17 +64,24 @@ export function podLinkSpec(attachment: {
   readonly addresses: readonly IpAddress[];
   readonly mtuBytes: number;
 }): PodLinkSpec {
-  const hash = digest(attachment.containerId, attachment.ifname);
-  return {
+  const known = specs.get(attachment);
+  if (known) return known;
+  const bytes = digest(attachment.containerId, attachment.ifname);
+  const spec: PodLinkSpec = {
     hostLink: attachment.hostLink,
     ifname: attachment.ifname,
     addresses: attachment.addresses,
     mtuBytes: attachment.mtuBytes,
-    hostMac: localMac(hash.subarray(8, 14)),
-    podMac: localMac(hash.subarray(14, 20)),
+    hostMac: localMac(bytes.subarray(8, 14)),
+    podMac: localMac(bytes.subarray(14, 20)),
   };
+  specs.set(attachment, spec);
+  return spec;
 }
 
+/** Attachments are never changed in place, and each pass over all links asks for every one. */
+const specs = new WeakMap<object, PodLinkSpec>();
+
 function digest(containerId: string, ifname: string): Buffer {
-  return createHash('sha256').update(`${containerId}/${ifname}`).digest();
+  return hash('sha256', `${containerId}/${ifname}`, 'buffer');
 }

@@ -7,9 +7,9 @@ import test from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { decodeAnswer, encodeCall } from '../../src/cni/index.ts';
 import { isNetError } from '../../src/errors/index.ts';
-import { createNetns, deleteNetns } from '../../src/kernel/netns/index.ts';
+import { createNetns, deleteNetns, openNetns } from '../../src/kernel/netns/index.ts';
 import { Rtnl } from '../../src/kernel/rtnl/index.ts';
-import { ensureSysctl } from '../../src/kernel/sysctl/index.ts';
+import { ensureSysctl, writeSysctl } from '../../src/kernel/sysctl/index.ts';
 import type { PodLinksOptions } from '../../src/podlink/index.ts';
 import { CniNode, ipJson } from '../lib/cni-node.ts';
 import { execPlugin, PluginError, type Result } from '../lib/cnitool.ts';
@@ -54,6 +54,9 @@ function failing(plan: { at: number; calls: number }): NonNullable<PodLinksOptio
       if (++plan.calls === plan.at) throw new Error(`injected at step ${plan.at}`);
     };
     return {
+      get port() {
+        return real.port;
+      },
       apply(changes) {
         // Half of the batch is done, then it fails: the worst case.
         if (++plan.calls === plan.at) {
@@ -101,6 +104,9 @@ test('an ADD that fails at any step leaves nothing, and the next one succeeds (c
   });
   const tool = node.tool();
   const pod = { id: 'web', netns: node.pod() };
+  // Some runtimes switch IPv6 off in new namespaces; an ADD has one step more there.
+  using inside = openNetns(pod.netns);
+  writeSysctl('net/ipv6/conf/default/disable_ipv6', 1, { netns: inside });
   const mustFail = async (text: RegExp) => {
     await assert.rejects(tool.add(pod), text);
     assert.deepEqual(node.leftovers(), [], String(text));
@@ -113,6 +119,8 @@ test('an ADD that fails at any step leaves nothing, and the next one succeeds (c
   plan.calls = sysctls.calls = 0;
   await tool.add(pod);
   const steps = { tables: plan.calls, sysctls: sysctls.calls };
+  const families = ipJson(pod.netns, 'addr', 'show', 'eth0')[0]!.addr_info!.map((each) => each.family);
+  assert.deepEqual(families, ['inet', 'inet6']);
   await tool.del(pod);
   assert.ok(steps.tables >= 4 && steps.sysctls >= 1, JSON.stringify(steps));
   for (let at = 1; at <= steps.tables; at++) {

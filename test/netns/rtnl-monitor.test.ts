@@ -125,3 +125,33 @@ test('a dump of a table that changes meanwhile is whole all the same', async () 
   }
   rtnl.mustApply(...routes.map(deleteRoute));
 });
+
+test('changes over sockets that are ignored are not told, those of others and of the kernel are', async () => {
+  const seen: string[] = [];
+  using mine = Rtnl.open({ netns: ns });
+  using second = Rtnl.open({ netns: ns });
+  using other = Rtnl.open({ netns: ns });
+  using _monitor = new RtnlMonitor({
+    netns: ns,
+    topics: ['link', 'route'],
+    ignore: [mine.port, second.port],
+    onEvent: (event) => seen.push(told(event)),
+    onResync: () => seen.push('resync'),
+  });
+  const route = (octet: number) => ({
+    destination: Cidr.host(parseIp(`10.8.0.${octet}`)),
+    oif: 1,
+    table: 96,
+  });
+  mine.mustApply(replaceRoute(route(1)), replaceRoute(route(2)));
+  second.mustApply(deleteRoute(route(1)));
+  other.mustApply(deleteRoute(route(2)), replaceRoute(route(3)));
+  mine.mustApply(deleteRoute(route(3)));
+  mine.createLink({ kind: 'veth', name: 'q0', up: true, peer: { name: 'q1', up: true } });
+  ip('link set q1 mtu 1400');
+  await until(() => seen.includes('+link q1'), 1500, 'the change of another process');
+  const routes = seen.filter((line) => line.includes('10.8.0.'));
+  assert.deepEqual(routes, ['-route 10.8.0.2/32 table 96', '+route 10.8.0.3/32 table 96']);
+  assert.ok(!seen.includes('resync'));
+  ip('link del q0');
+});

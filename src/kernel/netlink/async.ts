@@ -4,11 +4,13 @@ import { ERRNO, kernelFailure } from '../syscall/index.ts';
 import { NLM_F, NLMSG } from './constants.ts';
 import { readAck, readMessages } from './reader.ts';
 import {
+  borrowBuffer,
   MSG_DONTWAIT,
   type NetlinkOptions,
   type NlRequest,
   openNetlinkFd,
   receiveDatagram,
+  returnBuffer,
 } from './socket.ts';
 import { NlWriter } from './writer.ts';
 
@@ -19,7 +21,6 @@ import { NlWriter } from './writer.ts';
  */
 export class AsyncNetlink {
   readonly #fd: number;
-  readonly #receive = new Uint8Array(64 << 10);
   #sequence = 1;
   #turn: Promise<unknown> = Promise.resolve();
   #open = true;
@@ -59,19 +60,24 @@ export class AsyncNetlink {
     }
     await this.#write(writer.written);
     const verdicts = new Array<KernelCause | undefined>(requests.length).fill(undefined);
-    for (let left = requests.length; left > 0; ) {
-      const datagram = receiveDatagram(this.#fd, this.#receive, MSG_DONTWAIT);
-      if (typeof datagram === 'number') {
-        if (datagram === -ERRNO.EINTR) continue;
-        throw rtnlError('RTNL_FAILED', { action: what }, kernelFailure(datagram));
+    const buffer = borrowBuffer();
+    try {
+      for (let left = requests.length; left > 0; ) {
+        const datagram = receiveDatagram(this.#fd, buffer, MSG_DONTWAIT);
+        if (typeof datagram === 'number') {
+          if (datagram === -ERRNO.EINTR) continue;
+          throw rtnlError('RTNL_FAILED', { action: what }, kernelFailure(datagram));
+        }
+        for (const message of readMessages(datagram)) {
+          const at = message.sequence - first;
+          if (message.type !== NLMSG.ERROR || at < 0 || at >= requests.length) continue;
+          const { errno, message: text } = readAck(message);
+          verdicts[at] = errno === 0 ? undefined : kernelFailure(-errno, text);
+          left--;
+        }
       }
-      for (const message of readMessages(datagram)) {
-        const at = message.sequence - first;
-        if (message.type !== NLMSG.ERROR || at < 0 || at >= requests.length) continue;
-        const { errno, message: text } = readAck(message);
-        verdicts[at] = errno === 0 ? undefined : kernelFailure(-errno, text);
-        left--;
-      }
+    } finally {
+      returnBuffer(buffer);
     }
     return verdicts;
   }

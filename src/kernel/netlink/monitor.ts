@@ -1,7 +1,15 @@
 import { closeSync } from 'node:fs';
 import { ERRNO, FdPoll, POLL } from '../syscall/index.ts';
 import { type NlMessage, readMessages } from './reader.ts';
-import { MSG_DONTWAIT, type NetlinkOptions, openNetlinkFd, receiveDatagram } from './socket.ts';
+import {
+  borrowBuffer,
+  ignorePorts,
+  MSG_DONTWAIT,
+  type NetlinkOptions,
+  openNetlinkFd,
+  receiveDatagram,
+  returnBuffer,
+} from './socket.ts';
 
 /** Wait before a subscription that broke is made anew, in milliseconds. */
 const REOPEN_MS = 100;
@@ -11,6 +19,8 @@ const DATAGRAMS_A_TURN = 256;
 export interface MonitorOptions extends NetlinkOptions {
   /** Multicast groups by number. */
   readonly groups: readonly number[];
+  /** Ports of sockets whose own changes are not told (see `NetlinkSocket.port`); default none. */
+  readonly ignore?: readonly number[] | undefined;
   /** A notification; `message.body` is valid during the call only. */
   readonly onMessage: (message: NlMessage) => void;
   /** Notifications were lost: whatever is known from them must be read anew. */
@@ -26,7 +36,6 @@ export class NetlinkMonitor {
   readonly #options: MonitorOptions;
   #fd = -1;
   #poll: FdPoll | undefined;
-  #buffer: Uint8Array = new Uint8Array(64 << 10);
   #retry: NodeJS.Timeout | undefined;
   #closed = false;
 
@@ -47,7 +56,9 @@ export class NetlinkMonitor {
   }
 
   #subscribe(): void {
-    this.#fd = openNetlinkFd(this.#options, this.#options.groups);
+    const { groups, ignore = [] } = this.#options;
+    this.#fd = openNetlinkFd(this.#options, groups);
+    if (ignore.length > 0) ignorePorts(this.#fd, ignore);
     this.#poll = new FdPoll(this.#fd, POLL.readable, () => this.#drain());
   }
 
@@ -59,21 +70,27 @@ export class NetlinkMonitor {
   }
 
   #drain(): void {
-    for (let count = 0; count < DATAGRAMS_A_TURN && !this.#closed; count++) {
-      const datagram = receiveDatagram(this.#fd, this.#buffer, MSG_DONTWAIT);
-      if (typeof datagram === 'number') {
-        if (datagram === -ERRNO.EAGAIN) return;
-        if (datagram === -ERRNO.EINTR) continue;
-        this.#reopen(datagram === -ERRNO.ENOBUFS ? 'the kernel dropped notifications' : 'the socket failed');
-        return;
+    const buffer = borrowBuffer();
+    try {
+      for (let count = 0; count < DATAGRAMS_A_TURN && !this.#closed; count++) {
+        const datagram = receiveDatagram(this.#fd, buffer, MSG_DONTWAIT);
+        if (typeof datagram === 'number') {
+          if (datagram === -ERRNO.EAGAIN) return;
+          if (datagram === -ERRNO.EINTR) continue;
+          this.#reopen(
+            datagram === -ERRNO.ENOBUFS ? 'the kernel dropped notifications' : 'the socket failed',
+          );
+          return;
+        }
+        try {
+          for (const message of readMessages(datagram)) this.#options.onMessage(message);
+        } catch {
+          this.#reopen('a notification could not be read');
+          return;
+        }
       }
-      if (datagram.buffer !== this.#buffer.buffer) this.#buffer = new Uint8Array(datagram.buffer);
-      try {
-        for (const message of readMessages(datagram)) this.#options.onMessage(message);
-      } catch {
-        this.#reopen('a notification could not be read');
-        return;
-      }
+    } finally {
+      returnBuffer(buffer);
     }
   }
 

@@ -1,6 +1,6 @@
 import { closeSync } from 'node:fs';
 import { type KernelCause, kernelError, rtnlError } from '../../errors/index.ts';
-import { checked, ERRNO, kernelFailure, NR, sys, sysInNetns } from '../syscall/index.ts';
+import { Arena, checked, ERRNO, kernelFailure, NR, sys, sysInNetns } from '../syscall/index.ts';
 import { AF, NETLINK_OPTION, NLM_F, NLMSG } from './constants.ts';
 import { type Ack, type NlMessage, readAck, readMessages, viewOf } from './reader.ts';
 import { NlWriter } from './writer.ts';
@@ -11,10 +11,10 @@ const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
 const SO_RCVBUF = 8;
 const SO_RCVTIMEO = 20;
+const SO_ATTACH_FILTER = 26;
 const SO_SNDBUFFORCE = 32;
 const SO_RCVBUFFORCE = 33;
 const SOL_NETLINK = 270;
-const MSG_PEEK = 0x2;
 const MSG_TRUNC = 0x20;
 const MSG_DONTWAIT = 0x40;
 
@@ -27,6 +27,17 @@ const SEND_BUFFER_BYTES = 1 << 20;
 const BATCH_MESSAGES = 1_000;
 const BATCH_BYTES = 256 << 10;
 const DUMP_TRIES = 20;
+/**
+ * The kernel fills at most 32 KiB of a dump into a datagram (netlink_recvmsg(): SKB_WITH_OVERHEAD(32768)), and a
+ * single message is as long as the one object that it tells of. Longer ones are refused, never cut.
+ */
+const DATAGRAM_BYTES = 256 << 10;
+
+const WRITER_BYTES = 1024;
+/** Less than any kernel's net.core.wmem_default: a larger request is tried, and refused before the buffer grows. */
+const DEFAULT_BUFFER_BYTES = 64 << 10;
+/** struct timeval */
+const ANSWER_TIMEOUT = new Uint8Array(new BigInt64Array([BigInt(ANSWER_TIMEOUT_MS / 1000), 0n]).buffer);
 
 /** One message to send. */
 export interface NlRequest {
@@ -42,6 +53,8 @@ export interface NetlinkOptions {
   readonly netns?: number | { readonly fd: number } | undefined;
   /** NETLINK.ROUTE, NETLINK.NETFILTER, ... */
   readonly protocol: number;
+  /** For a few messages and then closed: the kernel's own buffers, which take no calls to set. Default false. */
+  readonly brief?: boolean | undefined;
 }
 
 /**
@@ -50,23 +63,32 @@ export interface NetlinkOptions {
  */
 export class NetlinkSocket {
   readonly #fd: number;
-  readonly #writer = new NlWriter();
-  #receive: Uint8Array = new Uint8Array(64 << 10);
+  readonly #writer = new NlWriter(WRITER_BYTES);
   #sequence = 1;
-  #sendBufferBytes = SEND_BUFFER_BYTES;
+  #sendBufferBytes: number;
   #open = true;
 
-  private constructor(fd: number) {
+  private constructor(fd: number, sendBufferBytes: number) {
     this.#fd = fd;
+    this.#sendBufferBytes = sendBufferBytes;
   }
 
   /** Throws KERNEL_SYSCALL, KERNEL_NEEDS_ROOT. */
   static open(options: NetlinkOptions): NetlinkSocket {
     const fd = openNetlinkFd(options, []);
-    const timeout = new Uint8Array(16);
-    viewOf(timeout).setBigInt64(0, BigInt(ANSWER_TIMEOUT_MS / 1000), true);
-    sys(NR.setsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, timeout, timeout.length);
-    return new NetlinkSocket(fd);
+    sys(NR.setsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, ANSWER_TIMEOUT, ANSWER_TIMEOUT.length);
+    return new NetlinkSocket(fd, options.brief ? DEFAULT_BUFFER_BYTES : SEND_BUFFER_BYTES);
+  }
+
+  /**
+   * What notifications of changes made over this socket bear in `nlmsg_pid`: netlink(7), nl_pid. 0 before the first
+   * request of a brief socket.
+   */
+  get port(): number {
+    const address = new Uint8Array(12);
+    const length = Uint8Array.of(address.length, 0, 0, 0);
+    checked('read the port of', 'netlink socket', sys(NR.getsockname, this.#fd, address, length));
+    return viewOf(address).getUint32(4, true);
   }
 
   /** Sends one message and returns its verdict; answers other than the ack go to `onMessage`. */
@@ -221,22 +243,38 @@ export class NetlinkSocket {
 
   /** Receives until `onMessage` returns true. Whole datagrams are handled even then: nothing may be left behind. */
   #collect(what: string, onMessage: (message: NlMessage) => boolean): void {
-    for (let done = false; !done; ) {
-      const datagram = receiveDatagram(this.#fd, this.#receive, 0);
-      if (typeof datagram === 'number') {
-        if (datagram === -ERRNO.EINTR) continue;
-        if (datagram === -ERRNO.EAGAIN)
-          throw rtnlError('NETLINK_NO_ANSWER', { what, timeoutMs: ANSWER_TIMEOUT_MS });
-        throw kernelError(
-          'KERNEL_SYSCALL',
-          { call: 'receive', object: `answer to ${what}` },
-          kernelFailure(datagram),
-        );
+    const buffer = borrowBuffer();
+    try {
+      for (let done = false; !done; ) {
+        const datagram = receiveDatagram(this.#fd, buffer, 0);
+        if (typeof datagram === 'number') {
+          if (datagram === -ERRNO.EINTR) continue;
+          if (datagram === -ERRNO.EAGAIN)
+            throw rtnlError('NETLINK_NO_ANSWER', { what, timeoutMs: ANSWER_TIMEOUT_MS });
+          throw kernelError(
+            'KERNEL_SYSCALL',
+            { call: 'receive', object: `answer to ${what}` },
+            kernelFailure(datagram),
+          );
+        }
+        for (const message of readMessages(datagram)) if (onMessage(message)) done = true;
       }
-      if (datagram.buffer !== this.#receive.buffer) this.#receive = new Uint8Array(datagram.buffer);
-      for (const message of readMessages(datagram)) if (onMessage(message)) done = true;
+    } finally {
+      returnBuffer(buffer);
     }
   }
+}
+
+/** Receive buffers that nobody uses: sockets come and go with each pod, and 256 KiB take longer than their answers. */
+const idleBuffers: Uint8Array[] = [];
+
+/** A buffer of DATAGRAM_BYTES, the caller's own until `returnBuffer`: callbacks may ask other sockets meanwhile. */
+export function borrowBuffer(): Uint8Array {
+  return idleBuffers.pop() ?? new Uint8Array(DATAGRAM_BYTES);
+}
+
+export function returnBuffer(buffer: Uint8Array): void {
+  if (idleBuffers.length < 2) idleBuffers.push(buffer);
 }
 
 /** Undefined for success. */
@@ -245,7 +283,10 @@ function causeOf({ errno, message }: Ack): KernelCause | undefined {
 }
 
 /** A netlink descriptor in a namespace, subscribed to multicast groups by number, with large buffers. */
-export function openNetlinkFd({ netns, protocol }: NetlinkOptions, groups: readonly number[]): number {
+export function openNetlinkFd(
+  { netns, protocol, brief = false }: NetlinkOptions,
+  groups: readonly number[],
+): number {
   const nsFd = typeof netns === 'object' ? netns.fd : netns;
   const type = SOCK_RAW | SOCK_CLOEXEC;
   const fd = checked(
@@ -255,18 +296,20 @@ export function openNetlinkFd({ netns, protocol }: NetlinkOptions, groups: reado
       ? sys(NR.socket, AF.NETLINK, type, protocol)
       : sysInNetns(nsFd, NR.socket, AF.NETLINK, type, protocol),
   );
-  const set = (level: number, option: number, value: number) => {
-    const bytes = new Uint8Array(4);
-    viewOf(bytes).setInt32(0, value, true);
-    return sys(NR.setsockopt, fd, level, option, bytes, 4);
+  const value = new Int32Array(1);
+  const set = (level: number, option: number, to: number) => {
+    value[0] = to;
+    return sys(NR.setsockopt, fd, level, option, value, 4);
   };
-  if (set(SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES) < 0)
-    set(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_BYTES);
-  if (set(SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER_BYTES) < 0) set(SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_BYTES);
   // All three need Linux 4.20 at most; on failure messages are poorer and dumps unfiltered, nothing else.
   set(SOL_NETLINK, NETLINK_OPTION.EXT_ACK, 1);
   set(SOL_NETLINK, NETLINK_OPTION.CAP_ACK, 1);
   set(SOL_NETLINK, NETLINK_OPTION.GET_STRICT_CHK, 1);
+  // The first request binds it.
+  if (brief) return fd;
+  if (set(SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES) < 0)
+    set(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_BYTES);
+  if (set(SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER_BYTES) < 0) set(SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_BYTES);
   try {
     // A socket without a port number counts as the kernel's own and is left out of what the kernel tells.
     const address = new Uint8Array(12);
@@ -286,15 +329,49 @@ export function openNetlinkFd({ netns, protocol }: NetlinkOptions, groups: reado
 }
 
 /**
- * One datagram, never cut: its size is asked for first. Returns a view of `buffer`, or of a larger one made for it,
- * or -errno.
+ * Has the kernel leave out what came of requests over the sockets with these ports, before it wakes anybody: a
+ * classic BPF program that looks at nlmsg_pid, at offset 12 of struct nlmsghdr.
  */
+export function ignorePorts(fd: number, ports: readonly number[]): void {
+  // linux/bpf_common.h: BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
+  const code: [code: number, jt: number, jf: number, k: number][] = [
+    [0x20, 0, 0, 12],
+    // Loads are in network order, nlmsg_pid is in that of the CPU. The last instruction drops, the one before keeps.
+    ...ports.map((port, at): [number, number, number, number] => [0x15, ports.length - at, 0, swap(port)]),
+    [0x06, 0, 0, 0xffff_ffff],
+    [0x06, 0, 0, 0],
+  ];
+  const arena = new Arena(16 + code.length * 8);
+  const program = arena.reserve(16);
+  const instructions = arena.reserve(code.length * 8);
+  arena.view.setUint16(program, code.length, true);
+  arena.point(program + 8, instructions);
+  code.forEach(([op, jt, jf, k], at) => {
+    const to = instructions + at * 8;
+    arena.view.setUint16(to, op, true);
+    arena.view.setUint8(to + 2, jt);
+    arena.view.setUint8(to + 3, jf);
+    arena.view.setUint32(to + 4, k, true);
+  });
+  checked(
+    'filter',
+    'netlink notifications',
+    sys(NR.setsockopt, fd, SOL_SOCKET, SO_ATTACH_FILTER, arena.from(program, 16), 16),
+  );
+}
+
+function swap(word: number): number {
+  const view = new DataView(new ArrayBuffer(4));
+  view.setUint32(0, word, true);
+  return view.getUint32(0);
+}
+
+/** One datagram as a view of `buffer`, or -errno; -EMSGSIZE when it is longer, never a part of it. */
 export function receiveDatagram(fd: number, buffer: Uint8Array, flags: number): Uint8Array | number {
-  const size = sys(NR.recvfrom, fd, buffer, buffer.length, flags | MSG_PEEK | MSG_TRUNC, 0, 0);
+  // MSG_TRUNC: the result is the length of the datagram, not of what was copied.
+  const size = sys(NR.recvfrom, fd, buffer, buffer.length, flags | MSG_TRUNC, 0, 0);
   if (size < 0) return size;
-  const target = size > buffer.length ? new Uint8Array(size * 2) : buffer;
-  const got = sys(NR.recvfrom, fd, target, target.length, flags, 0, 0);
-  return got < 0 ? got : target.subarray(0, got);
+  return size > buffer.length ? -ERRNO.EMSGSIZE : buffer.subarray(0, size);
 }
 
 export { MSG_DONTWAIT };

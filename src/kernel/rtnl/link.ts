@@ -65,6 +65,8 @@ const linkRows = {
   alias: [20, 'IFLA_IFALIAS', nlString],
   afSpec: [26, 'IFLA_AF_SPEC', { ...nlBytes, nested: true }],
   netnsFd: [28, 'IFLA_NET_NS_FD', nlU32, 'move the link into the namespace behind this descriptor'],
+  txQueues: [31, 'IFLA_NUM_TX_QUEUES', nlU32, 'queues that a new link can have'],
+  rxQueues: [32, 'IFLA_NUM_RX_QUEUES', nlU32],
   lowerNetnsId: [37, 'IFLA_LINK_NETNSID', nlI32],
   minMtu: [50, 'IFLA_MIN_MTU', nlU32],
   maxMtu: [51, 'IFLA_MAX_MTU', nlU32],
@@ -114,6 +116,8 @@ export interface LinkSettings {
   readonly txQueueLength?: number | undefined;
   /** Descriptor of the namespace to put the link into. */
   readonly netns?: number | undefined;
+  /** Queues of a new link for each direction; default the kernel's, which for a veth is room for one a CPU. */
+  readonly queues?: number | undefined;
   readonly addrGenMode?: AddrGenMode | undefined;
   readonly bridgePort?: BridgePortAttributes | undefined;
 }
@@ -157,8 +161,9 @@ function header(
 function settings(w: NlWriter, ifindex: number, s: LinkSettings): void {
   if (s.name !== undefined) checkLinkName(s.name);
   header(w, ifindex, s.up ? IFF_UP : 0, s.up === undefined ? 0 : IFF_UP);
-  const { name, mac, mtu, alias, master, txQueueLength } = s;
-  linkTable.write(w, { name, mac, mtu, alias, master, txQueueLength, netnsFd: s.netns });
+  const { name, mac, mtu, alias, master, txQueueLength, netns: netnsFd, queues } = s;
+  const counts = { txQueues: queues, rxQueues: queues };
+  linkTable.write(w, { name, mac, mtu, alias, master, txQueueLength, netnsFd, ...counts });
   if (s.addrGenMode !== undefined) {
     const mode = ADDR_GEN_MODES.indexOf(s.addrGenMode);
     w.nest(26, () => w.nest(AF.INET6, () => w.attribute(IFLA_INET6_ADDR_GEN_MODE, () => w.u8(mode))));
@@ -276,6 +281,7 @@ function settingsText(s: LinkSettings, nameOf?: (ifindex: number) => string): st
   if (s.master !== undefined)
     parts.push(s.master === 0 ? 'nomaster' : `master ${nameOf?.(s.master) ?? `if${s.master}`}`);
   if (s.txQueueLength !== undefined) parts.push(`txqueuelen ${s.txQueueLength}`);
+  if (s.queues !== undefined) parts.push(`numtxqueues ${s.queues} numrxqueues ${s.queues}`);
   if (s.netns !== undefined) parts.push(`netns /proc/self/fd/${s.netns}`);
   if (s.addrGenMode !== undefined) parts.push(`addrgenmode ${s.addrGenMode}`);
   if (s.up !== undefined) parts.push(s.up ? 'up' : 'down');

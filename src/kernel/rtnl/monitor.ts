@@ -16,7 +16,7 @@ const GROUPS = {
 
 export type RtnlTopic = keyof typeof GROUPS;
 
-/** One change that somebody made, this process included. */
+/** One change that somebody made, this process included (see `RtnlMonitorOptions.ignore`). */
 export type RtnlEvent = { readonly deleted: boolean } & (
   | { readonly topic: 'link'; readonly link: Link }
   | { readonly topic: 'addr'; readonly addr: Addr }
@@ -30,6 +30,8 @@ export interface RtnlMonitorOptions {
   readonly netns?: number | { readonly fd: number } | undefined;
   /** Default all; FDB entries come with `neigh`. */
   readonly topics?: readonly RtnlTopic[] | undefined;
+  /** Changes made through these (`Rtnl.port`) are not told; what the kernel does in consequence still is. */
+  readonly ignore?: readonly number[] | undefined;
   readonly onEvent: (event: RtnlEvent) => void;
   /** Events were lost: read everything anew. */
   readonly onResync: (reason: string) => void;
@@ -39,12 +41,13 @@ export interface RtnlMonitorOptions {
 export class RtnlMonitor {
   readonly #monitor: NetlinkMonitor;
 
-  constructor({ netns, topics, onEvent, onResync }: RtnlMonitorOptions) {
+  constructor({ netns, topics, ignore, onEvent, onResync }: RtnlMonitorOptions) {
     const wanted = topics ?? (Object.keys(GROUPS) as RtnlTopic[]);
     this.#monitor = new NetlinkMonitor({
       netns,
       protocol: NETLINK.ROUTE,
       groups: wanted.flatMap((topic) => [...GROUPS[topic]]),
+      ignore,
       onMessage(message) {
         const event = readEvent(message);
         if (event) onEvent(event);

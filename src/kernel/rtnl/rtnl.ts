@@ -1,7 +1,7 @@
 import type { Family, IpAddress } from '../../addr/index.ts';
 import { FAMILIES } from '../../addr/index.ts';
 import { type KernelCause, type NetError, rtnlError } from '../../errors/index.ts';
-import { NETLINK, NetlinkSocket, type NlRequest } from '../netlink/index.ts';
+import { NETLINK, type NetlinkOptions, NetlinkSocket, NLM_F, type NlRequest } from '../netlink/index.ts';
 import { ERRNO } from '../syscall/index.ts';
 import { type Addr, addrQuery, readAddr } from './addr.ts';
 import { changeFailed, type NameOf, type RtnlChange } from './change.ts';
@@ -46,9 +46,17 @@ export class Rtnl {
     this.#socket = socket;
   }
 
-  /** Opens the tables of a namespace, default the process's own. Throws KERNEL_SYSCALL. */
-  static open({ netns }: { netns?: number | { readonly fd: number } | undefined } = {}): Rtnl {
-    return new Rtnl(NetlinkSocket.open({ netns, protocol: NETLINK.ROUTE }));
+  /**
+   * Opens the tables of a namespace, default the process's own; `brief` for a few messages and then closed. Throws
+   * KERNEL_SYSCALL.
+   */
+  static open({ netns, brief }: Omit<NetlinkOptions, 'protocol'> = {}): Rtnl {
+    return new Rtnl(NetlinkSocket.open({ netns, brief, protocol: NETLINK.ROUTE }));
+  }
+
+  /** By which `RtnlMonitor` tells changes made here from others. */
+  get port(): number {
+    return this.#socket.port;
   }
 
   close(): void {
@@ -185,7 +193,12 @@ export class Rtnl {
     const { alias, addrGenMode, up, netns, name } = spec;
     const later = alias !== undefined || addrGenMode !== undefined;
     const change = createLink(later ? { ...spec, up: undefined } : spec);
-    const cause = this.#socket.request(action, change.request);
+    let made: Link | undefined;
+    // From Linux 6.1 on the kernel echoes what it made, so that it has not to be asked for.
+    const request = { ...change.request, flags: change.request.flags | NLM_F.ECHO };
+    const cause = this.#socket.request(action, request, (message) => {
+      if (message.type === RTM_LINK.NEW) made = readLink(message.body);
+    });
     if (cause?.errno === ERRNO.EEXIST) {
       const other = netns === undefined ? this.link(name) : undefined;
       if (other) throw rtnlError('RTNL_LINK_EXISTS', { name, kind: other.kind || 'device' }, cause);
@@ -193,24 +206,28 @@ export class Rtnl {
     if (cause) throw this.#failure(change, cause, this.nameOf());
     using elsewhere = netns === undefined ? undefined : Rtnl.open({ netns });
     const there = elsewhere ?? this;
-    if (spec.kind === 'veth') this.#finishPeer(spec.peer, action);
-    const link = there.needLink(name, action);
+    const isPeerFinished = spec.kind === 'veth' && this.#finishPeer(spec.peer, action);
+    const link = made?.name === name && !isPeerFinished ? made : there.needLink(name, action);
     if (!later) return link;
     // In one message the kernel would go up first.
     there.mustApply(changeLink(link.ifindex, { alias, addrGenMode }), changeLink(link.ifindex, { up }));
     return there.needLink(link.ifindex, action);
   }
 
-  /** The end of a veth that is made first cannot go up before the other exists (ENOTCONN). */
+  /**
+   * The end of a veth that is made first cannot go up before the other exists (ENOTCONN). False when there is
+   * nothing to do.
+   */
   #finishPeer(
     { name, netns, alias, addrGenMode, up }: LinkSettings & { name: string },
     action: string,
-  ): void {
-    if (up === undefined && alias === undefined && addrGenMode === undefined) return;
+  ): boolean {
+    if (up === undefined && alias === undefined && addrGenMode === undefined) return false;
     using elsewhere = netns === undefined ? undefined : Rtnl.open({ netns });
     const there = elsewhere ?? this;
     const { ifindex } = there.needLink(name, action);
     there.mustApply(changeLink(ifindex, { alias, addrGenMode }), changeLink(ifindex, { up }));
+    return true;
   }
 
   /** Names of all links as they are now. */

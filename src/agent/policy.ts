@@ -2,8 +2,11 @@
 import { type Family, type IpAddress, tryParseIp } from '../addr/index.ts';
 import { type ApiClient, type Log, Reflector, resources } from '../client/index.ts';
 import { policyError } from '../errors/index.ts';
-import type { Namespace, NetworkPolicy, Pod, Protocol } from '../model/kubernetes.ts';
+import type { ClusterNetworkPolicy } from '../model/cluster-network-policy.ts';
+import type { Namespace, NetworkPolicy, Node, Pod, Protocol } from '../model/kubernetes.ts';
 import {
+  type ClusterPolicyFacts,
+  clusterPolicyFacts,
   type Direction,
   type Endpoint,
   type Explanation,
@@ -11,11 +14,13 @@ import {
   evaluate,
   explain,
   namespaceLabels,
+  nodeFacts,
   PolicyController,
   type PolicyFacts,
   type PolicyStatus,
   podFacts,
   policyFacts,
+  type Tier,
 } from '../policy/index.ts';
 import type { ServiceFacts, SliceFacts } from '../service/index.ts';
 import type { Routes } from './socket.ts';
@@ -41,6 +46,17 @@ export function openPolicy({ client, nodeName, cutEstablished, signal, log }: Po
     resource: resources.networkPolicies,
     project: policyFacts,
   });
+  const clusterPolicies = new Reflector<ClusterNetworkPolicy, ClusterPolicyFacts>({
+    ...source,
+    resource: resources.clusterNetworkPolicies,
+    project: clusterPolicyFacts,
+    mayBeAbsent: true,
+  });
+  const nodes = new Reflector({
+    ...source,
+    resource: resources.nodes,
+    project: (node: Node) => nodeFacts(node),
+  });
   const pods = new Reflector({ ...source, resource: resources.pods, project: (pod: Pod) => podFacts(pod) });
   const namespaces = new Reflector({
     ...source,
@@ -52,19 +68,29 @@ export function openPolicy({ client, nodeName, cutEstablished, signal, log }: Po
     policies,
     pods,
     namespaces,
+    cluster: { policies: clusterPolicies, nodes },
     cutEstablished,
     log,
     startSources: () => {
       pods.start();
       namespaces.start();
+      nodes.start();
     },
   });
-  return { controller, startSources: () => policies.start() };
+  const startSources = () => {
+    policies.start();
+    clusterPolicies.start();
+  };
+  return { controller, startSources };
 }
 
 /** One policy as `portolan policy list` shows it. */
 export interface PolicyRow {
+  /** `namespace/name`, or the name of a ClusterNetworkPolicy. */
   policy: string;
+  /** Of a ClusterNetworkPolicy. */
+  tier: Tier | undefined;
+  priority: number | undefined;
   directions: Direction[];
   /** Pods of this node that it selects. */
   pods: string[];
@@ -97,7 +123,14 @@ export function policyRoutes(sources: PolicyAnswerSources): Routes {
     'GET /policy/status': (): PolicyStatus => controller.status(),
     'GET /policy/list': (): PolicyRow[] => {
       synced();
-      return [...controller.compiler.policies.values()].map((policy) => row(policy, controller));
+      const { policies, clusterPolicies } = controller.compiler;
+      const sorted = [...clusterPolicies.values()].sort((a, b) => a.priority - b.priority);
+      const tier = (name: Tier) => sorted.filter((each) => each.tier === name);
+      return [
+        ...tier('Admin').map((policy) => clusterRow(policy, controller)),
+        ...[...policies.values()].map((policy) => row(policy, controller)),
+        ...tier('Baseline').map((policy) => clusterRow(policy, controller)),
+      ];
     },
     'GET /policy/plan': async () => {
       const text = await controller.plan();
@@ -107,11 +140,12 @@ export function policyRoutes(sources: PolicyAnswerSources): Routes {
       synced();
       const name = query.get('name') ?? '';
       const policy = controller.compiler.policies.get(name);
-      if (!policy) throw policyError('POLICY_NO_SUCH_POLICY', { name });
+      const cluster = controller.compiler.clusterPolicies.get(name);
+      if (!policy && !cluster) throw policyError('POLICY_NO_SUCH_POLICY', { name });
       const rules: PolicyRuleRow[] = [];
       for (const family of [4, 6] as const)
-        rules.push(...ruleRows(await controller.engine.list(family), policy.key, family));
-      return { ...row(policy, controller), rules };
+        rules.push(...ruleRows(await controller.engine.list(family), name, family));
+      return { ...(policy ? row(policy, controller) : clusterRow(cluster!, controller)), rules };
     },
     'GET /policy/explain': (query): Explanation[] => {
       synced();
@@ -133,16 +167,37 @@ export function policyRoutes(sources: PolicyAnswerSources): Routes {
 
 function row(policy: PolicyFacts, controller: PolicyController): PolicyRow {
   const directions = (['ingress', 'egress'] as const).filter((each) => policy[each] !== undefined);
-  const pods = [...controller.compiler.isolated.values()].filter(({ policies }) =>
-    directions.some((each) => policies[each].includes(policy.key)),
+  const pods = [...controller.compiler.isolated.values()].filter(({ standings }) =>
+    directions.some((each) => standings[each].policies.includes(policy.key)),
   );
   return {
     policy: policy.key,
+    tier: undefined,
+    priority: undefined,
     directions,
     pods: pods.map(({ local }) => `${local.namespace}/${local.name}`).sort(),
     enforced: controller.status().enforced[policy.key],
     generation: policy.generation,
     problems: [...policy.problems],
+  };
+}
+
+function clusterRow(policy: ClusterPolicyFacts, controller: PolicyController): PolicyRow {
+  const { name, tier, priority, generation, problems } = policy;
+  const directions = (['ingress', 'egress'] as const).filter((each) => policy[each].length > 0);
+  const place = tier === 'Admin' ? 'admin' : 'baseline';
+  const pods = [...controller.compiler.isolated.values()].filter(({ standings }) =>
+    directions.some((each) => standings[each][place].includes(name)),
+  );
+  return {
+    policy: name,
+    tier,
+    priority,
+    directions,
+    pods: pods.map(({ local }) => `${local.namespace}/${local.name}`).sort(),
+    enforced: controller.status().enforced[name],
+    generation,
+    problems: [...problems],
   };
 }
 
@@ -154,7 +209,7 @@ function ruleRows(
 ): PolicyRuleRow[] {
   const rows = new Map<string, PolicyRuleRow>();
   for (const { comment, expr } of rules) {
-    const match = /^np (\S+) ((?:in|e)gress\[\d+\])/.exec(String(comment ?? ''));
+    const match = /^c?np (\S+) ((?:in|e)gress\[\d+\])/.exec(String(comment ?? ''));
     if (match?.[1] !== policy || !Array.isArray(expr)) continue;
     const rule = match[2]!;
     const counter = expr.find((part: { counter?: { packets: number; bytes: number } }) => part.counter);

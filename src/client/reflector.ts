@@ -37,6 +37,8 @@ export interface ReflectorOptions<T extends KubeObject, P> {
   /** Ends the reflector. */
   signal?: AbortSignal;
   log?: Log;
+  /** The server may not have this kind: that counts as an empty list until it does. */
+  mayBeAbsent?: boolean;
   /** Objects a page, 500 by default. */
   pageSize?: number;
   /** First and longest wait after a failure, 50 and 5000 ms by default. */
@@ -49,6 +51,8 @@ export type OnChange = (keys: ReadonlySet<string>) => void;
 
 /** A watch ends itself after 5 to 10 minutes, as client-go's, so that watches spread over servers. */
 const watchSecondsMin = 300;
+/** How often a kind is looked for that the server does not have. */
+const ABSENT_MS = 30_000;
 
 export class Reflector<T extends KubeObject, P = T> {
   /** Resolves when the first list is complete, rejects never; stays pending while the server is away. */
@@ -141,6 +145,11 @@ export class Reflector<T extends KubeObject, P = T> {
             backoff.nextMs();
             continue;
           }
+        } else if (isNetError(error, 'CLIENT_NOT_FOUND') && this.#options.mayBeAbsent) {
+          // What was there once stays: a server that forgot a kind for a moment must not open what it closed.
+          this.#markAsSynced();
+          await sleep(ABSENT_MS, signal);
+          continue;
         } else if (backoff.failures === 0) {
           log?.warn({ resource: resource.plural, error: (error as Error).message }, 'watch failed, retrying');
         }
@@ -186,6 +195,10 @@ export class Reflector<T extends KubeObject, P = T> {
       this.#dirty.add(key);
     }
     this.#revision = revision;
+    this.#markAsSynced();
+  }
+
+  #markAsSynced(): void {
     this.#hasSynced = true;
     // Listeners hear of the first list before those who await `synced` go on.
     this.#askFlush();

@@ -27,8 +27,8 @@ export function registerPolicy(program: Command): void {
     });
   asking(policy.command('show'))
     .description('one policy: what it selects here, and how many connections each rule has allowed')
-    .argument('<policy>', 'namespace/name')
-    .addHelpText('after', examples('portolan policy show default/allow-web'))
+    .argument('<policy>', 'namespace/name, or the name of a ClusterNetworkPolicy')
+    .addHelpText('after', examples('portolan policy show default/allow-web', 'portolan policy show tenants'))
     .action(async (name: string, flags: AskFlags) => {
       const shown = await ask<PolicyRow & { rules: PolicyRuleRow[] }>(
         flags,
@@ -73,9 +73,10 @@ function listText(rows: readonly PolicyRow[], status: PolicyStatus): string {
     return enforced === generation ? styled('green', 'in force') : styled('yellow', 'pending');
   };
   const text = table(
-    ['POLICY', 'ISOLATES', 'PODS HERE', 'GENERATION', 'STATE'],
+    ['POLICY', 'TIER', 'DIRECTIONS', 'PODS HERE', 'GENERATION', 'STATE'],
     rows.map((row) => [
       row.policy,
+      row.tier ? `${row.tier} ${row.priority}` : '',
       row.directions.join(','),
       String(row.pods.length),
       String(row.generation),
@@ -89,7 +90,11 @@ function listText(rows: readonly PolicyRow[], status: PolicyStatus): string {
 
 function showText(shown: PolicyRow & { rules: PolicyRuleRow[] }): string {
   return [
-    `${styled('bold', shown.policy)} generation ${shown.generation}, isolates ${shown.directions.join(' and ')}`,
+    `${styled('bold', shown.policy)} generation ${shown.generation}, ${
+      shown.tier
+        ? `${shown.tier} tier, priority ${shown.priority}, rules for ${shown.directions.join(' and ')}`
+        : `isolates ${shown.directions.join(' and ')}`
+    }`,
     `pods here: ${shown.pods.join(', ') || 'none'}`,
     table(
       ['RULE', 'FAMILY', 'CONNECTIONS', 'BYTES'],

@@ -4,25 +4,17 @@
  * share one chain, so that the whole grows with policies plus pods and not with their product.
  */
 import { FAMILIES, type Family, type IpAddress } from '../addr/index.ts';
-import type { NftElement } from '../kernel/nft/index.ts';
-import { type Labels, labelSelectorSelects } from '../model/label-selector.ts';
-import { type PolicyWorld, selectionSelects } from './evaluate.ts';
-import {
-  comment,
-  groupName,
-  ISOLATED,
-  namedPortName,
-  policyChainName,
-  unionChainName,
-  VERDICTS,
-} from './names.ts';
-import { baseChains, policyChain, unionChain } from './rules.ts';
+import type { Labels } from '../model/label-selector.ts';
+import type { PolicyWorld } from './evaluate.ts';
+import { type Member, MembershipTable } from './membership-table.ts';
+import { ADDRESS_TYPE, type Membership, membershipsOf } from './memberships.ts';
+import { comment, groupChainName, ISOLATED, policyChainName, VERDICTS } from './names.ts';
+import { baseChains, groupChain, policyChain, tierChain } from './rules.ts';
+import { isFree, mayBeSelected, type Standing, type Standings, standingsOf, UNKNOWN } from './standing.ts';
 import { type Chain, dropSet, emptyTables, type Tables, wantSet } from './tables.ts';
-import type { Direction, PodFacts, PolicyFacts, Selection } from './types.ts';
+import type { ClusterPolicyFacts, Direction, NodeFacts, PodFacts, PolicyFacts, Tier } from './types.ts';
 
 const DIRECTIONS: readonly Direction[] = ['ingress', 'egress'];
-const PROTOCOL_NUMBER = { TCP: 6, UDP: 17, SCTP: 132 } as const;
-const ADDRESS_TYPE: Readonly<Record<Family, string>> = { 4: 'ipv4_addr', 6: 'ipv6_addr' };
 
 /** A pod of this node as its link has it. */
 export interface LocalPod {
@@ -40,27 +32,7 @@ export interface LocalState {
   readonly local: LocalPod;
   /** Its namespace has policies, and its labels are not known: nothing passes until they are. */
   readonly unknown: boolean;
-  readonly policies: Readonly<Record<Direction, readonly string[]>>;
-}
-
-/** One set that pods are members of, by selection or by a named port. */
-interface Membership {
-  readonly name: string;
-  readonly about: string;
-  /** Keys of its elements for a pod that is a member; undefined when it is none. */
-  readonly entries: (pod: PodFacts, addresses: readonly IpAddress[]) => Entry[] | undefined;
-  readonly setKind: (family: Family) => string;
-  /** The only namespace that its members can be in. */
-  readonly namespace: string | undefined;
-  readonly members: Map<string, Entry[]>;
-  /** How many pods have an element: two may hold one address for a moment. */
-  readonly counts: Map<string, number>;
-}
-
-interface Entry {
-  readonly family: Family;
-  readonly id: string;
-  readonly element: NftElement;
+  readonly standings: Standings;
 }
 
 interface PolicyParts {
@@ -83,17 +55,22 @@ export class PolicyCompiler implements PolicyWorld {
   readonly #base: Readonly<Record<Family, ReadonlyMap<string, Chain>>>;
   readonly #policies = new Map<string, PolicyFacts>();
   readonly #byNamespace = new Map<string, Map<string, PolicyFacts>>();
+  readonly #clusterPolicies = new Map<string, ClusterPolicyFacts>();
+  /** The same by tier, in the order in which they are asked. */
+  #tiers: Readonly<Record<Tier, readonly ClusterPolicyFacts[]>> = { Admin: [], Baseline: [] };
+  readonly #nodes = new Map<string, NodeFacts>();
   readonly #pods = new Map<string, PodFacts>();
   readonly #podsOf = new Map<string, Set<string>>();
   readonly #namespaces = new Map<string, Labels>();
   readonly #locals = new Map<string, LocalPod>();
   readonly #localsByPod = new Map<string, Map<string, LocalPod>>();
   readonly #states = new Map<string, LocalState>();
-  readonly #memberships = new Map<string, Membership>();
-  /** The same by the namespace of their members; undefined for those that may be anywhere. */
-  readonly #membershipsOf = new Map<string | undefined, Set<Membership>>();
+  readonly #memberships = new MembershipTable(this.tables);
   readonly #parts = new WeakMap<PolicyFacts, PolicyParts>();
+  readonly #clusterParts = new WeakMap<ClusterPolicyFacts, ReadonlyMap<string, () => Membership>>();
   readonly #dirtyPods = new Set<string>();
+  readonly #dirtyNodes = new Set<string>();
+  readonly #labelsOf = (namespace: string) => this.#namespaces.get(namespace);
   #gone: LocalPod[] = [];
   #dirtyPolicies = false;
   #structure = '';
@@ -121,6 +98,25 @@ export class PolicyCompiler implements PolicyWorld {
     this.#dirtyPolicies = true;
   }
 
+  setClusterPolicy(name: string, policy: ClusterPolicyFacts | undefined): void {
+    if (this.#clusterPolicies.get(name) === policy) return;
+    if (policy) this.#clusterPolicies.set(name, policy);
+    else this.#clusterPolicies.delete(name);
+    const sorted = [...this.#clusterPolicies.values()].sort(
+      (a, b) => a.priority - b.priority || (a.name < b.name ? -1 : 1),
+    );
+    const of = (tier: Tier) => sorted.filter((each) => each.tier === tier);
+    this.#tiers = { Admin: of('Admin'), Baseline: of('Baseline') };
+    this.#dirtyPolicies = true;
+  }
+
+  setNode(name: string, node: NodeFacts | undefined): void {
+    if (this.#nodes.get(name) === node) return;
+    if (node) this.#nodes.set(name, node);
+    else this.#nodes.delete(name);
+    this.#dirtyNodes.add(name);
+  }
+
   setPod(key: string, pod: PodFacts | undefined): void {
     const before = this.#pods.get(key);
     if (before === pod) return;
@@ -141,6 +137,9 @@ export class PolicyCompiler implements PolicyWorld {
     if (labels) this.#namespaces.set(name, labels);
     else this.#namespaces.delete(name);
     for (const key of this.#podsOf.get(name) ?? []) this.#dirtyPods.add(key);
+    // Pods that the API does not know yet are closed by what their namespace says.
+    for (const { namespace, name: pod } of this.#locals.values())
+      if (namespace === name) this.#dirtyPods.add(`${namespace}/${pod}`);
   }
 
   setLocal(id: string, local: LocalPod | undefined): void {
@@ -170,6 +169,22 @@ export class PolicyCompiler implements PolicyWorld {
     return this.#namespaces.get(namespace);
   }
 
+  clusterPoliciesOf(tier: Tier): Iterable<ClusterPolicyFacts> {
+    return this.#tiers[tier];
+  }
+
+  nodeLabels(node: string): Labels | undefined {
+    return this.#nodes.get(node)?.labels;
+  }
+
+  get clusterPolicies(): ReadonlyMap<string, ClusterPolicyFacts> {
+    return this.#clusterPolicies;
+  }
+
+  get nodes(): ReadonlyMap<string, NodeFacts> {
+    return this.#nodes;
+  }
+
   get policies(): ReadonlyMap<string, PolicyFacts> {
     return this.#policies;
   }
@@ -186,9 +201,19 @@ export class PolicyCompiler implements PolicyWorld {
   /** Names of policies that select a pod of this node. */
   activePolicies(): Set<string> {
     const keys = new Set<string>();
-    for (const { policies } of this.#states.values())
-      for (const direction of DIRECTIONS) for (const key of policies[direction]) keys.add(key);
+    for (const { standings } of this.#states.values())
+      for (const direction of DIRECTIONS) for (const key of standings[direction].policies) keys.add(key);
     return keys;
+  }
+
+  /** Names of ClusterNetworkPolicies that select a pod of this node. */
+  activeClusterPolicies(): Set<string> {
+    const names = new Set<string>();
+    for (const { standings } of this.#states.values())
+      for (const direction of DIRECTIONS)
+        for (const tier of ['admin', 'baseline'] as const)
+          for (const name of standings[direction][tier]) names.add(name);
+    return names;
   }
 
   /** The pod that has an address now: of this node's pods by their links, of others by the API. */
@@ -201,11 +226,16 @@ export class PolicyCompiler implements PolicyWorld {
 
   /** Brings the tables up to date with all that was set. Returns whether anything may have changed. */
   compile(): boolean {
-    if (!this.#dirtyPolicies && this.#dirtyPods.size === 0) return false;
+    if (!this.#dirtyPolicies && this.#dirtyPods.size === 0 && this.#dirtyNodes.size === 0) return false;
     const dirty = [...this.#dirtyPods];
     this.#dirtyPods.clear();
     for (const local of this.#gone.splice(0)) if (!this.#locals.has(local.id)) this.#forget(local);
-    for (const key of dirty) this.#updateMember(key);
+    for (const key of dirty) {
+      const pod = this.#pods.get(key);
+      this.#memberships.updatePod(key, pod, pod ? this.addressesOf(key, pod) : []);
+    }
+    for (const name of this.#dirtyNodes) this.#memberships.updateNode(name, this.#nodes.get(name));
+    this.#dirtyNodes.clear();
     if (this.#dirtyPolicies) for (const local of this.#locals.values()) this.#updateLocal(local);
     else
       for (const key of dirty)
@@ -219,81 +249,38 @@ export class PolicyCompiler implements PolicyWorld {
     return true;
   }
 
-  #updateMember(key: string): void {
-    const pod = this.#pods.get(key);
-    const addresses = pod ? this.addressesOf(key, pod) : [];
-    const [namespace = ''] = key.split('/', 1);
-    for (const list of [this.#membershipsOf.get(namespace), this.#membershipsOf.get(undefined)])
-      for (const membership of list ?? []) this.#place(membership, key, pod, addresses);
-  }
-
-  #place(
-    membership: Membership,
-    key: string,
-    pod: PodFacts | undefined,
-    addresses: readonly IpAddress[],
-  ): void {
-    const before = membership.members.get(key);
-    const now = pod && addresses.length > 0 ? membership.entries(pod, addresses) : undefined;
-    if (!before && !now) return;
-    for (const entry of now ?? []) {
-      const count = membership.counts.get(entry.id) ?? 0;
-      membership.counts.set(entry.id, count + 1);
-      if (count === 0) this.tables[entry.family].sets.get(membership.name)?.put(entry.id, entry.element);
-    }
-    for (const entry of before ?? []) {
-      const count = membership.counts.get(entry.id)! - 1;
-      if (count > 0) membership.counts.set(entry.id, count);
-      else {
-        membership.counts.delete(entry.id);
-        this.tables[entry.family].sets.get(membership.name)?.remove(entry.id);
-      }
-    }
-    if (now) membership.members.set(key, now);
-    else membership.members.delete(key);
-  }
-
   #updateLocal(local: LocalPod): void {
-    const policies = this.#byNamespace.get(local.namespace);
     const pod = this.#pods.get(`${local.namespace}/${local.name}`);
-    if (!policies) {
-      this.#states.delete(local.id);
-      return;
-    }
     if (!pod || !sameUid(local, pod)) {
-      this.#states.set(local.id, { local, unknown: true, policies: { ingress: [], egress: [] } });
+      const closed = mayBeSelected(local.namespace, this);
+      if (closed) this.#states.set(local.id, { local, unknown: true, standings: UNKNOWN });
+      else this.#states.delete(local.id);
       return;
     }
-    const selecting = [...policies.values()].filter((policy) =>
-      labelSelectorSelects(policy.podSelector, pod.labels),
-    );
-    const keys = (direction: Direction) =>
-      selecting
-        .filter((policy) => policy[direction] !== undefined)
-        .map((policy) => policy.key)
-        .sort();
-    const state = { local, unknown: false, policies: { ingress: keys('ingress'), egress: keys('egress') } };
-    if (state.policies.ingress.length + state.policies.egress.length > 0) this.#states.set(local.id, state);
+    const standings = standingsOf(pod, this);
+    if (DIRECTIONS.some((direction) => !isFree(standings[direction])))
+      this.#states.set(local.id, { local, unknown: false, standings });
     else this.#states.delete(local.id);
   }
 
   /** Chains and sets, when the policies in force or the ways they meet in a pod are others than before. */
   #updateStructure(policiesChanged: boolean): void {
-    const unions = new Map<string, { direction: Direction; keys: readonly string[] }>();
-    for (const { policies } of this.#states.values())
+    const groups = new Map<string, { direction: Direction; standing: Standing }>();
+    for (const { standings } of this.#states.values())
       for (const direction of DIRECTIONS) {
-        const keys = policies[direction];
-        if (keys.length > 0) unions.set(`${direction} ${keys.join(' ')}`, { direction, keys });
+        const standing = standings[direction];
+        if (!isFree(standing)) groups.set(groupChainName(standing, direction), { direction, standing });
       }
     const states = [...this.#states.values()];
     const families = FAMILIES.filter((family) =>
       states.some(({ local }) => local.addresses.some((address) => address.family === family)),
     );
-    const structure = `${families.join()} ${[...unions.keys()].sort().join('\n')}`;
+    const structure = `${families.join()} ${[...groups.keys()].sort().join('\n')}`;
     if (!policiesChanged && structure === this.#structure) return;
     this.#structure = structure;
     const active = [...this.activePolicies()].sort().map((key) => this.#policies.get(key)!);
-    this.#updateMemberships(active);
+    const cluster = [...this.activeClusterPolicies()].map((name) => this.#clusterPolicies.get(name)!);
+    this.#updateMemberships(active, cluster);
     for (const family of FAMILIES) {
       const tables = this.tables[family];
       const chains = new Map<string, Chain>();
@@ -317,45 +304,38 @@ export class PolicyCompiler implements PolicyWorld {
           const part = this.#partsOf(policy).chains[family][direction];
           if (part) chains.set(part.name, part.chain);
         }
-      for (const { direction, keys } of unions.values()) {
-        const { name, chain } = unionChain(keys, direction, (key) => {
-          const chainName = policyChainName(key, direction);
-          return chains.has(chainName) ? chainName : undefined;
-        });
-        chains.set(name, chain);
+      for (const [name, { direction, standing }] of groups) {
+        const tierOf = (names: readonly string[]) => {
+          const policies = names.map((each) => this.#clusterPolicies.get(each)!);
+          const made = tierChain(policies, direction, family);
+          if (made) chains.set(made.name, made.chain);
+          return made?.name;
+        };
+        const tiers = { admin: tierOf(standing.admin), baseline: tierOf(standing.baseline) };
+        chains.set(
+          name,
+          groupChain(standing, direction, tiers, (key) => {
+            const chainName = policyChainName(key, direction);
+            return chains.has(chainName) ? chainName : undefined;
+          }),
+        );
       }
     }
   }
 
-  #updateMemberships(active: readonly PolicyFacts[]): void {
+  #updateMemberships(active: readonly PolicyFacts[], cluster: readonly ClusterPolicyFacts[]): void {
     const wanted = new Map<string, () => Membership>();
     for (const policy of active)
       for (const [name, make] of this.#partsOf(policy).memberships) wanted.set(name, make);
-    for (const [name, membership] of this.#memberships)
-      if (!wanted.has(name)) {
-        this.#memberships.delete(name);
-        this.#membershipsOf.get(membership.namespace)?.delete(membership);
-        for (const family of FAMILIES) dropSet(this.tables[family], name);
-      }
-    for (const [name, make] of wanted) {
-      if (this.#memberships.has(name)) continue;
-      const membership = make();
-      this.#memberships.set(name, membership);
-      const siblings = this.#membershipsOf.get(membership.namespace);
-      if (siblings) siblings.add(membership);
-      else this.#membershipsOf.set(membership.namespace, new Set([membership]));
-      for (const family of FAMILIES)
-        wantSet(
-          this.tables[family],
-          name,
-          { map: false, key: membership.setKind(family) },
-          comment(membership.about),
-        );
-      const { namespace } = membership;
-      for (const key of namespace === undefined ? this.#pods.keys() : (this.#podsOf.get(namespace) ?? [])) {
-        const pod = this.#pods.get(key)!;
-        this.#place(membership, key, pod, this.addressesOf(key, pod));
-      }
+    for (const policy of cluster)
+      for (const [name, make] of this.#clusterPartsOf(policy)) wanted.set(name, make);
+    this.#memberships.want(wanted, (namespace) => this.#membersOf(namespace), this.#nodes);
+  }
+
+  *#membersOf(namespace: string | undefined): Iterable<Member> {
+    for (const key of namespace === undefined ? this.#pods.keys() : (this.#podsOf.get(namespace) ?? [])) {
+      const pod = this.#pods.get(key)!;
+      yield [key, pod, this.addressesOf(key, pod)];
     }
   }
 
@@ -373,18 +353,18 @@ export class PolicyCompiler implements PolicyWorld {
         sets.get(ISOLATED)?.put(key, { key: [address], comment: about });
         for (const direction of DIRECTIONS) {
           const map = sets.get(VERDICTS[direction]);
-          const keys = state.policies[direction];
+          const standing = state.standings[direction];
           if (state.unknown)
             map?.put(key, {
               key: [address],
               data: { verdict: 'drop' },
               comment: comment(`${about}: not known yet`),
             });
-          else if (keys.length === 0) map?.remove(key);
+          else if (isFree(standing)) map?.remove(key);
           else
             map?.put(key, {
               key: [address],
-              data: { verdict: 'goto', chain: unionChainName(keys, direction) },
+              data: { verdict: 'goto', chain: groupChainName(standing, direction) },
               comment: about,
             });
         }
@@ -407,6 +387,15 @@ export class PolicyCompiler implements PolicyWorld {
     }
   }
 
+  #clusterPartsOf(policy: ClusterPolicyFacts): ReadonlyMap<string, () => Membership> {
+    let parts = this.#clusterParts.get(policy);
+    if (!parts) {
+      parts = membershipsOf([...policy.ingress, ...policy.egress], this.#labelsOf);
+      this.#clusterParts.set(policy, parts);
+    }
+    return parts;
+  }
+
   #partsOf(policy: PolicyFacts): PolicyParts {
     let parts = this.#parts.get(policy);
     if (!parts) {
@@ -414,72 +403,17 @@ export class PolicyCompiler implements PolicyWorld {
         ingress: policyChain(policy, 'ingress', family),
         egress: policyChain(policy, 'egress', family),
       });
-      parts = { chains: { 4: of(4), 6: of(6) }, memberships: this.#membershipsOfPolicy(policy) };
+      parts = {
+        chains: { 4: of(4), 6: of(6) },
+        memberships: membershipsOf(
+          DIRECTIONS.flatMap((direction) => policy[direction] ?? []),
+          this.#labelsOf,
+        ),
+      };
       this.#parts.set(policy, parts);
     }
     return parts;
   }
-
-  #membershipsOfPolicy(policy: PolicyFacts): Map<string, () => Membership> {
-    const found = new Map<string, () => Membership>();
-    for (const { peers, ports } of DIRECTIONS.flatMap((direction) => policy[direction] ?? [])) {
-      for (const peer of peers ?? [])
-        if (peer.kind === 'pods') {
-          const { selection } = peer;
-          found.set(groupName(selection.id), () => this.#selectionMembership(selection));
-        }
-      for (const { port, protocol } of ports ?? [])
-        if (typeof port === 'string')
-          found.set(namedPortName(port, protocol), () => namedPortMembership(port, protocol));
-    }
-    return found;
-  }
-
-  #selectionMembership(selection: Selection): Membership {
-    return {
-      name: groupName(selection.id),
-      about: selection.id,
-      namespace: typeof selection.namespaces === 'string' ? selection.namespaces : undefined,
-      setKind: (family) => ADDRESS_TYPE[family],
-      members: new Map(),
-      counts: new Map(),
-      entries: (pod, addresses) => {
-        if (!selectionSelects(selection, pod, this.#namespaces.get(pod.namespace))) return undefined;
-        const about = comment(`pod ${pod.namespace}/${pod.name}`);
-        return addresses.map((address) => ({
-          family: address.family,
-          id: String(address),
-          element: { key: [address], comment: about },
-        }));
-      },
-    };
-  }
-}
-
-function namedPortMembership(name: string, protocol: keyof typeof PROTOCOL_NUMBER): Membership {
-  const number = PROTOCOL_NUMBER[protocol];
-  return {
-    name: namedPortName(name, protocol),
-    about: `pods with port ${name}/${protocol}`,
-    namespace: undefined,
-    setKind: (family) => `${ADDRESS_TYPE[family]} . inet_proto . inet_service`,
-    members: new Map(),
-    counts: new Map(),
-    entries: (pod, addresses) => {
-      const ports = new Set(
-        pod.ports.filter((each) => each.name === name && each.protocol === protocol).map(({ port }) => port),
-      );
-      if (ports.size === 0) return undefined;
-      const about = comment(`pod ${pod.namespace}/${pod.name}`);
-      return addresses.flatMap((address) =>
-        [...ports].map((port) => ({
-          family: address.family,
-          id: `${address} ${number} ${port}`,
-          element: { key: [address, number, port], comment: about },
-        })),
-      );
-    },
-  };
 }
 
 /** Whether the API's pod is the one that was attached: a name comes again with another uid. */

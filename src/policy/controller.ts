@@ -21,7 +21,7 @@ import { NftPolicyEngine } from './engine.ts';
 import { cutForbidden, type Judge } from './established.ts';
 import type { Endpoint } from './evaluate.ts';
 import { policyPlanText } from './plan.ts';
-import type { PodFacts, PolicyFacts, TableSource } from './types.ts';
+import type { ClusterPolicyFacts, NodeFacts, PodFacts, PolicyFacts, TableSource } from './types.ts';
 
 export interface PolicyLog {
   info(context: object, message: string): void;
@@ -33,7 +33,12 @@ export interface PolicyControllerOptions {
   readonly policies: TableSource<PolicyFacts>;
   readonly pods: TableSource<PodFacts>;
   readonly namespaces: TableSource<Labels>;
-  /** Called once, when the first policy is seen: pods and namespaces have to be listed from now on. */
+  /** ClusterNetworkPolicies, and nodes for those that name them; undefined where nobody has any. */
+  readonly cluster?: {
+    readonly policies: TableSource<ClusterPolicyFacts>;
+    readonly nodes: TableSource<NodeFacts>;
+  };
+  /** Called once, when the first policy is seen: pods, namespaces and nodes have to be listed from now on. */
   readonly startSources?: () => void;
   /** The node's namespace, default the process's own. */
   readonly netns?: number | { readonly fd: number } | undefined;
@@ -50,7 +55,7 @@ export interface PolicyStatus {
   readonly active: number;
   readonly isolatedPods: number;
   readonly unknownPods: number;
-  /** metadata.generation of each policy as the kernel enforces it. */
+  /** metadata.generation of each policy as the kernel enforces it; a ClusterNetworkPolicy has no namespace. */
   readonly enforced: Readonly<Record<string, number>>;
   readonly connectionsCut: number;
   readonly timing: { readonly count: number; readonly lastMs: number; readonly maxMs: number };
@@ -67,7 +72,13 @@ export class PolicyController {
   readonly engine: NftPolicyEngine;
   readonly #options: PolicyControllerOptions;
   readonly #cut: boolean;
-  readonly #dirty = { policies: new Set<string>(), pods: new Set<string>(), namespaces: new Set<string>() };
+  readonly #dirty = {
+    policies: new Set<string>(),
+    clusterPolicies: new Set<string>(),
+    pods: new Set<string>(),
+    namespaces: new Set<string>(),
+    nodes: new Set<string>(),
+  };
   readonly #timers = new Set<NodeJS.Timeout>();
   #known = false;
   #sourcesStarted = false;
@@ -106,13 +117,18 @@ export class PolicyController {
     follow(options.policies, this.#dirty.policies);
     follow(options.pods, this.#dirty.pods);
     follow(options.namespaces, this.#dirty.namespaces);
+    if (!options.cluster) return;
+    follow(options.cluster.policies, this.#dirty.clusterPolicies);
+    follow(options.cluster.nodes, this.#dirty.nodes);
   }
 
   /** Takes over the pods that are attached, waits for the policies, and enforces. Resolves after the first time. */
   async start(attachments: Iterable<Attachment>): Promise<void> {
     for (const attachment of attachments) this.#setLocal(attachment);
-    await this.#options.policies.synced;
-    for (const key of this.#options.policies.items.keys()) this.#dirty.policies.add(key);
+    const { policies, cluster } = this.#options;
+    await Promise.all([policies.synced, cluster?.policies.synced]);
+    for (const key of policies.items.keys()) this.#dirty.policies.add(key);
+    for (const key of cluster?.policies.items.keys() ?? []) this.#dirty.clusterPolicies.add(key);
     await this.#waitForSources();
     if (this.#closed) return;
     this.#known = true;
@@ -136,7 +152,7 @@ export class PolicyController {
           await this.#alone(async () => this.engine.lockDown(attachment.addresses, pod));
         return;
       }
-      if (this.compiler.policies.size === 0 && this.#dirty.policies.size === 0 && !this.#busy) {
+      if (!this.#anyPolicies && !this.#busy) {
         this.compiler.compile();
         return;
       }
@@ -180,8 +196,8 @@ export class PolicyController {
     return {
       state: this.#state,
       synced: this.#known,
-      policies: this.compiler.policies.size,
-      active: this.compiler.activePolicies().size,
+      policies: this.compiler.policies.size + this.compiler.clusterPolicies.size,
+      active: this.compiler.activePolicies().size + this.compiler.activeClusterPolicies().size,
       isolatedPods: states.length,
       unknownPods: states.filter(({ unknown }) => unknown).length,
       enforced: this.#enforced,
@@ -195,7 +211,10 @@ export class PolicyController {
     const text = String(address);
     const pod = this.#podsByAddress().get(text);
     if (pod) return { address, pod };
-    return nodeAddresses?.has(text) ? { address, node: this.#options.nodeName } : { address };
+    if (nodeAddresses?.has(text)) return { address, node: this.#options.nodeName };
+    for (const [node, { addresses }] of this.compiler.nodes)
+      if (addresses.some((each) => each.equals(address))) return { address, node };
+    return { address };
   }
 
   /** Addresses of this node's interfaces now. */
@@ -211,6 +230,12 @@ export class PolicyController {
     for (const timer of this.#timers) clearTimeout(timer);
     await this.#running;
     this.engine.close();
+  }
+
+  get #anyPolicies(): boolean {
+    const { compiler } = this;
+    const { policies, clusterPolicies } = this.#dirty;
+    return compiler.policies.size + compiler.clusterPolicies.size + policies.size + clusterPolicies.size > 0;
   }
 
   get #busy(): boolean {
@@ -284,8 +309,8 @@ export class PolicyController {
   }
 
   async #takeChanges(): Promise<boolean> {
-    if (this.#dirty.policies.size > 0) await this.#waitForSources();
-    const { policies, pods, namespaces } = this.#options;
+    if (this.#dirty.policies.size + this.#dirty.clusterPolicies.size > 0) await this.#waitForSources();
+    const { policies, pods, namespaces, cluster } = this.#options;
     const { compiler } = this;
     const dirty = this.#dirty;
     for (const key of drain(dirty.namespaces)) compiler.setNamespace(key, namespaces.items.get(key));
@@ -299,6 +324,16 @@ export class PolicyController {
         this.#options.log?.warn({ policy: key, problem }, 'a part of a network policy matches nothing');
       compiler.setPolicy(key, policy);
     }
+    for (const name of drain(dirty.nodes)) compiler.setNode(name, cluster?.nodes.items.get(name));
+    for (const name of drain(dirty.clusterPolicies)) {
+      const policy = cluster?.policies.items.get(name);
+      for (const problem of policy?.problems ?? [])
+        this.#options.log?.warn(
+          { policy: name, problem },
+          'a part of a cluster network policy is not understood',
+        );
+      compiler.setClusterPolicy(name, policy);
+    }
     const changed = compiler.compile();
     const reapply = this.#reapply || this.#locals;
     this.#reapply = false;
@@ -310,10 +345,14 @@ export class PolicyController {
     const changed = this.engine.apply(this.compiler.tables);
     this.#state = this.#state.state === 'done' ? this.#state : { state: 'done', sinceMs: Date.now() };
     this.#retryMs = 0;
-    const active = this.compiler.activePolicies();
-    this.#enforced = Object.fromEntries(
-      [...active].map((key) => [key, this.compiler.policies.get(key)?.generation ?? 0]),
-    );
+    const { compiler } = this;
+    this.#enforced = Object.fromEntries([
+      ...[...compiler.activePolicies()].map((key) => [key, compiler.policies.get(key)?.generation ?? 0]),
+      ...[...compiler.activeClusterPolicies()].map((name) => [
+        name,
+        compiler.clusterPolicies.get(name)?.generation ?? 0,
+      ]),
+    ]);
     const lastMs = performance.now() - (this.#since ?? performance.now());
     this.#since = undefined;
     this.#timing = {
@@ -326,13 +365,14 @@ export class PolicyController {
 
   /** Pods and namespaces are needed from the first policy on. */
   async #waitForSources(): Promise<void> {
-    const { policies, pods, namespaces } = this.#options;
-    if (policies.items.size === 0 && !this.#sourcesStarted) return;
+    const { policies, pods, namespaces, cluster } = this.#options;
+    const none = policies.items.size + (cluster?.policies.items.size ?? 0) === 0;
+    if (none && !this.#sourcesStarted) return;
     if (!this.#sourcesStarted) {
       this.#sourcesStarted = true;
       this.#options.startSources?.();
     }
-    await Promise.all([pods.synced, namespaces.synced]);
+    await Promise.all([pods.synced, namespaces.synced, cluster?.nodes.synced]);
   }
 
   #cutSoon(): void {

@@ -1,21 +1,25 @@
 /**
- * The meaning of NetworkPolicy v1 for one connection. Written once: the compiled rules are tested against it, `explain`
+ * The meaning of NetworkPolicy v1 and ClusterNetworkPolicy for one connection. Written once: the compiled rules are tested against it, `explain`
  * prints it, and established connections are judged by it.
  *
  *     egress of the source  AND  ingress of the destination
  *        │
- *        no policy selects the pod for the direction ──► allowed, it is not isolated
- *        else any rule of any such policy matches    ──► allowed by that rule
- *        else                                        ──► denied: isolated by those policies
+ *        Admin tier: the first rule that matches     ──► Accept or Deny is final, Pass ends the tier
+ *        a NetworkPolicy selects the pod for the direction: it is isolated
+ *           any rule of any such policy matches      ──► allowed by that rule
+ *           else                                     ──► denied: isolated by those policies
+ *        Baseline tier: the first rule that matches  ──► Accept or Deny
+ *        else                                        ──► allowed
  *
  * A node's own traffic to its own pods is always allowed (the kubelet's probes), and so is a pod's to itself, by way of
  * a Service or not. Replies are no connections.
- * Source: Kubernetes API reference, networking.k8s.io/v1 NetworkPolicy.
+ * Sources: Kubernetes API reference, networking.k8s.io/v1 NetworkPolicy; kubernetes-sigs/network-policy-api v1alpha2.
  */
 import type { IpAddress } from '../addr/index.ts';
 import type { Protocol } from '../model/kubernetes.ts';
 import { type Labels, labelSelectorSelects } from '../model/label-selector.ts';
 import type {
+  ClusterPolicyFacts,
   Direction,
   PeerFacts,
   PodFacts,
@@ -23,6 +27,8 @@ import type {
   PortFacts,
   RuleFacts,
   Selection,
+  Tier,
+  TierRuleFacts,
 } from './types.ts';
 
 /** One end of a connection. */
@@ -43,9 +49,19 @@ export interface Flow {
   readonly port: number;
 }
 
+/** A rule of a ClusterNetworkPolicy that matched. */
+export interface TierMatch {
+  readonly tier: Tier;
+  readonly policy: string;
+  readonly index: number;
+  readonly rule: TierRuleFacts;
+}
+
 /** What one end's policies say. */
 export interface SideVerdict {
   readonly allowed: boolean;
+  /** Rules of ClusterNetworkPolicies that matched, in order; the last one decides unless it passes. */
+  readonly tiers: readonly TierMatch[];
   /** Policies that isolate the pod in this direction; empty when none does. */
   readonly isolatedBy: readonly string[];
   /** The rule that allows. */
@@ -64,11 +80,15 @@ export interface Verdict {
 export interface PolicyWorld {
   /** Policies of a namespace, in an order that stays. */
   policiesOf(namespace: string): Iterable<PolicyFacts>;
+  /** ClusterNetworkPolicies of a tier, in the order in which they are asked. */
+  clusterPoliciesOf(tier: Tier): Iterable<ClusterPolicyFacts>;
+  /** Labels of a node; undefined when there is no such one. */
+  nodeLabels(node: string): Labels | undefined;
   /** Labels of a namespace; undefined when there is no such one. */
   namespaceLabels(namespace: string): Labels | undefined;
 }
 
-const OPEN: SideVerdict = { allowed: true, isolatedBy: [] };
+const OPEN: SideVerdict = { allowed: true, tiers: [], isolatedBy: [] };
 
 export function evaluate(flow: Flow, world: PolicyWorld): Verdict {
   const { from, to } = flow;
@@ -87,6 +107,10 @@ function judge(flow: Flow, direction: Direction, world: PolicyWorld): SideVerdic
   const { pod } = direction === 'ingress' ? flow.to : flow.from;
   const peer = direction === 'ingress' ? flow.from : flow.to;
   if (!pod || pod.hostNetwork) return OPEN;
+  const admin = tierMatch('Admin', pod, direction, peer, flow, world);
+  const decided = decision(admin);
+  if (decided !== undefined) return { allowed: decided, tiers: [admin!], isolatedBy: [] };
+  const passed = admin ? [admin] : [];
   const isolatedBy: string[] = [];
   let rule: SideVerdict['rule'];
   for (const policy of world.policiesOf(pod.namespace)) {
@@ -97,7 +121,34 @@ function judge(flow: Flow, direction: Direction, world: PolicyWorld): SideVerdic
     const index = rules.findIndex((each) => ruleMatches(each, peer, flow, world));
     if (index >= 0) rule = { policy: policy.key, index };
   }
-  return isolatedBy.length === 0 ? OPEN : { allowed: rule !== undefined, isolatedBy, rule };
+  if (isolatedBy.length > 0) return { allowed: rule !== undefined, tiers: passed, isolatedBy, rule };
+  const baseline = tierMatch('Baseline', pod, direction, peer, flow, world);
+  if (!admin && !baseline) return OPEN;
+  const tiers = baseline ? [...passed, baseline] : passed;
+  return { allowed: decision(baseline) ?? true, tiers, isolatedBy: [] };
+}
+
+/** Undefined when it leaves the decision to others. */
+function decision(match: TierMatch | undefined): boolean | undefined {
+  if (!match || match.rule.action === 'Pass') return undefined;
+  return match.rule.action === 'Accept';
+}
+
+/** The first rule of a tier that matches. */
+function tierMatch(
+  tier: Tier,
+  pod: PodFacts,
+  direction: Direction,
+  peer: Endpoint,
+  flow: Flow,
+  world: PolicyWorld,
+): TierMatch | undefined {
+  for (const policy of world.clusterPoliciesOf(tier)) {
+    if (!selectionSelects(policy.subject, pod, world.namespaceLabels(pod.namespace))) continue;
+    const index = policy[direction].findIndex((each) => ruleMatches(each, peer, flow, world));
+    if (index >= 0) return { tier, policy: policy.name, index, rule: policy[direction][index]! };
+  }
+  return undefined;
 }
 
 function ruleMatches(rule: RuleFacts, peer: Endpoint, flow: Flow, world: PolicyWorld): boolean {
@@ -114,7 +165,11 @@ function portMatches({ protocol, port, endPort }: PortFacts, flow: Flow): boolea
   );
 }
 
-function peerMatches(peer: PeerFacts, { address, pod }: Endpoint, world: PolicyWorld): boolean {
+function peerMatches(peer: PeerFacts, { address, pod, node }: Endpoint, world: PolicyWorld): boolean {
+  if (peer.kind === 'nodes') {
+    const labels = node === undefined ? undefined : world.nodeLabels(node);
+    return labels !== undefined && labelSelectorSelects(peer.selector, labels);
+  }
   if (peer.kind === 'block')
     return peer.ranges.some(
       ({ first, last }) =>

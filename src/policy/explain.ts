@@ -1,5 +1,5 @@
 /** Verdicts in words: who decided, and for default denies who isolated. Pure. */
-import type { Endpoint, Flow, SideVerdict, Verdict } from './evaluate.ts';
+import type { Endpoint, Flow, SideVerdict, TierMatch, Verdict } from './evaluate.ts';
 import type { Direction, PodFacts } from './types.ts';
 
 export interface Explanation {
@@ -43,13 +43,23 @@ function sideText(
   const name = endpointText(own);
   if (!own.pod) return `${direction}: ${name} is no pod, policies do not select it`;
   if (own.pod.hostNetwork) return `${direction}: ${name} uses its node's network, policies do not select it`;
-  if (side.isolatedBy.length === 0) return `${direction}: ${name} is not isolated, no policy selects it`;
+  const last = side.tiers.at(-1);
+  if (last && last.rule.action !== 'Pass')
+    return `${direction}: ${last.rule.action === 'Accept' ? 'allowed' : 'denied'} by ${tierText(last, direction)}`;
+  const passed = side.tiers.map((match) => `, after ${tierText(match, direction)} passed it on`).join('');
   const { rule } = side;
-  if (rule) return `${direction}: allowed by ${rule.policy} ${direction}[${rule.index}]`;
+  if (rule) return `${direction}: allowed by ${rule.policy} ${direction}[${rule.index}]${passed}`;
+  if (side.isolatedBy.length === 0)
+    return `${direction}: ${name} is not isolated, no policy ${passed ? 'decides' : 'selects it'}${passed}`;
   const [first, ...rest] = side.isolatedBy;
   const what = direction === 'ingress' ? `from ${endpointText(peer)}` : `to ${endpointText(peer)}`;
   const who = rest.length === 0 ? first : `${first} and ${rest.length} more (${rest.join(', ')})`;
-  return `${direction}: ${name} is isolated by ${who}, no policy allows ${what} on ${port}`;
+  return `${direction}: ${name} is isolated by ${who}, no policy allows ${what} on ${port}${passed}`;
+}
+
+function tierText({ tier, policy, index, rule }: TierMatch, direction: Direction): string {
+  const name = rule.name ? ` "${rule.name}"` : '';
+  return `ClusterNetworkPolicy ${policy} ${direction}[${index}]${name} (${tier} tier)`;
 }
 
 export function endpointText({ address, pod, node }: Endpoint): string {

@@ -90,6 +90,11 @@ function portFacts({ protocol, port, endPort }: NetworkPolicyPort): PortFacts {
   return { protocol: protocol ?? 'TCP', port, endPort };
 }
 
+/** Nodes by their labels as a peer. */
+export function nodesPeer(selector: LabelSelector): PeerFacts {
+  return { kind: 'nodes', id: `nodes (${labelSelectorText(selector) || 'all'})`, selector };
+}
+
 function peerFacts(
   peer: NetworkPolicyPeer,
   namespace: string,

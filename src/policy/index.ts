@@ -1,3 +1,4 @@
+export { clusterPolicyFacts, nodeFacts } from './cluster-facts.ts';
 export { type LocalPod, type LocalState, PolicyCompiler } from './compiler.ts';
 export { PolicyController, type PolicyControllerOptions, type PolicyStatus } from './controller.ts';
 export { cleanupPolicies, NftPolicyEngine } from './engine.ts';
@@ -6,4 +7,12 @@ export { type Explanation, endpointText, explain } from './explain.ts';
 export { namespaceLabels, podFacts, policyFacts } from './facts.ts';
 export { policyPlanText } from './plan.ts';
 export { policyChain } from './rules.ts';
-export type { Direction, PodFacts, PolicyFacts, TableSource } from './types.ts';
+export type {
+  ClusterPolicyFacts,
+  Direction,
+  NodeFacts,
+  PodFacts,
+  PolicyFacts,
+  TableSource,
+  Tier,
+} from './types.ts';

@@ -2,7 +2,8 @@
 import { createHash } from 'node:crypto';
 import type { Family } from '../addr/index.ts';
 import type { Protocol } from '../model/kubernetes.ts';
-import type { Direction } from './types.ts';
+import type { Standing } from './standing.ts';
+import type { Direction, Tier } from './types.ts';
 
 export const TABLE = 'portolan';
 /** All that network policy owns in the shared tables begins with this. */
@@ -45,9 +46,19 @@ export function policyChainName(key: string, direction: Direction): string {
   return name.length <= 100 ? name : `${name.slice(0, 87)}_${digest(key)}`;
 }
 
-/** Chain of all policies that select a pod. */
-export function unionChainName(keys: readonly string[], direction: Direction): string {
+/** Chain of pods that stand under the same policies in a direction. */
+export function groupChainName({ admin, policies, baseline }: Standing, direction: Direction): string {
+  const keys = [
+    ...admin.map((name) => `admin ${name}`),
+    ...policies,
+    ...baseline.map((name) => `baseline ${name}`),
+  ];
   return `${PREFIX}${SHORT[direction]}_${digest(keys.join('\n'))}`;
+}
+
+/** Chain of ClusterNetworkPolicies of one tier, in their order. */
+export function tierChainName(tier: Tier, names: readonly string[], direction: Direction): string {
+  return `${PREFIX}${tier.toLowerCase()}_${SHORT[direction]}_${digest(names.join('\n'))}`;
 }
 
 const LONGEST_COMMENT = 120;

@@ -27,6 +27,7 @@ import {
   type NftRule,
   type NftStatement,
   type NftValues,
+  RETURN,
   ruleOf,
 } from '../kernel/nft/index.ts';
 import { joinRanges } from './facts.ts';
@@ -40,11 +41,12 @@ import {
   nftFamily,
   policyChainName,
   TO,
-  unionChainName,
+  tierChainName,
   VERDICTS,
 } from './names.ts';
+import type { Standing } from './standing.ts';
 import type { Chain } from './tables.ts';
-import type { Direction, PolicyFacts, PortFacts, RuleFacts } from './types.ts';
+import type { ClusterPolicyFacts, Direction, PolicyFacts, PortFacts, RuleFacts } from './types.ts';
 
 const PROTOCOLS = [
   ['TCP', 6, 'tcp dport'],
@@ -119,32 +121,73 @@ export function policyChain(
   family: Family,
 ): { name: string; chain: Chain } | undefined {
   const rules = (policy[direction] ?? []).flatMap((rule, index) =>
-    ruleLines(rule, direction, family, comment(`np ${policy.key} ${direction}[${index}]`)),
+    ruleLines(
+      rule,
+      direction,
+      family,
+      allowing(direction),
+      comment(`np ${policy.key} ${direction}[${index}]`),
+    ),
   );
   if (rules.length === 0) return undefined;
   return { name: policyChainName(policy.key, direction), chain: { rules } };
 }
 
-/** The chain of all policies that isolate a pod in a direction; `keys` are sorted. */
-export function unionChain(
-  keys: readonly string[],
+/**
+ * The rules of ClusterNetworkPolicies of one tier in their order; undefined when none matches anything in this family.
+ * They stand in one chain, because a Pass ends the whole tier: it returns.
+ */
+export function tierChain(
+  policies: readonly ClusterPolicyFacts[],
   direction: Direction,
-  chainOf: (key: string) => string | undefined,
-): { name: string; chain: Chain } {
-  const jumps = keys.flatMap((key) => {
-    const chain = chainOf(key);
-    return chain === undefined ? [] : [ruleOf([jumpTo(chain)])];
-  });
-  const more = keys.length > 1 ? ` and ${keys.length - 1} more` : '';
-  const why = comment(`np default deny ${direction}: isolated by ${keys[0]}${more}`);
-  return {
-    name: unionChainName(keys, direction),
-    chain: { rules: [...jumps, ruleOf([COUNTER, DROP], why)] },
-  };
+  family: Family,
+): { name: string; chain: Chain } | undefined {
+  const [first] = policies;
+  if (!first) return undefined;
+  const verdicts = { Accept: allowing(direction), Deny: DROP, Pass: RETURN } as const;
+  const rules = policies.flatMap((policy) =>
+    policy[direction].flatMap((rule, index) => {
+      const owner = comment(`cnp ${policy.name} ${direction}[${index}]${rule.name ? ` ${rule.name}` : ''}`);
+      return ruleLines(rule, direction, family, verdicts[rule.action], owner);
+    }),
+  );
+  if (rules.length === 0) return undefined;
+  const names = policies.map(({ name }) => name);
+  return { name: tierChainName(first.tier, names, direction), chain: { rules } };
 }
 
-function ruleLines(rule: RuleFacts, direction: Direction, family: Family, owner: string): NftRule[] {
-  const verdict = direction === 'ingress' ? ACCEPT : goTo(TO);
+/** What pods go through that stand under the same policies; tiers are chains of `tierChain`. */
+export function groupChain(
+  { policies }: Standing,
+  direction: Direction,
+  tiers: Readonly<Record<'admin' | 'baseline', string | undefined>>,
+  chainOf: (key: string) => string | undefined,
+): Chain {
+  const rules = tiers.admin ? [ruleOf([jumpTo(tiers.admin)])] : [];
+  const [first] = policies;
+  if (first === undefined) {
+    if (tiers.baseline) rules.push(ruleOf([jumpTo(tiers.baseline)]));
+    return { rules: [...rules, ruleOf([allowing(direction)])] };
+  }
+  for (const key of policies) {
+    const chain = chainOf(key);
+    if (chain !== undefined) rules.push(ruleOf([jumpTo(chain)]));
+  }
+  const more = policies.length > 1 ? ` and ${policies.length - 1} more` : '';
+  const why = comment(`np default deny ${direction}: isolated by ${first}${more}`);
+  return { rules: [...rules, ruleOf([COUNTER, DROP], why)] };
+}
+
+/** What the source's policies allow goes on to those of the destination. */
+const allowing = (direction: Direction): NftStatement => (direction === 'ingress' ? ACCEPT : goTo(TO));
+
+function ruleLines(
+  rule: RuleFacts,
+  direction: Direction,
+  family: Family,
+  verdict: NftStatement,
+  owner: string,
+): NftRule[] {
   const peers = peerMatches(rule, addressField(family, direction === 'ingress' ? 'saddr' : 'daddr'), family);
   const ports = portMatches(rule.ports, family);
   return peers.flatMap((peer) => ports.map((port) => ruleOf([...peer, ...port, COUNTER, verdict], owner)));
@@ -157,7 +200,9 @@ export function peerMatches(
   family: Family,
 ): NftStatement[][] {
   if (!peers) return [[]];
-  const groups = peers.flatMap((peer) => (peer.kind === 'pods' ? [groupName(peer.selection.id)] : []));
+  const groups = peers.flatMap((peer) =>
+    peer.kind === 'pods' ? [groupName(peer.selection.id)] : peer.kind === 'nodes' ? [groupName(peer.id)] : [],
+  );
   const matches = [...new Set(groups)].map((group) => [inSet([side], group)]);
   const blocks = peers.flatMap((peer) =>
     peer.kind === 'block' && peer.family === family ? peer.ranges : [],

@@ -50,7 +50,9 @@ export type PeerFacts =
       readonly text: string;
       readonly family: Family;
       readonly ranges: readonly AddressRange[];
-    };
+    }
+  /** Addresses of the nodes that a selector selects; `id` as that of a selection. */
+  | { readonly kind: 'nodes'; readonly id: string; readonly selector: LabelSelector };
 
 export interface PortFacts {
   readonly protocol: Protocol;
@@ -78,6 +80,36 @@ export interface PolicyFacts {
   readonly egress: readonly RuleFacts[] | undefined;
   /** Parts that could not be read; they match nothing. */
   readonly problems: readonly string[];
+}
+
+/** Asked before NetworkPolicies, or for what they leave open. */
+export type Tier = 'Admin' | 'Baseline';
+
+/** A rule that decides, or with Pass leaves it to the next tier. */
+export interface TierRuleFacts extends RuleFacts {
+  readonly action: 'Accept' | 'Deny' | 'Pass';
+  /** For people; may be empty. */
+  readonly name: string;
+}
+
+/** A ClusterNetworkPolicy. Unlike a NetworkPolicy it isolates nobody: what no rule matches goes on. */
+export interface ClusterPolicyFacts {
+  readonly name: string;
+  readonly generation: number;
+  readonly tier: Tier;
+  /** Lower ones first; ties are broken by name. */
+  readonly priority: number;
+  readonly subject: Selection;
+  readonly ingress: readonly TierRuleFacts[];
+  readonly egress: readonly TierRuleFacts[];
+  /** Parts that could not be read, and what they count as. */
+  readonly problems: readonly string[];
+}
+
+/** What policies need to know of a node. */
+export interface NodeFacts {
+  readonly labels: Labels;
+  readonly addresses: readonly IpAddress[];
 }
 
 /** A table that somebody else keeps up to date; a Reflector of src/client fits. */

@@ -219,8 +219,10 @@ export class Lab {
     return this.ask<PodLinkRow[]>(node, 'pod', 'links');
   }
 
+  /** `pod` with its namespace, or one of namespace default. */
   async podNetns(node: string, pod: string): Promise<string> {
-    const found = (await this.podLinks(node)).find((row) => row.pod === `default/${pod}`);
+    const key = pod.includes('/') ? pod : `default/${pod}`;
+    const found = (await this.podLinks(node)).find((row) => row.pod === key);
     assert.ok(found, `${pod} has no link on ${node}`);
     return found.netns;
   }

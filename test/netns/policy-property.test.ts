@@ -1,17 +1,20 @@
-/** Random policies and pods: what evaluate() says is what the kernel does, in both families and all three protocols. */
+/** Random policies of both kinds and random pods: what evaluate() says is what the kernel does, in both families and all three protocols. */
 import assert from 'node:assert/strict';
 import test, { after, before } from 'node:test';
 import fc from 'fast-check';
 import type { Family } from '../../src/addr/index.ts';
+import type { ClusterNetworkPolicy, PolicyAction } from '../../src/model/cluster-network-policy.ts';
 import type { LabelSelector, NetworkPolicy, Protocol } from '../../src/model/kubernetes.ts';
 import { NftPolicyEngine } from '../../src/policy/engine.ts';
 import {
+  clusterPolicyFacts,
   type Endpoint,
   evaluate,
   namespaceLabels,
   type PodFacts,
   PolicyCompiler,
   policyFacts,
+  type Tier,
 } from '../../src/policy/index.ts';
 import { type Place, type PolicyNet, type ProbePacket, policyNet } from '../lib/policy-net.ts';
 
@@ -94,6 +97,46 @@ const spec = fc.record(
   },
   { requiredKeys: ['podSelector'] },
 );
+const anyPods = fc.oneof(
+  fc.record({ namespaces: namespaceSelector }),
+  fc.record({ pods: fc.record({ namespaceSelector, podSelector: selector }) }),
+);
+const network = fc.constantFrom(
+  ...['10.244.0.0/16', '10.244.1.10/31', '0.0.0.0/0', '192.168.0.2/32', 'fd00:10:244:1::/64', '::/0'],
+);
+const portMatch = fc.oneof(
+  fc.constantFrom(...PORTS).map((number) => ({ number })),
+  fc.constantFrom(81, 8080, 9000).map((end) => ({ range: { start: 80, end } })),
+);
+const clusterProtocols = fc.option(
+  fc.array(
+    fc.oneof(
+      fc
+        .constantFrom('tcp', 'udp', 'sctp')
+        .chain((name) => portMatch.map((destinationPort) => ({ [name]: { destinationPort } }))),
+      fc.constantFrom('web', 'dns', 'none').map((destinationNamedPort) => ({ destinationNamedPort })),
+    ),
+    { minLength: 1, maxLength: 2 },
+  ),
+  { nil: undefined },
+);
+const action = fc.constantFrom<PolicyAction>('Accept', 'Deny', 'Pass');
+const egressPeer = fc.oneof(
+  anyPods,
+  fc.constantFrom({}, { matchLabels: { 'kubernetes.io/hostname': 'node2' } }).map((nodes) => ({ nodes })),
+  fc.uniqueArray(network, { minLength: 1, maxLength: 2 }).map((networks) => ({ networks })),
+);
+const list = <T>(of: fc.Arbitrary<T>, maxLength: number) => fc.array(of, { minLength: 1, maxLength });
+const clusterSpec = fc.record({
+  tier: fc.constantFrom<Tier>('Admin', 'Baseline'),
+  subject: anyPods,
+  ingress: fc.array(fc.record({ action, from: list(anyPods, 2), protocols: clusterProtocols }), {
+    maxLength: 2,
+  }),
+  egress: fc.array(fc.record({ action, to: list(egressPeer, 2), protocols: clusterProtocols }), {
+    maxLength: 2,
+  }),
+});
 const pod = fc.record({
   namespace: fc.constantFrom('x', 'y'),
   labels: label,
@@ -107,6 +150,7 @@ const pod = fc.record({
 const state = fc.record({
   pods: fc.array(pod, { minLength: 2 * PODS, maxLength: 2 * PODS }),
   policies: fc.array(fc.record({ namespace: fc.constantFrom('x', 'y'), spec }), { maxLength: 5 }),
+  cluster: fc.array(clusterSpec, { maxLength: 4 }),
   teams: fc.record({ x: fc.constantFrom('one', 'two'), y: fc.constantFrom('one', 'two') }),
 });
 
@@ -114,12 +158,17 @@ test('random states of pods and policies: evaluate() and the kernel agree on eve
   const places: Place[] = net.nodes.flatMap((node) => node.pods.map((each) => each));
   const world = new PolicyCompiler({ nodeName: NODE });
   const [node1, node2] = net.nodes as [PolicyNet['nodes'][number], PolicyNet['nodes'][number]];
+  for (const node of [node1, node2])
+    world.setNode(node.name, {
+      labels: { 'kubernetes.io/hostname': node.name },
+      addresses: [node.ip4, node.ip6],
+    });
   for (let at = 0; at < PODS; at++) world.setLocal(`l${at}`, undefined);
   let probesSent = 0;
   let denied = 0;
   let generation = 0;
   await fc.assert(
-    fc.asyncProperty(state, async ({ pods, policies, teams }) => {
+    fc.asyncProperty(state, async ({ pods, policies, cluster, teams }) => {
       generation++;
       for (const name of ['x', 'y'] as const)
         world.setNamespace(name, namespaceLabels({ metadata: { name, labels: { team: teams[name] } } }));
@@ -159,12 +208,27 @@ test('random states of pods and policies: evaluate() and the kernel agree on eve
         });
         world.setPolicy(policy.key, policy);
       });
+      for (const name of [...world.clusterPolicies.keys()]) world.setClusterPolicy(name, undefined);
+      cluster.forEach((each, at) => {
+        const spec = { ...each, priority: (at * 7) % 5 } as ClusterNetworkPolicy['spec'];
+        const metadata = { name: `cnp${at}` };
+        world.setClusterPolicy(
+          metadata.name,
+          clusterPolicyFacts({
+            apiVersion: 'policy.networking.k8s.io/v1alpha2',
+            kind: 'ClusterNetworkPolicy',
+            metadata,
+            spec,
+          }),
+        );
+      });
       world.compile();
       await engine.apply(world.tables);
       net.forgetConnections();
       const endpoint = (place: Place, family: Family): Endpoint => {
         const address = family === 4 ? place.ip4 : place.ip6;
-        return place === node1 ? { address, node: NODE } : { address, pod: facts.get(place) };
+        if (place === node1) return { address, node: NODE };
+        return place === node2 ? { address, node: 'node2' } : { address, pod: facts.get(place) };
       };
       // Everything with an end on node 1, where policies are enforced.
       const probes: ProbePacket[] = [];

@@ -114,7 +114,7 @@ async function openParts(
   const client = new ApiClient(access);
   undo.defer(() => client.close());
   const recorder = new EventRecorder({ client, component: 'portolan-agent', host: nodeName, log });
-  const sources = openSources({ client, signal, log }, nodeName);
+  const sources = openSources({ client, signal, log }, nodeName, options.services?.proxyName);
   const { nodes, ownPods } = sources;
 
   const store = new AttachmentStore({ path: join(stateDir, 'attachments.db') });

@@ -30,6 +30,7 @@ export function nodeContext(input: NodeContextInput): NodeContext {
     nodeName: input.nodeName,
     zone: input.zone,
     nodePortAddresses: chosen(input),
+    localAddresses: [...new Set([...localOf(input), loopback[4], loopback[6]].map(String))],
     externalIPs: input.externalIPs ?? false,
     masqueradeAll: input.masqueradeAll ?? false,
     proxyName: input.proxyName,
@@ -40,11 +41,13 @@ const loopback = { 4: parseCidr('127.0.0.1/32').address, 6: parseCidr('::1/128')
 /** Only together with a link do these name anybody: each pod link has them. */
 const linkLocal = [parseCidr('169.254.0.0/16'), parseCidr('fe80::/10')];
 
+function localOf({ addresses, local = [] }: NodeContextInput): IpAddress[] {
+  return [...addresses, ...local].filter((address) => !linkLocal.some((net) => net.contains(address)));
+}
+
 /** In the order of the options, each once, so that the same node always plans the same. */
 function chosen({ nodePortAddresses = DEFAULT_NODE_PORT_ADDRESSES, ...input }: NodeContextInput): string[] {
-  const local = [...input.addresses, ...(input.local ?? [])].filter(
-    (address) => !linkLocal.some((net) => net.contains(address)),
-  );
+  const local = localOf(input);
   const found: IpAddress[] = [];
   for (const one of nodePortAddresses)
     if (one === 'primary') found.push(...input.addresses);

@@ -36,6 +36,24 @@ test('agentOptions() turns flags into values', () => {
   assert.equal(agentOptions(flags, '1').cni, undefined);
 });
 
+test('agentOptions() reads the switches of Services, and leaves out those that were not given', () => {
+  assert.deepEqual(agentOptions(flags, '1').services, {
+    externalIPs: false,
+    masqueradeAll: false,
+    proxyName: undefined,
+  });
+  const { services } = agentOptions(
+    { ...flags, externalIps: true, nodeportAddresses: ['primary', '10.0.0.0/8', '::/0'] },
+    '1',
+  );
+  assert.equal(services?.externalIPs, true);
+  assert.deepEqual(services?.nodePortAddresses?.map(String), ['primary', '10.0.0.0/8', '::/0']);
+  assert.throws(
+    () => agentOptions({ ...flags, nodeportAddresses: ['10.0.0.1/99'] }, '1'),
+    /nodeport-addresses/,
+  );
+});
+
 test('agentOptions() refuses what it cannot use, and names the option', () => {
   for (const [wrong, want] of [
     [{ nodeName: 'Node_1' }, /--node-name Node_1: want a lower-case host name/],

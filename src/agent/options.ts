@@ -1,6 +1,7 @@
 import { type Cidr, type IpAddress, parseCidr, parseIp, tryParseIp } from '../addr/index.ts';
 import { agentError } from '../errors/index.ts';
 import type { BackendType } from '../overlay/index.ts';
+import type { NodeContextInput } from './node-context.ts';
 
 /** What `portolan agent` is told. */
 export interface AgentOptions {
@@ -30,8 +31,16 @@ export interface AgentOptions {
   nodeLabels: Readonly<Record<string, string>>;
   /** Cut established connections that a new policy forbids; default true. */
   cutEstablished?: boolean;
+  /** What Services are on this node. */
+  services?: ServiceOptions;
   version: string;
 }
+
+/** Switches of Services; without them primary and loopback addresses serve nodePorts, and externalIPs nobody. */
+export type ServiceOptions = Pick<
+  NodeContextInput,
+  'nodePortAddresses' | 'externalIPs' | 'masqueradeAll' | 'proxyName'
+>;
 
 /** The same as it comes from the command line. */
 export interface AgentFlags {
@@ -52,6 +61,10 @@ export interface AgentFlags {
   subnetEnv?: string;
   label: string[];
   cutEstablished?: boolean;
+  externalIps?: boolean;
+  nodeportAddresses?: string[];
+  masqueradeAll?: boolean;
+  serviceProxyName?: string;
 }
 
 /** sun_path holds 107 bytes and a zero (unix(7)); the longest name in the folder is "/agent.sock" and room for more. */
@@ -119,6 +132,23 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
     subnetEnvPath: flags.subnetEnv,
     nodeLabels: Object.fromEntries(flags.label.map((text) => labelOf(text))),
     cutEstablished: flags.cutEstablished ?? true,
+    services: {
+      externalIPs: flags.externalIps ?? false,
+      masqueradeAll: flags.masqueradeAll ?? false,
+      proxyName: flags.serviceProxyName,
+      ...(flags.nodeportAddresses && {
+        nodePortAddresses: flags.nodeportAddresses.map((text) =>
+          text === 'primary'
+            ? text
+            : parsed(
+                () => parseCidr(text),
+                'nodeport-addresses',
+                text,
+                'primary, or a network such as 10.0.0.0/8',
+              ),
+        ),
+      }),
+    },
     version,
   };
 

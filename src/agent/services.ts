@@ -6,16 +6,22 @@ import { ensureBpffs } from '../kernel/bpf/index.ts';
 import { ensureCgroup } from '../kernel/cgroup/index.ts';
 import { Rtnl } from '../kernel/rtnl/index.ts';
 import { EbpfEngine, HealthCheckServers, masqueradeParts, ServiceController } from '../service/index.ts';
+import { hostPortTable } from './host-ports.ts';
 import { Announcer } from './l2/announcer.ts';
+import { LocalAddresses } from './local-addresses.ts';
 import { NftParts } from './nft-parts.ts';
 import { nodeContext } from './node-context.ts';
 import type { AgentOptions } from './options.ts';
+import { serviceEvents } from './service-events.ts';
 import type { Sources } from './sources.ts';
 import { staleSocketHandler } from './stale-sockets.ts';
 
+/** The link lo has this number in every namespace (drivers/net/loopback.c). */
+const LOOPBACK = 1;
+
 export interface NodeServicesOptions {
   readonly options: AgentOptions;
-  readonly sources: Pick<Sources, 'services' | 'slices' | 'ranges'>;
+  readonly sources: Pick<Sources, 'services' | 'slices' | 'ranges' | 'ownPods'>;
   readonly client: ApiClient;
   readonly recorder: EventRecorder;
   readonly addresses: readonly IpAddress[];
@@ -75,48 +81,53 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
   });
   undo.defer(() => announcer.close());
   sources.services.onChange((keys) => announcer.servicesChanged(keys));
-  let node = nodeContext({ nodeName, zone: undefined, addresses });
+  const local = new LocalAddresses({ except: options.clusterCidrs, log });
+  undo.defer(() => local.close());
+  let zone: string | undefined;
+  const contextNow = () => nodeContext({ nodeName, zone, addresses, local: local.now, ...options.services });
+  let node = contextNow();
+  const events = serviceEvents(recorder, nodeName, log);
   const controller: ServiceController = new ServiceController({
-    ...sources,
+    services: sources.services,
+    slices: sources.slices,
+    ranges: sources.ranges,
+    hostPorts: options.pods === 'process' ? hostPortTable(sources.ownPods) : undefined,
     engine,
     node,
     log,
     onApplied: (delta) => {
       healthChecks.apply(delta);
       announcer.plansChanged();
+      events.planned(delta);
     },
-    onResult: (key, error) => {
-      if (!error) return;
-      const [namespace, name] = key.split('/') as [string, string];
-      const message = `${nodeName}: ${error.message}`;
-      recorder.record(
-        { apiVersion: 'v1', kind: 'Service', namespace, name },
-        { type: 'Warning', reason: 'ServiceNotProgrammed', message },
-      );
-    },
+    onResult: events.programmed,
   });
   undo.defer(() => controller.close());
-  attachNodeInterfaces(engine, made.addresses);
+  attachNodeInterfaces(engine, [...addresses.map(String), ...node.nodePortAddresses]);
   /** What the controller plans for, once it can be told. */
   const tell = () => {
     if (controller.ready && JSON.stringify(controller.node) !== JSON.stringify(node))
       controller.setNode(node);
   };
+  const look = () => {
+    node = contextNow();
+    try {
+      attachNodeInterfaces(engine, [...addresses.map(String), ...node.nodePortAddresses]);
+    } catch (error) {
+      log.warn({ error: (error as Error).message }, 'clients outside may not reach Services by a link');
+    }
+    tell();
+  };
+  local.follow(look);
   return {
     engine,
     controller,
     rules,
     announcer,
-    follow: ({ addresses: now, zone }) => {
-      addresses = now;
+    follow: (now) => {
+      ({ addresses, zone } = now);
       announcer.plansChanged();
-      try {
-        attachNodeInterfaces(engine, addresses);
-      } catch (error) {
-        log.warn({ error: (error as Error).message }, 'clients outside may not reach Services by a link');
-      }
-      node = nodeContext({ nodeName, zone, addresses });
-      tell();
+      look();
     },
     start: async () => {
       await controller.start();
@@ -126,9 +137,9 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
 }
 
 /** Clients outside reach NodePorts and load balancer addresses by the links that have this node's addresses. */
-function attachNodeInterfaces(engine: EbpfEngine, addresses: readonly IpAddress[]): void {
+function attachNodeInterfaces(engine: EbpfEngine, addresses: readonly string[]): void {
   using rtnl = Rtnl.open();
-  const own = new Set(addresses.map(String));
+  const own = new Set(addresses);
   for (const { address, ifindex } of rtnl.addrs())
-    if (own.has(String(address))) engine.attachNodeInterface(ifindex);
+    if (ifindex !== LOOPBACK && own.has(String(address))) engine.attachNodeInterface(ifindex);
 }

@@ -16,6 +16,7 @@ export interface Sources {
 export function openSources(
   common: { client: ApiClient; signal: AbortSignal; log: Log },
   nodeName: string,
+  proxyName?: string,
 ): Sources {
   return {
     nodes: new Reflector({
@@ -26,7 +27,7 @@ export function openSources(
     services: new Reflector({
       ...common,
       resource: resources.services,
-      project: (service: Service) => serviceFacts(service),
+      project: (service: Service) => serviceFacts(service, proxyName),
     }),
     slices: new Reflector({ ...common, resource: resources.endpointSlices, project: sliceFacts }),
     ranges: new Reflector({

@@ -44,6 +44,20 @@ export function registerAgent(program: Command): void {
       .option('--cni-conf-dir <path>', 'install its configuration here, e.g. /etc/cni/net.d')
       .option('--subnet-env <path>', "write flannel's subnet.env here, e.g. /run/flannel/subnet.env")
       .option('--no-cut-established', 'leave established connections alone that a new network policy forbids')
+      .option(
+        '--nodeport-addresses <list>',
+        'who serves nodePorts: networks of local addresses, and "primary" (default: primary,127.0.0.1/32,::1/128)',
+        list,
+      )
+      .option(
+        '--external-ips',
+        'serve externalIPs of Services; whoever writes a Service may claim any address',
+      )
+      .option('--masquerade-all', 'hide the client of every connection to a ClusterIP behind the node')
+      .option(
+        '--service-proxy-name <name>',
+        'serve only Services with this label service.kubernetes.io/service-proxy-name (default: those without)',
+      )
       .option('--metrics-listen <address>', 'serve figures for Prometheus here, e.g. 127.0.0.1:9090')
       .option('--label <key=value>', 'label of the Node, repeatable', list),
   )
@@ -53,6 +67,7 @@ export function registerAgent(program: Command): void {
 Examples:
   portolan agent --kubeconfig /etc/portolan/node.kubeconfig
   portolan agent --kubeconfig node.kubeconfig --pods process --backend host-gw
+  portolan agent --kubeconfig node.kubeconfig --nodeport-addresses primary,192.168.0.0/16 --external-ips
   portolan agent --kubeconfig /etc/kubernetes/kubelet.conf --cni-bin-dir /opt/cni/bin --cni-conf-dir /etc/cni/net.d`,
     )
     .action(async (flags: Flags) => {

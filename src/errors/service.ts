@@ -12,6 +12,16 @@ export const serviceCatalogue = {
       `Cannot serve ${c.frontend} for Service "${c.service}": it belongs to Service "${c.owner}"`,
     (c) => `Give one of the two another address or port; "portolan service explain ${c.service}" shows both`,
   ),
+  SERVICE_HOST_PORT_TAKEN: entry(
+    (c: { pod: string; frontend: string; owner: string }) =>
+      `Cannot serve hostPort ${c.frontend} of pod "${c.pod}": it belongs to ${c.owner}`,
+    () => 'Give one of the two another port, or the pod another node',
+  ),
+  SERVICE_HOST_PORT_ADDRESS: entry(
+    (c: { pod: string; hostIP: string; port: number; why: string }) =>
+      `Cannot serve hostPort ${c.port} of pod "${c.pod}" at "${c.hostIP}": ${c.why}`,
+    () => 'Name an address that the node has, or leave hostIP out for all of them',
+  ),
   SERVICE_PROTOCOL_UNSUPPORTED: entry(
     (c: { service: string; protocol: string; engine: string }) =>
       `Cannot serve ${c.protocol} port of Service "${c.service}": engine "${c.engine}" carries TCP and UDP`,

@@ -20,12 +20,16 @@ function compare(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0;
 }
 
-/** ClusterIPs are allocated and can't be stolen; external addresses anyone may write into a Service. */
+/**
+ * ClusterIPs and nodePorts are allocated and can't be stolen; a hostPort is the node's own; external addresses anyone
+ * may write into a Service.
+ */
 const KIND_RANK: Readonly<Record<FrontendKind, number>> = {
   ClusterIP: 0,
   NodePort: 1,
-  LoadBalancer: 2,
-  ExternalIP: 3,
+  HostPort: 2,
+  LoadBalancer: 3,
+  ExternalIP: 4,
 };
 
 const nobody: readonly string[] = [];

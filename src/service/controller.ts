@@ -13,7 +13,14 @@ import { Durations } from '../reconcile/index.ts';
 import type { ApplyReport, ServiceEngine } from './engine.ts';
 import type { ServiceExplanation } from './explain.ts';
 import { ServicePlanner } from './planner.ts';
-import type { NodeContext, PlanDelta, ServiceFacts, ServicePlan, SliceFacts } from './types.ts';
+import type {
+  HostPortFacts,
+  NodeContext,
+  PlanDelta,
+  ServiceFacts,
+  ServicePlan,
+  SliceFacts,
+} from './types.ts';
 
 /** A table that somebody else keeps up to date; a Reflector of src/client fits. */
 export interface TableSource<P> {
@@ -32,6 +39,8 @@ export interface ServiceLog {
 export interface ServiceControllerOptions {
   readonly services: TableSource<ServiceFacts>;
   readonly slices: TableSource<SliceFacts>;
+  /** hostPorts of this node's pods. */
+  readonly hostPorts?: TableSource<HostPortFacts> | undefined;
   /** CIDRs of each ServiceCIDR object; without it `serviceRanges` counts. */
   readonly ranges?: TableSource<readonly string[]>;
   readonly serviceRanges?: readonly string[];
@@ -65,6 +74,7 @@ export class ServiceController {
   readonly #failed = new Map<string, Error>();
   readonly #services = new Set<string>();
   readonly #slices = new Set<string>();
+  readonly #hostPorts = new Set<string>();
   #timing: Timing = { count: 0, totalMs: 0, lastMs: 0, maxMs: 0 };
   #firstEventMs: number | undefined;
   #running: Promise<void> | undefined;
@@ -77,10 +87,15 @@ export class ServiceController {
   constructor(options: ServiceControllerOptions) {
     this.#options = options;
     this.#now = options.now ?? (() => performance.now());
-    const { services, slices } = options;
-    this.#planner = new ServicePlanner({ services: services.items, slices: slices.items }, options.node);
+    const { services, slices, hostPorts } = options;
+    const tables = { services: services.items, slices: slices.items };
+    this.#planner = new ServicePlanner(
+      hostPorts ? { ...tables, hostPorts: hostPorts.items } : tables,
+      options.node,
+    );
     services.onChange((keys) => this.#mark(this.#services, keys));
     slices.onChange((keys) => this.#mark(this.#slices, keys));
+    hostPorts?.onChange((keys) => this.#mark(this.#hostPorts, keys));
     options.ranges?.onChange(() => this.#setRanges());
   }
 
@@ -115,13 +130,14 @@ export class ServiceController {
 
   /** Waits for the tables, programs everything, and from then on every change. Resolves after the first. */
   async start(): Promise<void> {
-    const { services, slices, ranges } = this.#options;
-    await Promise.all([services.synced, slices.synced, ranges?.synced]);
+    const { services, slices, ranges, hostPorts } = this.#options;
+    await Promise.all([services.synced, slices.synced, ranges?.synced, hostPorts?.synced]);
     if (this.#closed) return;
     this.#setRanges();
     const began = this.#now();
     this.#services.clear();
     this.#slices.clear();
+    this.#hostPorts.clear();
     const delta = this.#planner.planAll();
     this.#ready = true;
     await this.#apply(delta);
@@ -163,7 +179,8 @@ export class ServiceController {
 
   #schedule(): void {
     if (this.#running || this.#closed) return;
-    if (this.#services.size === 0 && this.#slices.size === 0 && !this.#everything) return;
+    const dirty = this.#services.size + this.#slices.size + this.#hostPorts.size;
+    if (dirty === 0 && !this.#everything) return;
     void this.#enqueue(() => this.#flush());
   }
 
@@ -187,9 +204,11 @@ export class ServiceController {
     if (this.#closed) return;
     const services = [...this.#services];
     const slices = [...this.#slices];
+    const hostPorts = [...this.#hostPorts];
     this.#services.clear();
     this.#slices.clear();
-    const delta = this.#planner.plan(services, slices);
+    this.#hostPorts.clear();
+    const delta = this.#planner.plan(services, slices, hostPorts);
     const everything = this.#everything;
     this.#everything = false;
     await this.#apply(everything ? this.#planner.everything() : delta);

@@ -26,6 +26,7 @@ export {
 } from './explain.ts';
 export { POOLED_CONDITION, serviceFacts, sliceFacts } from './facts.ts';
 export { type HealthCheckOptions, HealthCheckServers } from './health-check.ts';
+export { hostPortFacts, hostPortsOfPod, type PodPorts } from './host-ports.ts';
 export { ServicePlanner, type ServiceTables } from './planner.ts';
 export { destroyStaleSockets, type StaleSocketOptions } from './stale-sockets.ts';
 export type * from './types.ts';

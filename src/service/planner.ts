@@ -1,12 +1,24 @@
 import { FrontendClaims, frontendKey } from './claims.ts';
 import { explainService, type ServiceExplanation } from './explain.ts';
+import { planHostPorts } from './host-ports.ts';
 import { planService } from './plan.ts';
-import type { NodeContext, PlanDelta, ServiceFacts, ServicePlan, SliceFacts } from './types.ts';
+import type {
+  HostPortFacts,
+  NodeContext,
+  PlanDelta,
+  ServiceFacts,
+  ServicePlan,
+  SliceFacts,
+} from './types.ts';
+
+const none: ReadonlyMap<string, HostPortFacts> = new Map();
 
 /** The tables that plans are made from; a reflector's `items` fit. */
 export interface ServiceTables {
   readonly services: ReadonlyMap<string, ServiceFacts>;
   readonly slices: ReadonlyMap<string, SliceFacts>;
+  /** hostPorts of this node's pods, by the key of their plan. */
+  readonly hostPorts?: ReadonlyMap<string, HostPortFacts>;
 }
 
 /**
@@ -41,10 +53,13 @@ export class ServicePlanner {
   planAll(node: NodeContext = this.#node): PlanDelta {
     this.#node = node;
     for (const key of this.#tables.slices.keys()) this.#indexSlice(key);
-    const gone = [...this.#plans.keys()].filter((key) => !this.#tables.services.has(key));
+    const hostPorts = this.#tables.hostPorts ?? none;
+    const gone = [...this.#plans.keys()].filter(
+      (key) => !this.#tables.services.has(key) && !hostPorts.has(key),
+    );
     const full = !this.#started;
     this.#started = true;
-    const delta = this.#replan([...this.#tables.services.keys(), ...gone]);
+    const delta = this.#replan([...this.#tables.services.keys(), ...hostPorts.keys(), ...gone]);
     return { ...delta, full };
   }
 
@@ -59,9 +74,10 @@ export class ServicePlanner {
     return plan && explainService(plan, this.#node, { slices: this.#slices(key), failure });
   }
 
-  /** Plans what a change of these Services and slices touches. */
-  plan(services: Iterable<string>, slices: Iterable<string>): PlanDelta {
+  /** Plans what a change of these Services, slices and hostPorts touches. */
+  plan(services: Iterable<string>, slices: Iterable<string>, hostPorts: Iterable<string> = []): PlanDelta {
     const dirty = new Set(services);
+    for (const key of hostPorts) dirty.add(key);
     for (const slice of slices) {
       const before = this.#serviceOf.get(slice);
       const after = this.#indexSlice(slice);
@@ -95,18 +111,21 @@ export class ServicePlanner {
     const remove: string[] = [];
     for (const key of keys) {
       const facts = this.#tables.services.get(key);
+      const ports = facts ? undefined : this.#tables.hostPorts?.get(key);
       const before = this.#plans.get(key);
-      if (facts === undefined) {
+      if (facts === undefined && ports === undefined) {
         if (before === undefined) continue;
         this.#plans.delete(key);
         remove.push(key);
         this.#release(before, undefined, changed);
         continue;
       }
-      const plan = planService(facts, this.#slices(key), this.#node);
+      const plan = facts
+        ? planService(facts, this.#slices(key), this.#node)
+        : planHostPorts(ports!, this.#node);
       this.#plans.set(key, plan);
       changed.add(key);
-      this.#claim(plan, facts, changed);
+      this.#claim(plan, (facts ?? ports!).createdAt, changed);
       if (before) this.#release(before, plan, changed);
     }
     const upsert: ServicePlan[] = [];
@@ -128,12 +147,11 @@ export class ServicePlanner {
     return found;
   }
 
-  #claim(plan: ServicePlan, facts: ServiceFacts, changed: Set<string>): void {
+  #claim(plan: ServicePlan, createdAt: string, changed: Set<string>): void {
     for (const port of plan.ports)
       for (const frontend of port.frontends) {
         const key = frontendKey(frontend, port.protocol);
-        for (const other of this.#claims.claim(key, plan.key, frontend.kind, facts.createdAt))
-          changed.add(other);
+        for (const other of this.#claims.claim(key, plan.key, frontend.kind, createdAt)) changed.add(other);
       }
   }
 

@@ -80,6 +80,7 @@ export function aNode(more: Partial<NodeContext> = {}): NodeContext {
     nodeName: 'node-a',
     zone: 'a',
     nodePortAddresses: ['192.168.0.1', '127.0.0.1', 'fd00::1', '::1'],
+    localAddresses: ['192.168.0.1', '127.0.0.1', 'fd00::1', '::1'],
     externalIPs: true,
     masqueradeAll: false,
     proxyName: undefined,

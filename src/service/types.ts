@@ -78,6 +78,26 @@ export interface EndpointFacts {
   readonly forNodes: readonly string[];
 }
 
+/** hostPorts of one pod of this node. */
+export interface HostPortFacts {
+  /** `pod/namespace/name`: no Service has a key of three parts. */
+  readonly key: string;
+  /** For a deterministic winner when two pods want one port: the older one wins. */
+  readonly createdAt: string;
+  /** Of the pod, one a family, canonical. */
+  readonly addresses: readonly string[];
+  readonly ports: readonly HostPort[];
+  readonly problems: readonly Error[];
+}
+
+export interface HostPort {
+  readonly protocol: Protocol;
+  readonly hostPort: number;
+  /** Canonical; undefined for every address of the node, `0.0.0.0` and `::` for those of one family. */
+  readonly hostIP: string | undefined;
+  readonly containerPort: number;
+}
+
 /** What planning has to know about the node it plans for. */
 export interface NodeContext {
   /** Name of the Node object. */
@@ -86,6 +106,8 @@ export interface NodeContext {
   readonly zone: string | undefined;
   /** Addresses on which nodePorts are served, loopback included if wanted; canonical text. */
   readonly nodePortAddresses: readonly string[];
+  /** All addresses of the node, loopback included: where hostPorts are. */
+  readonly localAddresses: readonly string[];
   /** Serve externalIPs at all. Anyone who may create Services can claim any address with them (CVE-2020-8554). */
   readonly externalIPs: boolean;
   /** Masquerade every connection to a ClusterIP. */
@@ -99,7 +121,8 @@ export type Client = 'pod' | 'node' | 'outside';
 
 export const CLIENTS: readonly Client[] = ['pod', 'node', 'outside'];
 
-export type FrontendKind = 'ClusterIP' | 'NodePort' | 'LoadBalancer' | 'ExternalIP';
+/** `HostPort` is a port of a pod's container that its node lends it. */
+export type FrontendKind = 'ClusterIP' | 'NodePort' | 'LoadBalancer' | 'ExternalIP' | 'HostPort';
 
 export type SetName = 'cluster' | 'local';
 

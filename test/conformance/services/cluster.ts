@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseIp } from '../../../src/addr/index.ts';
+import { hostPortTable } from '../../../src/agent/host-ports.ts';
 import { type NodePortAddresses, nodeContext } from '../../../src/agent/node-context.ts';
 import { type ApiServer, startApiServer } from '../../../src/apiserver/index.ts';
 import { ApiClient, type Log, loadKubeconfig, Reflector, resources } from '../../../src/client/index.ts';
@@ -87,6 +88,7 @@ export class ServiceCluster implements AsyncDisposable {
   readonly #slices: Reflector<EndpointSlice, SliceFacts>;
   readonly #ranges: Reflector<ServiceCIDR, readonly string[]>;
   readonly #zones = new Map<string, string>(Object.entries(ZONES));
+  readonly #pods = new Map<string, Reflector<Pod>>();
   readonly #spaces = new Map<string, readonly Netns[]>();
   readonly #flags = new Map<string, ServiceFlags>();
 
@@ -225,10 +227,32 @@ export class ServiceCluster implements AsyncDisposable {
       services: this.#services,
       slices: this.#slices,
       ranges: this.#ranges,
+      hostPorts: hostPortTable(this.#podsOf(net.name)),
       engine,
       node: this.#context(net),
     });
     return { engine, controller };
+  }
+
+  /** The Pods bound to a node, as its agent watches them. */
+  #podsOf(nodeName: string): Reflector<Pod> {
+    let pods = this.#pods.get(nodeName);
+    if (!pods) {
+      pods = new Reflector<Pod>({
+        client: this.client,
+        signal: this.#stop.signal,
+        log: silent,
+        resource: resources.pods,
+        fieldSelector: `spec.nodeName=${nodeName}`,
+        project: (pod: Pod) => {
+          this.#note('pods', pod);
+          return pod;
+        },
+      });
+      pods.start();
+      this.#pods.set(nodeName, pods);
+    }
+    return pods;
   }
 
   /** The namespace of a node and those of its pods, opened once. */
@@ -298,6 +322,7 @@ export class ServiceCluster implements AsyncDisposable {
       slices: await client.listAll<KubeObject>(resources.endpointSlices),
     };
     const nodes = await client.listAll(resources.nodes);
+    const pods = await client.listAll(resources.pods);
     const seen = (kind: string, { metadata }: KubeObject) =>
       Number(this.#seen.get(`${kind} ${metadata.namespace ?? ''}/${metadata.name}`) ?? 0) >=
       Number(metadata.resourceVersion);
@@ -307,7 +332,10 @@ export class ServiceCluster implements AsyncDisposable {
         for (const object of lists[kind]) if (!seen(kind, object)) return false;
         for (const key of known[kind].items.keys()) if (!names.has(key)) return false;
       }
-      return nodes.every((node) => seen('nodes', node));
+      const names = new Set(pods.map(({ metadata }) => `${metadata.namespace}/${metadata.name}`));
+      for (const { items } of this.#pods.values())
+        for (const key of items.keys()) if (!names.has(key)) return false;
+      return nodes.every((node) => seen('nodes', node)) && pods.every((pod) => seen('pods', pod));
     });
     await Promise.all(this.nodes.map(({ controller }) => controller.settled()));
   }

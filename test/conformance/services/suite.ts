@@ -5,8 +5,9 @@ import type { Case } from './case.ts';
 import { ServiceCluster } from './cluster.ts';
 import { clusterIpCases } from './cluster-ip.ts';
 import type { EngineUnderTest } from './engine.ts';
+import { hostPortCases } from './host-port.ts';
 
-export const CASES: readonly Case[] = [...clusterIpCases];
+export const CASES: readonly Case[] = [...clusterIpCases, ...hostPortCases];
 
 /**
  * The conformance suite. `PORTOLAN_CASES=services-003,loopback` runs those whose ids or titles contain one of the

@@ -119,7 +119,7 @@ export const FRONTEND = {
 export const BACKEND = { USED: 1 << 0, CLUSTER: 1 << 1, LOCAL: 1 << 2, NEAR: 1 << 3 } as const;
 
 /** Kinds in the order of their numbers in the flags. */
-export const KINDS = ['ClusterIP', 'NodePort', 'LoadBalancer', 'ExternalIP'] as const;
+export const KINDS = ['ClusterIP', 'NodePort', 'LoadBalancer', 'ExternalIP', 'HostPort'] as const;
 
 export const LINE_ENTRIES = 16;
 export const LINE_BYTES = 64;

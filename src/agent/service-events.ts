@@ -1,0 +1,70 @@
+/** Tells the owners of Services and hostPorts what this node can't do for them: Events, and the log. */
+import type { EventRecorder, Log } from '../client/index.ts';
+import { serviceError } from '../errors/index.ts';
+import { type PlanDelta, type ServicePlan, socketAddress } from '../service/index.ts';
+
+export interface ServiceEvents {
+  /** For `onResult` of the controller. */
+  programmed(key: string, error: Error | undefined): void;
+  /** For `onApplied`: what is wrong with the plans themselves. */
+  planned(delta: PlanDelta): void;
+}
+
+export function serviceEvents(recorder: EventRecorder, nodeName: string, log: Log): ServiceEvents {
+  /** What was told of each plan; nothing of most. */
+  const told = new Map<string, string>();
+  return {
+    programmed(key, error) {
+      if (!error) return;
+      recorder.record(referenceOf(key), {
+        type: 'Warning',
+        reason: key.startsWith(POD) ? 'HostPortNotProgrammed' : 'ServiceNotProgrammed',
+        message: `${nodeName}: ${error.message}`,
+      });
+    },
+    planned({ upsert, remove }) {
+      for (const key of remove) told.delete(key);
+      for (const plan of upsert) {
+        const messages = faults(plan);
+        const before = told.get(plan.key) ?? '';
+        const now = messages.join('\n');
+        if (now === before) continue;
+        if (now === '') told.delete(plan.key);
+        else told.set(plan.key, now);
+        for (const message of messages) {
+          if (before.includes(message)) continue;
+          log.warn({ service: plan.key }, message);
+          // A Service is wrong on all nodes alike, and a thousand Events help nobody; a pod's node is one.
+          if (plan.key.startsWith(POD))
+            recorder.record(referenceOf(plan.key), { type: 'Warning', reason: 'HostPortConflict', message });
+        }
+      }
+    },
+  };
+}
+
+const POD = 'pod/';
+
+function referenceOf(key: string) {
+  const isPod = key.startsWith(POD);
+  const [namespace, name] = (isPod ? key.slice(POD.length) : key).split('/') as [string, string];
+  return { apiVersion: 'v1', kind: isPod ? 'Pod' : 'Service', namespace, name };
+}
+
+function faults(plan: ServicePlan): string[] {
+  const found = plan.problems.map(({ message }) => message);
+  for (const port of plan.ports)
+    for (const { address, port: number, shadowedBy: owner } of port.frontends) {
+      if (owner === undefined) continue;
+      const frontend = `${socketAddress(address, number)}/${port.protocol}`;
+      const error = plan.key.startsWith(POD)
+        ? serviceError('SERVICE_HOST_PORT_TAKEN', {
+            pod: plan.key.slice(POD.length),
+            frontend,
+            owner: owner.startsWith(POD) ? `pod "${owner.slice(POD.length)}"` : `Service "${owner}"`,
+          })
+        : serviceError('SERVICE_FRONTEND_TAKEN', { service: plan.key, frontend, owner });
+      found.push(error.message);
+    }
+  return found;
+}

@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { agentError } from '../errors/index.ts';
 import { METRICS_TYPE, type Metric, metricsText, processMetrics, single } from '../reconcile/index.ts';
 import type { AgentParts } from './agent.ts';
+import { serviceMetrics } from './service-metrics.ts';
 import { agentStatus } from './status.ts';
 
 /** All figures of an agent as text. */
@@ -76,6 +77,7 @@ export function agentMetrics(parts: AgentParts): Promise<string> {
       'counter',
       Object.entries(services.counters).map(([reason, value]) => ({ labels: { reason }, value })),
     ),
+    ...serviceMetrics(parts),
     stores(
       'portolan_service_store_entries',
       'Entries of each store in the kernel.',

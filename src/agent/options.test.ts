@@ -34,6 +34,8 @@ test('agentOptions() turns flags into values', () => {
   assert.deepEqual(options.nodeLabels, { zone: 'a', empty: '', 'example.com/x': 'y=z' });
   assert.deepEqual(options.cni, { binDir: '/opt/cni/bin', confDir: '/etc/cni/net.d' });
   assert.equal(agentOptions(flags, '1').cni, undefined);
+  assert.equal(agentOptions(flags, '1').metricsServices, 1000);
+  assert.equal(agentOptions({ ...flags, metricsServices: '0' }, '1').metricsServices, 0);
 });
 
 test('agentOptions() reads the switches of Services, and leaves out those that were not given', () => {

@@ -22,6 +22,8 @@ export interface AgentOptions {
   interface: string | undefined;
   /** Where figures for Prometheus are served to everybody who reaches it; not at all when undefined. */
   metricsListen?: { host: string; port: number } | undefined;
+  /** Services with figures of their own for Prometheus, the oldest known first; 0 for none. Default 1,000. */
+  metricsServices?: number;
   /** `process` runs the Pods of this node; `none` leaves that to a kubelet. */
   pods: 'process' | 'none';
   /** Where the CNI plugin and its configuration are installed; not at all when undefined. */
@@ -55,6 +57,7 @@ export interface AgentFlags {
   nodeIp: string[];
   interface?: string;
   metricsListen?: string;
+  metricsServices?: string;
   pods: string;
   cniBinDir?: string;
   cniConfDir?: string;
@@ -124,6 +127,7 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
     nodeIps,
     interface: flags.interface,
     metricsListen: listenAddress(flags.metricsListen),
+    metricsServices: countOf('metrics-services', flags.metricsServices ?? '1000'),
     pods: flags.pods,
     cni:
       flags.cniBinDir && flags.cniConfDir
@@ -158,6 +162,10 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
     } catch (cause) {
       throw refuse(option, value, want, cause);
     }
+  }
+  function countOf(option: string, text: string): number {
+    if (!/^\d{1,7}$/.test(text)) throw refuse(option, text, 'a number from 0 on');
+    return Number(text);
   }
   function listenAddress(text: string | undefined): { host: string; port: number } | undefined {
     if (text === undefined) return undefined;

@@ -15,12 +15,17 @@ export function serviceEvents(recorder: EventRecorder, nodeName: string, log: Lo
   const told = new Map<string, string>();
   return {
     programmed(key, error) {
-      if (!error) return;
-      recorder.record(referenceOf(key), {
-        type: 'Warning',
-        reason: key.startsWith(POD) ? 'HostPortNotProgrammed' : 'ServiceNotProgrammed',
-        message: `${nodeName}: ${error.message}`,
-      });
+      const what = key.startsWith(POD) ? 'HostPort' : 'Service';
+      recorder.record(
+        referenceOf(key),
+        error
+          ? { type: 'Warning', reason: `${what}NotProgrammed`, message: `${nodeName}: ${error.message}` }
+          : {
+              type: 'Normal',
+              reason: `${what}Programmed`,
+              message: `${nodeName}: programmed after a failure`,
+            },
+      );
     },
     planned({ upsert, remove }) {
       for (const key of remove) told.delete(key);

@@ -59,6 +59,7 @@ export function registerAgent(program: Command): void {
         'serve only Services with this label service.kubernetes.io/service-proxy-name (default: those without)',
       )
       .option('--metrics-listen <address>', 'serve figures for Prometheus here, e.g. 127.0.0.1:9090')
+      .option('--metrics-services <number>', 'Services with figures of their own; 0 for none', '1000')
       .option('--label <key=value>', 'label of the Node, repeatable', list),
   )
     .addHelpText(

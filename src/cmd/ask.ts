@@ -1,10 +1,9 @@
-/** Commands that ask the agent of this node: status, overlay, pod, service. */
+/** Commands that ask the agent of this node: status, overlay, pod. */
 import type { Command } from 'commander';
-import type { ServiceRow } from '../agent/routes.ts';
 import type { AgentStatus } from '../agent/status.ts';
 import { type AskFlags, ask, asking } from './asking.ts';
 import { examples } from './help.ts';
-import { bytes, print, styled, table } from './output.ts';
+import { bytes, print, stateStyle, styled, table } from './output.ts';
 
 export function registerAsk(program: Command): void {
   asking(program.command('status'))
@@ -99,89 +98,6 @@ export function registerAsk(program: Command): void {
           ),
       });
     });
-
-  const service = program
-    .command('service')
-    .description('Kubernetes Services on this node')
-    .addHelpText('after', examples('portolan service list', 'portolan service diff'));
-  asking(service.command('list'))
-    .description('Services with frontends and backends as planned, and whether they are programmed')
-    .addHelpText('after', examples('portolan service list', 'portolan service list --json'))
-    .action(async (flags: AskFlags) => {
-      const rows = await ask<ServiceRow[]>(flags, '/services');
-      print({ json: flags.json, value: rows, text: () => serviceText(rows) });
-    });
-  asking(service.command('explain'))
-    .description(
-      'why each endpoint of a Service is chosen or not; or what happens to a packet, by the loaded program',
-    )
-    .argument('<what>', 'NAMESPACE/NAME of a Service, or ADDRESS:PORT/tcp of a packet')
-    .option('--source <address>', 'who sends the packet (default: the first pod of this node)')
-    .option('--outside', 'the packet comes from outside the cluster', false)
-    .addHelpText(
-      'after',
-      '\nExamples:\n  portolan service explain default/hello\n  portolan service explain 10.96.0.80:80/tcp\n  portolan service explain 172.31.0.11:30080/tcp --outside --source 172.31.0.1',
-    )
-    .action(async (what: string, flags: AskFlags & { source?: string; outside: boolean }) => {
-      const packet = /^\[?([0-9a-fA-F.:]+)\]?:(\d+)(?:\/(tcp|udp))?$/.exec(what);
-      if (!packet) {
-        const lines = await ask<string[]>(flags, `/services/explain?service=${encodeURIComponent(what)}`);
-        return print({ json: flags.json, value: lines, text: () => lines.join('\n') });
-      }
-      const [, to, port, protocol = 'tcp'] = packet;
-      const links = flags.source ? [] : await ask<{ addresses: string[] }[]>(flags, '/links');
-      const source =
-        flags.source ??
-        links.flatMap(({ addresses }) => addresses).find((one) => one.includes(':') === to!.includes(':'));
-      const query = new URLSearchParams({
-        to: to!,
-        port: port!,
-        protocol,
-        source: source ?? '',
-        from: flags.outside ? 'outside' : 'pod',
-      });
-      const answer = await ask<{
-        verdict: string;
-        reason?: string;
-        backend?: string;
-        masquerade: boolean;
-        entries: string[];
-      }>(flags, `/services/packet?${query}`);
-      return print({
-        json: flags.json,
-        value: answer,
-        text: () =>
-          [
-            `${source} -> ${what}: ${answer.verdict}${answer.backend ? ` to ${answer.backend}` : ''}${answer.masquerade ? ', masqueraded' : ''}${answer.reason ? ` (${answer.reason})` : ''}`,
-            ...answer.entries.map((line) => `  ${line}`),
-          ].join('\n'),
-      });
-    });
-  asking(service.command('maps'))
-    .description("the kernel's truth as text, one line a frontend")
-    .addHelpText('after', examples('portolan service maps', 'portolan service maps | grep 10.96.0.80'))
-    .action(async (flags: AskFlags) => {
-      const lines = await ask<string[]>(flags, '/services/maps');
-      print({ json: flags.json, value: lines, text: () => lines.join('\n') });
-    });
-  asking(service.command('diff'))
-    .description('how the kernel differs from what Services want; exit 1 when it does')
-    .addHelpText('after', examples('portolan service diff', 'portolan service diff || portolan service maps'))
-    .action(async (flags: AskFlags) => {
-      const diff = await ask<{ missing: string[]; unwanted: string[] }>(flags, '/services/diff');
-      const lines = [...diff.missing.map((line) => `- ${line}`), ...diff.unwanted.map((line) => `+ ${line}`)];
-      print({
-        json: flags.json,
-        value: diff,
-        text: () => (lines.length > 0 ? lines.join('\n') : 'no difference'),
-      });
-      if (lines.length > 0) process.exitCode = 1;
-    });
-}
-
-function stateStyle(state: string): string {
-  if (state === 'done') return styled('green', state);
-  return styled(state.startsWith('error') ? 'red' : 'yellow', state);
 }
 
 function peerTable(peers: AgentStatus['overlay']['peers']): string {
@@ -195,14 +111,6 @@ function peerTable(peers: AgentStatus['overlay']['peers']): string {
       stateStyle(peer.error ? `error: ${peer.error}` : 'done'),
     ]),
   );
-}
-
-function serviceText(rows: readonly ServiceRow[]): string {
-  return rows
-    .map(({ service, ports, state }) =>
-      [`${styled('bold', service)}  ${stateStyle(state)}`, ...ports.map((line) => `  ${line}`)].join('\n'),
-    )
-    .join('\n');
 }
 
 function statusText(status: AgentStatus): string {

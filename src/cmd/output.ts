@@ -13,6 +13,12 @@ export function styled(style: Style, text: string, stream: { isTTY?: boolean } =
   return coloured(stream) ? `\x1b[${CODES[style]}m${text}\x1b[0m` : text;
 }
 
+/** A state in its colour: `done`, `error: ...`, or something between. */
+export function stateStyle(state: string): string {
+  if (state === 'done') return styled('green', state);
+  return styled(/^(error|Cannot)/.test(state) ? 'red' : 'yellow', state);
+}
+
 // biome-ignore lint/suspicious/noControlCharactersInRegex: colour codes are control characters
 const CODE = /\x1b\[[0-9;]*m/g;
 

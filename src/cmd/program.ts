@@ -9,6 +9,7 @@ import { registerController } from './controller.ts';
 import { examples } from './help.ts';
 import { registerLab } from './lab.ts';
 import { registerPolicy } from './policy.ts';
+import { registerService } from './service.ts';
 import { version } from './version.ts';
 
 /** The program, ready to parse; nothing a command needs is loaded yet. Throws CommanderError instead of exiting. */
@@ -24,6 +25,7 @@ export function program(): Command {
     .configureOutput({ writeErr: (text) => process.stderr.write(text) });
   registerLab(root);
   registerAsk(root);
+  registerService(root);
   registerPolicy(root);
   registerAgent(root);
   registerApiserver(root);

@@ -119,6 +119,16 @@ export class ServiceController {
     return this.#planner.explain(service, this.#failed.get(service));
   }
 
+  /** EndpointSlices of a Service. */
+  slicesOf(service: string): SliceFacts[] {
+    return this.#planner.slicesOf(service);
+  }
+
+  /** The Service that has this frontend (`frontendKey`); undefined when none has. */
+  ownerOf(frontend: string): string | undefined {
+    return this.#planner.ownerOf(frontend);
+  }
+
   get timing(): Timing {
     return this.#timing;
   }

@@ -44,6 +44,33 @@ export interface EngineStatus {
   readonly counters: Readonly<Record<string, number>>;
 }
 
+/** What a Service port or a backend was used for since it got its number. */
+export interface Count {
+  /** New connections, and first datagrams of flows and sockets. */
+  readonly connections: number;
+  /** Connections that were refused or dropped; of Service ports only. */
+  readonly refused: number;
+  /** Both directions of what is translated packet by packet; at sockets nobody sees packets. Of backends only. */
+  readonly packets: number;
+  /** From the transport header on. */
+  readonly bytes: number;
+}
+
+/** What the kernel has for one Service port. */
+export interface PortObservation {
+  readonly number: number;
+  readonly count: Count;
+  /** In the order of the plan's backends. */
+  readonly backends: readonly {
+    readonly id: number;
+    readonly count: Count;
+    /** Translated flows that are not over. */
+    readonly flows: number;
+  }[];
+  /** Map entries as text. */
+  readonly entries: readonly string[];
+}
+
 /** How desired state and the kernel differ: lines of `dump()`. */
 export interface EngineDiff {
   readonly missing: readonly string[];

@@ -1,4 +1,5 @@
 /** Service load balancing: plans (pure), engines, and the controller that joins them. See README.md. */
+export { frontendKey } from './claims.ts';
 export {
   ServiceController,
   type ServiceControllerOptions,
@@ -27,6 +28,8 @@ export {
 export { POOLED_CONDITION, serviceFacts, sliceFacts } from './facts.ts';
 export { type HealthCheckOptions, HealthCheckServers } from './health-check.ts';
 export { hostPortFacts, hostPortsOfPod, type PodPorts } from './host-ports.ts';
+export { countOpenSockets, type SocketBackends } from './open-sockets.ts';
 export { ServicePlanner, type ServiceTables } from './planner.ts';
+export { type ShownBackend, type ShownPort, type ShownService, showService } from './show.ts';
 export { destroyStaleSockets, type StaleSocketOptions } from './stale-sockets.ts';
 export type * from './types.ts';

@@ -68,10 +68,15 @@ export class ServicePlanner {
     return { full: true, upsert: [...this.#plans.values()], remove: [] };
   }
 
+  /** The Service that has this frontend (`frontendKey`); undefined when none has. */
+  ownerOf(frontend: string): string | undefined {
+    return this.#claims.owner(frontend);
+  }
+
   /** Why a Service does what it does; undefined when there is none of this key. */
   explain(key: string, failure?: Error): ServiceExplanation | undefined {
     const plan = this.#plans.get(key);
-    return plan && explainService(plan, this.#node, { slices: this.#slices(key), failure });
+    return plan && explainService(plan, this.#node, { slices: this.slicesOf(key), failure });
   }
 
   /** Plans what a change of these Services, slices and hostPorts touches. */
@@ -121,7 +126,7 @@ export class ServicePlanner {
         continue;
       }
       const plan = facts
-        ? planService(facts, this.#slices(key), this.#node)
+        ? planService(facts, this.slicesOf(key), this.#node)
         : planHostPorts(ports!, this.#node);
       this.#plans.set(key, plan);
       changed.add(key);
@@ -138,7 +143,8 @@ export class ServicePlanner {
     return { full: false, upsert, remove };
   }
 
-  #slices(service: string): SliceFacts[] {
+  /** EndpointSlices of a Service. */
+  slicesOf(service: string): SliceFacts[] {
     const found: SliceFacts[] = [];
     for (const key of this.#slicesOf.get(service) ?? []) {
       const slice = this.#tables.slices.get(key);

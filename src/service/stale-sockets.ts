@@ -68,6 +68,6 @@ function findStale(diag: SocketDiag, { backends, wasTranslated }: StaleSockets):
 }
 
 /** The last 8 bytes of struct inet_diag_sockid are what bpf_get_socket_cookie() returns. */
-function cookieOf({ handle }: SocketInfo): bigint {
+export function cookieOf({ handle }: SocketInfo): bigint {
   return viewOf(handle.id).getBigUint64(40, true);
 }

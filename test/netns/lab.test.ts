@@ -136,6 +136,22 @@ test('status, overlay plan, overlay list, pod list, service list, maps and diff 
     maps.some((line) => /10\.96\.0\.80:80\/TCP.*10\.244\.0\.\d+:8080/.test(line)),
     maps.join('\n'),
   );
+  const shown = await lab.ask<{ ports: { backends: { state: string }[]; entries: string[] }[] }>(
+    'node1',
+    'service',
+    'show',
+    'default/hello',
+    '--seconds',
+    '0.1',
+  );
+  assert.ok(shown.ports[0]!.backends.some(({ state }) => state === 'ready'));
+  assert.ok(shown.ports[0]!.entries.some((line) => line.startsWith('lb_frontends[10.96.0.80:80/TCP] = id ')));
+  const packet = await lab.ask<{ verdict: string; service: string; client: string; entries: string[] }>(
+    'node1',
+    ...['service', 'explain', 'default/hello', '--from', '172.31.0.1', '--to', '10.96.0.80:80/tcp'],
+  );
+  assert.deepEqual([packet.verdict, packet.service, packet.client], ['forward', 'default/hello', 'outside']);
+  assert.match(packet.entries.join('\n'), /lb_tables\[\d+\] entry .*\n.*lb_backends\[\d+\] = 10\.244\./s);
   await until(
     async () => {
       const diff = await lab.ask<{ missing: string[]; unwanted: string[] }>('node1', 'service', 'diff');
@@ -148,6 +164,8 @@ test('status, overlay plan, overlay list, pod list, service list, maps and diff 
     ['overlay', 'plan'],
     ['pod', 'list'],
     ['service', 'list'],
+    ['service', 'show', 'hello', '--seconds', '0'],
+    ['service', 'explain', 'hello', '--to', '10.96.0.80:80/tcp'],
     ['service', 'maps'],
   ]) {
     const { status: code, stdout } = await lab.cli('exec', 'node2', '--', ...portolanCommand, ...words);

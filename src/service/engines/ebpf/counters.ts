@@ -9,19 +9,9 @@
  */
 import { viewOf } from '../../../codec/index.ts';
 import { type BpfMap, possibleCpus } from '../../../kernel/bpf/index.ts';
+import type { Count } from '../../engine.ts';
 import { ChunkedArray } from './chunked-array.ts';
 import { CHUNK, countStruct } from './layout.ts';
-
-export interface Count {
-  /** New connections, and first datagrams of flows and sockets. */
-  readonly connections: number;
-  /** Connections that were refused or dropped; of Service ports only. */
-  readonly refused: number;
-  /** Both directions of what is translated packet by packet; at sockets nobody sees packets. Of backends only. */
-  readonly packets: number;
-  /** From the transport header on. */
-  readonly bytes: number;
-}
 
 export const NO_COUNT: Count = { connections: 0, refused: 0, packets: 0, bytes: 0 };
 

@@ -1,25 +1,24 @@
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { parseCidr } from '../../../addr/index.ts';
 import { viewOf } from '../../../codec/index.ts';
 import { serviceError } from '../../../errors/index.ts';
 import { type BpfMap, mapMemoryBytes, type NetnsLike, unpin } from '../../../kernel/bpf/index.ts';
-import type { ApplyReport, EngineDiff, EngineStatus, ServiceEngine, StoreStatus } from '../../engine.ts';
+import type {
+  ApplyReport,
+  Count,
+  EngineDiff,
+  EngineStatus,
+  PortObservation,
+  ServiceEngine,
+  StoreStatus,
+} from '../../engine.ts';
 import type { PlanDelta, PortPlan, ServicePlan } from '../../types.ts';
 import { dumpMaps, dumpPlans, withoutIds } from './dump.ts';
 import { explainPacket, type PacketAnswer, type PacketQuery } from './explain.ts';
-import {
-  CONFIG_RANGES,
-  CONFIG_SIZE,
-  LINE_ENTRIES,
-  PROTOCOL_NUMBER,
-  peerStruct,
-  REASONS,
-  readAddress,
-  writeAddress,
-} from './layout.ts';
+import { encodeRanges, LINE_ENTRIES, PROTOCOL_NUMBER, peerStruct, REASONS, readAddress } from './layout.ts';
 import { Links } from './links.ts';
 import { type EngineObjects, type EngineSizes, openObjects } from './objects.ts';
+import { flowsByBackend, observePort } from './observe.ts';
 import { type GoneBackend, Writer } from './writer.ts';
 
 export interface EbpfEngineOptions {
@@ -155,16 +154,7 @@ export class EbpfEngine implements ServiceEngine {
   }
 
   setServiceRanges(cidrs: readonly string[]): void {
-    const value = new Uint8Array(CONFIG_SIZE);
-    const ranges = cidrs.slice(0, CONFIG_RANGES).map(parseCidr);
-    viewOf(value).setUint32(0, ranges.length, true);
-    ranges.forEach((cidr, at) => {
-      const start = 8 + at * 32;
-      writeAddress(value, start, cidr.address.toString());
-      const bits = cidr.prefixLength + (cidr.family === 4 ? 96 : 0);
-      for (let byte = 0; byte < 16; byte++)
-        value[start + 16 + byte] = 0xff00 >> Math.min(8, Math.max(0, bits - byte * 8));
-    });
+    const value = encodeRanges(cidrs);
     this.#objects.maps.lb_config.set(new Uint8Array(4), value);
   }
 
@@ -228,10 +218,44 @@ export class EbpfEngine implements ServiceEngine {
     return counters;
   }
 
+  /** What the kernel has for the ports of these plans, by the ports' keys; ports without anything are left out. */
+  observe(plans: Iterable<ServicePlan>): Map<string, PortObservation> {
+    const flows = flowsByBackend(this.#objects.maps.lb_flows);
+    const found = new Map<string, PortObservation>();
+    for (const { ports } of plans)
+      for (const { key } of ports) {
+        const port = observePort(this.#writer, key, flows);
+        if (port) found.set(key, port);
+      }
+    return found;
+  }
+
+  /** Counts of all Service ports that were ever used, by the ports' keys. */
+  portCounts(): Map<string, Count> {
+    const counts = new Map<string, Count>();
+    const used = new Map(this.#writer.serviceCounts.entries());
+    for (const [key, { service }] of this.#writer.ports()) {
+      const count = used.get(service);
+      if (count) counts.set(key, count);
+    }
+    return counts;
+  }
+
+  /** The id of the backend that a Service gave the socket of this cookie; undefined when it chose its peer itself. */
+  backendOfSocket(cookie: bigint, address: string, port: number): number | undefined {
+    const key = new Uint8Array(8);
+    viewOf(key).setBigUint64(0, cookie, true);
+    const value = this.#objects.maps.lb_sockets.get(key);
+    if (!value) return undefined;
+    const peer = peerStruct.decode(value);
+    const same = peer.backend_port === port && readAddress(peer.backend) === address;
+    return same ? peer.backend_id : undefined;
+  }
+
   /** What would happen to a packet, decided by the loaded programs themselves. Throws ADDR_BAD_IP, BPF_RUN_FAILED. */
   explainPacket(query: PacketQuery): PacketAnswer {
     return explainPacket(
-      { objects: this.#objects, frontends: this.#writer.frontends, counters: () => this.counters() },
+      { objects: this.#objects, writer: this.#writer, counters: () => this.counters() },
       query,
     );
   }
@@ -340,17 +364,9 @@ export class EbpfEngine implements ServiceEngine {
   #tellStale(gone: readonly GoneBackend[]): void {
     const backends = gone.filter(({ protocol }) => protocol === 'UDP');
     if (backends.length === 0 || !this.#options.onStaleSockets) return;
-    const { lb_sockets } = this.#objects.maps;
     this.#options.onStaleSockets({
       backends,
-      wasTranslated(cookie, address, port) {
-        const key = new Uint8Array(8);
-        viewOf(key).setBigUint64(0, cookie, true);
-        const value = lb_sockets.get(key);
-        if (!value) return false;
-        const peer = peerStruct.decode(value);
-        return peer.backend_port === port && readAddress(peer.backend) === address;
-      },
+      wasTranslated: (cookie, address, port) => this.backendOfSocket(cookie, address, port) !== undefined,
     });
   }
 

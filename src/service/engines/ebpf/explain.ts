@@ -2,20 +2,26 @@
  * What happens to a packet: a packet is built and run through the loaded program, the very one that real packets
  * meet, and the map entries that it met are named. What the run leaves behind (its flow) is taken away again.
  */
-import { parseIp } from '../../../addr/index.ts';
+import { parseCidr, parseIp } from '../../../addr/index.ts';
 import { viewOf } from '../../../codec/index.ts';
-import type { BpfMap } from '../../../kernel/bpf/index.ts';
 import { socketAddress } from '../../describe.ts';
 import {
+  clientStruct,
+  decodeRanges,
   encodeEndpoint,
+  encodeSource,
+  FLOW,
   FRONTEND,
   flowStruct,
   frontendStruct,
   PROTOCOL_NUMBER,
   type Reason,
   readAddress,
+  writeAddress,
 } from './layout.ts';
 import type { EngineObjects } from './objects.ts';
+import { backendText, frontendText, tableEntry } from './observe.ts';
+import type { Writer } from './writer.ts';
 
 export interface PacketQuery {
   /** `pod` runs the program of pod links, `outside` that of node interfaces. */
@@ -41,11 +47,13 @@ export interface PacketAnswer {
 
 export interface ExplainParts {
   readonly objects: EngineObjects;
-  readonly frontends: BpfMap;
+  readonly writer: Writer;
   readonly counters: () => Record<string, number>;
 }
 
 const EPHEMERAL = 61_999;
+/** Places in a table that are named; a consistent-hash table has a backend many times. */
+const MOST_PLACES = 8;
 const VERDICTS: Readonly<Record<number, PacketAnswer['verdict']>> = {
   4294967295: 'pass',
   2: 'drop',
@@ -60,11 +68,17 @@ export function explainPacket(parts: ExplainParts, query: PacketQuery): PacketAn
   const client = encodeEndpoint(query.source, sourcePort, protocol);
   const before = parts.counters();
   const known = maps.lb_flows.get(client);
+  const frontend = frontendOf(parts.writer, query, protocol);
+  const sticky =
+    frontend && frontend.affinity_s > 0 ? affinityKey(query.source, frontend.service) : undefined;
+  const stuck = sticky && maps.lb_affinities.get(sticky);
   const program = programs.get(query.client === 'pod' ? 'lb_from_pod' : 'lb_from_outside')!;
   const { returned } = program.run({ data: buildPacket({ ...query, sourcePort }) });
   const flow = findFlow(maps.lb_flows.get(client), query);
   if (known) maps.lb_flows.set(client, known);
   else maps.lb_flows.delete(client);
+  if (sticky && stuck) maps.lb_affinities.set(sticky, stuck);
+  else if (sticky) maps.lb_affinities.delete(sticky);
   const after = parts.counters();
   const reason = Object.keys(after).find((name) => after[name] !== before[name]) as Reason | undefined;
 
@@ -75,9 +89,17 @@ export function explainPacket(parts: ExplainParts, query: PacketQuery): PacketAn
     backend: flow?.backend,
     masquerade: flow?.masquerade ?? false,
     entries: [
-      ...frontendEntries(parts.frontends, query, protocol),
-      ...(flow ? [`lb_backends[${flow.backendId}] = ${flow.backend}`] : []),
-      ...(known && !reason ? ['lb_flows: the flow was known'] : []),
+      ...(known && !reason
+        ? [`lb_flows[${socketAddress(query.source, sourcePort)}/${query.protocol}]: the flow was known`]
+        : []),
+      ...(frontend ? [] : noFrontendEntries(parts, query)),
+      ...(frontend ? frontendEntries(parts, query, frontend, flow?.backendId) : []),
+      ...(stuck
+        ? [
+            `lb_affinities[${query.source}, service ${frontend?.service}] = ${viewOf(stuck).getUint32(0, true)}`,
+          ]
+        : []),
+      ...(flow ? [backendText(flow.backendId, parts.writer.backends.get(flow.backendId))] : []),
     ],
   };
 }
@@ -85,39 +107,76 @@ export function explainPacket(parts: ExplainParts, query: PacketQuery): PacketAn
 function findFlow(value: Uint8Array | undefined, query: PacketQuery) {
   for (let at = 0; value && at < value.length; at += flowStruct.size) {
     const flow = flowStruct.decode(value.subarray(at, at + flowStruct.size));
-    const USED = 1;
-    const MASQUERADE = 1 << 6;
-    const HAIRPIN = 1 << 5;
-    if ((flow.flags & USED) === 0 || flow.vip_port !== query.targetPort) continue;
+    if ((flow.flags & FLOW.USED) === 0 || flow.vip_port !== query.targetPort) continue;
     if (readAddress(flow.vip) !== parseIp(query.target).toString()) continue;
     return {
       backend: socketAddress(readAddress(flow.backend), flow.backend_port),
       backendId: flow.backend_id,
-      masquerade: (flow.flags & (MASQUERADE | HAIRPIN)) !== 0,
+      masquerade: (flow.flags & (FLOW.MASQUERADE | FLOW.HAIRPIN)) !== 0,
     };
   }
   return undefined;
 }
 
-function frontendEntries(frontends: BpfMap, query: PacketQuery, protocol: number): string[] {
-  const name = `${socketAddress(query.target, query.targetPort)}/${query.protocol}`;
-  const value = frontends.get(encodeEndpoint(query.target, query.targetPort, protocol));
-  if (value) {
-    const f = frontendStruct.decode(value);
-    const [line, size] =
-      query.client === 'pod' ? [f.inside_line, f.inside_size] : [f.outside_line, f.outside_size];
-    const flags = Object.entries(FRONTEND)
-      .filter(([flag, bit]) => flag !== 'KIND_SHIFT' && f.flags & bit)
-      .map(([flag]) => flag);
-    return [
-      `lb_frontends[${name}] = id ${f.id}, service ${f.service}${flags.length > 0 ? `, ${flags.join(' ')}` : ''}`,
-      size === 0 ? 'table is empty' : `lb_tables[${line}], ${size} entries`,
-    ];
+type FrontendValue = ReturnType<typeof frontendStruct.decode>;
+
+function frontendOf(writer: Writer, query: PacketQuery, protocol: number): FrontendValue | undefined {
+  const value = writer.frontends.get(encodeEndpoint(query.target, query.targetPort, protocol));
+  return value && frontendStruct.decode(value);
+}
+
+function affinityKey(source: string, service: number): Uint8Array {
+  const address = new Uint8Array(16);
+  writeAddress(address, 0, source);
+  const ADDRESS = 0;
+  return clientStruct.encode({ address, service, kind: ADDRESS });
+}
+
+/** Entries that a packet to a frontend meets, in their order. */
+function frontendEntries(
+  { writer, objects }: ExplainParts,
+  query: PacketQuery,
+  frontend: FrontendValue,
+  chosen: number | undefined,
+): string[] {
+  const key = encodeEndpoint(query.target, query.targetPort, PROTOCOL_NUMBER[query.protocol]!);
+  const entries = [frontendText(key, writer.frontends.get(key))];
+  if (frontend.flags & FRONTEND.RANGES) {
+    const source = encodeSource(frontend.service, `${query.source}/${query.source.includes(':') ? 128 : 32}`);
+    const allowed = objects.maps.lb_source_ranges.get(source) !== undefined;
+    entries.push(
+      `lb_source_ranges[service ${frontend.service}, ${query.source}] ${allowed ? 'matches' : 'is absent'}`,
+    );
   }
-  const address = frontends.get(encodeEndpoint(query.target, 0, 0));
+  const [line, size] =
+    query.client === 'pod'
+      ? [frontend.inside_line, frontend.inside_size]
+      : [frontend.outside_line, frontend.outside_size];
+  if (size === 0) return [...entries, 'the table is empty'];
+  const places: number[] = [];
+  for (let at = 0; chosen !== undefined && at < size; at++)
+    if (tableEntry(writer, line, at) === chosen) places.push(at);
+  const shown = places.slice(0, MOST_PLACES).join(', ') + (places.length > MOST_PLACES ? ', ...' : '');
+  if (places.length > 0) entries.push(`lb_tables[${line}] entry ${shown} of ${size} = ${chosen}`);
+  else entries.push(`lb_tables[${line}], ${size} entries`);
+  return entries;
+}
+
+/** What an address that is no frontend meets: the address as such, then the ranges of Services. */
+function noFrontendEntries({ writer, objects }: ExplainParts, query: PacketQuery): string[] {
+  const name = `${socketAddress(query.target, query.targetPort)}/${query.protocol}`;
+  const config = objects.maps.lb_config.get(new Uint8Array(4));
+  const ranges = config ? decodeRanges(config) : [];
+  const target = parseIp(query.target);
+  const inside = ranges.filter((range) => parseCidr(range).contains(target));
+  const address = writer.frontends.get(encodeEndpoint(query.target, 0, 0));
   return [
     `lb_frontends[${name}] is absent`,
-    address ? `lb_frontends[${query.target}] = a ClusterIP` : `lb_frontends[${query.target}] is absent`,
+    ...(inside.length === 0 ? ['lb_config: in no Service range'] : []),
+    ...inside.map((range) => `lb_config: in Service range ${range}`),
+    ...(inside.length === 0
+      ? []
+      : [`lb_frontends[${query.target}] ${address ? '= a ClusterIP without this port' : 'is absent'}`]),
   ];
 }
 

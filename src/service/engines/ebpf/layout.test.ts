@@ -8,7 +8,10 @@ import {
   CHUNK,
   CHUNKS,
   CONFIG_SIZE,
+  decodeRanges,
   encodeEndpoint,
+  encodeRanges,
+  FLOW,
   FRONTEND,
   REASONS,
   readAddress,
@@ -37,6 +40,7 @@ test('reasons and flags are those of the header', () => {
   for (const [prefix, flags] of [
     ['LB_F_', FRONTEND],
     ['LB_B_', BACKEND],
+    ['LB_FLOW_', FLOW],
   ] as const)
     for (const [name, value] of Object.entries(flags)) {
       const declared = new RegExp(`\\b${prefix}${name} = (?:1 << )?(\\d+)`).exec(header)?.[1];
@@ -54,4 +58,10 @@ test('addresses of both families are 16 bytes and come back as they were', () =>
     Buffer.from(encodeEndpoint('10.96.0.10', 80, 6)).toString('hex'),
     '00000000000000000000ffff0a60000a00500600',
   );
+});
+
+test('Service ranges of both families come back as they were', () => {
+  const ranges = ['10.96.0.0/16', 'fd00:10:96::/112', '10.0.0.0/7', '192.0.2.128/25', '::/0', '1.2.3.4/32'];
+  assert.deepEqual(decodeRanges(encodeRanges(ranges)), ranges);
+  assert.deepEqual(decodeRanges(encodeRanges([])), []);
 });

@@ -118,6 +118,17 @@ export const FRONTEND = {
 /** enum lb_backend_flag. */
 export const BACKEND = { USED: 1 << 0, CLUSTER: 1 << 1, LOCAL: 1 << 2, NEAR: 1 << 3 } as const;
 
+/** enum lb_flow_flag. */
+export const FLOW = {
+  USED: 1 << 0,
+  REPLIED: 1 << 1,
+  FIN_CLIENT: 1 << 2,
+  FIN_BACKEND: 1 << 3,
+  RESET: 1 << 4,
+  HAIRPIN: 1 << 5,
+  MASQUERADE: 1 << 6,
+} as const;
+
 /** Kinds in the order of their numbers in the flags. */
 export const KINDS = ['ClusterIP', 'NodePort', 'LoadBalancer', 'ExternalIP', 'HostPort'] as const;
 
@@ -172,6 +183,33 @@ export function readAddress(source: Uint8Array, at = 0): string {
   const mapped =
     view.getBigUint64(at) === 0n && view.getUint16(at + 8) === 0 && view.getUint16(at + 10) === 0xffff;
   return IpAddress.fromBytes(source.subarray(mapped ? at + 12 : at, at + 16)).toString();
+}
+
+/** The value of lb_config: at most CONFIG_RANGES Service ranges. */
+export function encodeRanges(cidrs: readonly string[]): Uint8Array {
+  const value = new Uint8Array(CONFIG_SIZE);
+  const ranges = cidrs.slice(0, CONFIG_RANGES).map(parseCidr);
+  viewOf(value).setUint32(0, ranges.length, true);
+  ranges.forEach((cidr, at) => {
+    const start = 8 + at * 32;
+    writeAddress(value, start, cidr.address.toString());
+    const bits = cidr.prefixLength + (cidr.family === 4 ? 96 : 0);
+    for (let byte = 0; byte < 16; byte++)
+      value[start + 16 + byte] = 0xff00 >> Math.min(8, Math.max(0, bits - byte * 8));
+  });
+  return value;
+}
+
+/** The ranges in a value of lb_config. */
+export function decodeRanges(value: Uint8Array): string[] {
+  const count = Math.min(CONFIG_RANGES, viewOf(value).getUint32(0, true));
+  return Array.from({ length: count }, (_, at) => {
+    const start = 8 + at * 32;
+    const address = readAddress(value, start);
+    const mask = value.subarray(start + 16, start + 32);
+    const bits = mask.reduce((sum, byte) => sum + (byte === 0 ? 0 : 8 - Math.log2(256 - byte)), 0);
+    return `${address}/${address.includes(':') ? bits : bits - 96}`;
+  });
 }
 
 /** The key of a network that may use a Service's load balancer addresses. */

@@ -34,7 +34,7 @@ import { type LeftBackend, Leftovers, textOf, VALUE } from './leftovers.ts';
 import { SourceRanges } from './source-ranges.ts';
 
 /** What is programmed for one Service port. */
-interface PortState {
+export interface PortState {
   readonly plan: PortPlan;
   readonly service: number;
   /** Ids of `plan.backends`, in their order. */
@@ -150,14 +150,13 @@ export class Writer {
   }
 
   /** What is programmed for a Service port: its number, the ids of its plan's backends, its tables and frontends. */
-  port(key: string): Omit<PortState, 'plan'> | undefined {
+  port(key: string): PortState | undefined {
     return this.#ports.get(key);
   }
 
-  /** The Service port that has this number. Looks at all of them. */
-  portOfService(service: number): string | undefined {
-    for (const [key, port] of this.#ports) if (port.service === service) return key;
-    return undefined;
+  /** All Service ports by their keys. */
+  ports(): IterableIterator<[key: string, port: PortState]> {
+    return this.#ports.entries();
   }
 
   /** Makes room for this many things more, so that a first sync does not grow maps step by step. */

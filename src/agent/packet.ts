@@ -1,0 +1,76 @@
+/** What `portolan service explain --from --to` asks the agent: a packet, and what happens to it. */
+import { tryParseIp } from '../addr/index.ts';
+import { agentError } from '../errors/index.ts';
+import { frontendKey, type PacketAnswer, type PacketQuery } from '../service/index.ts';
+import type { AgentParts } from './agent.ts';
+import { serviceName } from './show-service.ts';
+
+export interface PacketReport extends PacketAnswer {
+  readonly source: string;
+  /** `10.96.0.10:80/TCP`. */
+  readonly target: string;
+  /** Whose program decided. */
+  readonly client: PacketQuery['client'];
+  /** Who has the frontend. */
+  readonly service?: string;
+}
+
+/**
+ * `to=ADDRESS:PORT/tcp` (or `to=ADDRESS` with `port` and `protocol`), or `service=NAMESPACE/NAME` for its first
+ * frontend; `source`, by default the first pod of this node; `from=outside|pod`, by default what the source is.
+ * Throws AGENT_BAD_OPTION, AGENT_NO_SUCH_SERVICE, ADDR_BAD_IP, BPF_RUN_FAILED.
+ */
+export function packetAnswer(parts: AgentParts, query: URLSearchParams): PacketReport {
+  const { target, targetPort, protocol } = targetOf(parts, query);
+  const pods = parts.networking.list().flatMap(({ addresses }) => addresses.map(String));
+  const source = query.get('source') || pods.find((one) => one.includes(':') === target.includes(':')) || '';
+  const from = query.get('from');
+  const sameFamily = source.includes(':') === target.includes(':');
+  if (!tryParseIp(source) || !sameFamily)
+    throw agentError('AGENT_BAD_OPTION', {
+      option: 'from',
+      value: source,
+      want: 'an address of the family of --to; this node has no pod to take one of',
+    });
+  const isPod = pods.includes(String(tryParseIp(source)));
+  const client = from === 'outside' || (from === null && !isPod) ? 'outside' : 'pod';
+  const answer = parts.engine.explainPacket({ client, source, target, targetPort, protocol });
+  const service = parts.controller.ownerOf(frontendKey({ address: target, port: targetPort }, protocol));
+  return {
+    source,
+    target: `${target.includes(':') ? `[${target}]` : target}:${targetPort}/${protocol}`,
+    client,
+    ...(service === undefined ? {} : { service }),
+    ...answer,
+  };
+}
+
+type Target = Pick<PacketQuery, 'target' | 'targetPort' | 'protocol'>;
+
+function targetOf({ controller }: AgentParts, query: URLSearchParams): Target {
+  const named = query.get('service');
+  const text = query.get('to') ?? '';
+  if (named !== null) {
+    const service = serviceName(named);
+    const plan = controller.plans.get(service);
+    if (!plan) throw agentError('AGENT_NO_SUCH_SERVICE', { service });
+    const found = plan.ports.find(({ frontends, protocol }) => frontends.length > 0 && protocol !== 'SCTP');
+    if (text === '' && found)
+      return {
+        target: found.frontends[0]!.address,
+        targetPort: found.frontends[0]!.port,
+        protocol: found.protocol as Target['protocol'],
+      };
+  }
+  const match = /^(?:\[([^\]]+)\]|([0-9.]+)):(\d{1,5})(?:\/(tcp|udp))?$/i.exec(text);
+  const address = tryParseIp(match?.[1] ?? match?.[2] ?? text);
+  const port = Number(match?.[3] ?? query.get('port'));
+  const protocol = (match?.[4] ?? query.get('protocol') ?? 'tcp').toUpperCase();
+  if (!address || (protocol !== 'TCP' && protocol !== 'UDP') || !(port >= 1 && port <= 65_535))
+    throw agentError('AGENT_BAD_OPTION', {
+      option: 'to',
+      value: text,
+      want: 'ADDRESS:PORT/tcp or /udp, such as 10.96.0.10:80/tcp or [fd00::1]:53/udp',
+    });
+  return { target: String(address), targetPort: port, protocol };
+}

@@ -134,24 +134,23 @@ static __always_inline __u32 lb_choose(const struct lb_frontend *frontend, const
 				       const struct lb_client *client, __u32 number,
 				       struct lb_backend **backend)
 {
-	__u32 id = 0;
+	__u32 known = 0, id;
 
 	if (frontend->affinity_s)
-		id = lb_affine(client, frontend->affinity_s, table->member);
-	if (!id) {
-		id = lb_table_entry(table->line, ((__u64)number * table->size) >> 32);
-		if (id && frontend->affinity_s) {
-			struct lb_affinity affinity = {
-				.backend_id = id,
-				.seen_ns = bpf_ktime_get_coarse_ns(),
-			};
-
-			bpf_map_update_elem(&lb_affinities, client, &affinity, BPF_ANY);
-		}
-	}
+		known = lb_affine(client, frontend->affinity_s, table->member);
+	id = known ? known : lb_table_entry(table->line, ((__u64)number * table->size) >> 32);
 	*backend = id ? lb_backend_of(id) : NULL;
 	if (!*backend || !((*backend)->flags & LB_B_USED))
 		return 0;
+	/* Only now: a client must not be held to a backend that was gone when it came. */
+	if (frontend->affinity_s && !known) {
+		struct lb_affinity affinity = {
+			.backend_id = id,
+			.seen_ns = bpf_ktime_get_coarse_ns(),
+		};
+
+		bpf_map_update_elem(&lb_affinities, client, &affinity, BPF_ANY);
+	}
 	lb_count_connection(frontend->service, id);
 	return id;
 }

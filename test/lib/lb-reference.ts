@@ -1,0 +1,385 @@
+/**
+ * The reference of the packet programs (bpf/lb_pod.bpf.c, bpf/lb_node.bpf.c): what has to happen to any packet, in
+ * verdict, bytes and counted reason. Written from docs/services.md and src/service/README.md, and not from the C text.
+ * Where a program may choose (a backend at random, the flow to give up) the reference looks at what it chose and says
+ * whether it might.
+ */
+import { BACKEND, REASONS, type Reason } from '../../src/service/engines/ebpf/layout.ts';
+import { answerReset, answerUnreachable, flowHash } from './lb-reference-answer.ts';
+import {
+  Affinities,
+  FLOW,
+  type Flow,
+  Flows,
+  Fragments,
+  flowFrom,
+  flowTo,
+  isOver,
+} from './lb-reference-flows.ts';
+import { ETHERNET, Packet, PROTOCOL, readAddress, sameAddress } from './lb-reference-packet.ts';
+import { type Frontend, type Table, type World, words } from './lb-reference-world.ts';
+
+export const VERDICT = { NEXT: 0xffff_ffff, DROP: 2, REDIRECT: 7 } as const;
+export type ProgramName = 'lb_from_pod' | 'lb_to_pod' | 'lb_from_outside' | 'lb_to_outside';
+
+/** What the program under test made of the packet. */
+export interface Observed {
+  verdict: number;
+  readonly bytes: Uint8Array;
+  length: number;
+}
+
+const TCP = { FIN: 1, SYN: 2, RST: 4, ACK: 16 } as const;
+const MARK = 0x20000;
+const HAIRPIN_ADDRESS = { four: words('169.254.112.111'), six: words('100::706f') };
+
+export class Reference {
+  readonly world: World;
+  readonly flows = new Flows(16_384);
+  readonly fragments = new Fragments(4096);
+  readonly affinities = new Affinities(4096);
+  readonly counts = new Float64Array(REASONS.length);
+  /** The packet as it must come out, `outLength` bytes of it. */
+  readonly out = new Uint8Array(4096);
+  outLength = 0;
+  /** The mark that it must carry. */
+  mark = 0;
+  /** Flows of a client that the program chose one to give up of: to be read from its map. */
+  reread: ((flows: Flow[]) => void) | undefined;
+  readonly #packet = new Packet();
+  readonly #inner = new Packet();
+  readonly #observedTarget = new Uint32Array(4);
+  /** Whether flows were translated at the pod's link, at the node's interfaces. */
+  readonly #usedLinks = { pod: false, node: false };
+  #observed: Observed = { verdict: 0, bytes: new Uint8Array(0), length: 0 };
+  #outside = false;
+  #gso = false;
+
+  constructor(world: World) {
+    this.world = world;
+    this.#packet.attach(this.out);
+    this.#inner.attach(this.out);
+  }
+
+  /** Forgets all flows, fragments and clients, and that links had flows. */
+  clear(): void {
+    this.flows.clear();
+    this.fragments.clear();
+    this.affinities.clear();
+    this.#usedLinks.pod = this.#usedLinks.node = false;
+  }
+
+  /** The verdict that this packet must get; `out`, `outLength` and `mark` are set. */
+  judge(program: ProgramName, input: Uint8Array, length: number, observed: Observed, gso = false): number {
+    this.out.set(input.subarray(0, length));
+    this.outLength = length;
+    this.mark = 0;
+    this.#observed = observed;
+    this.#gso = gso;
+    this.#outside = program === 'lb_from_outside' || program === 'lb_to_outside';
+    if (program === 'lb_to_pod' || program === 'lb_to_outside') return this.#toClient(length);
+    const p = this.#packet;
+    switch (p.read(length, this.fragments)) {
+      case 'other':
+        return VERDICT.NEXT;
+      case 'cut':
+        return this.world.inServiceRange(p.target) ? this.#drop('drop-malformed') : VERDICT.NEXT;
+      case 'no-ports':
+        return this.#noFrontend();
+      default:
+        return p.icmp ? this.#errorToBackend() : this.#fromClient();
+    }
+  }
+
+  #count(reason: Reason): void {
+    this.counts[REASONS.indexOf(reason)]! += 1;
+  }
+
+  #drop(reason: Reason): number {
+    this.#count(reason);
+    return VERDICT.DROP;
+  }
+
+  /** A packet for no frontend: refused where the address is a Service's, dropped where nobody has it. */
+  #noFrontend(): number {
+    const { target } = this.#packet;
+    if (!this.world.inServiceRange(target)) return VERDICT.NEXT;
+    return this.world.isClusterIP(target)
+      ? this.#refuse('reject-unknown-port')
+      : this.#drop('drop-unallocated');
+  }
+
+  get #opens(): boolean {
+    const p = this.#packet;
+    return p.protocol === PROTOCOL.TCP && (p.tcpFlags & (TCP.SYN | TCP.ACK | TCP.RST)) === TCP.SYN;
+  }
+
+  #fromClient(): number {
+    const p = this.#packet;
+    const hairpin = p.four ? HAIRPIN_ADDRESS.four : HAIRPIN_ADDRESS.six;
+    if (!this.#outside && sameAddress(p.target, hairpin)) return this.#hairpinAnswer();
+    const usedLink = this.#usedLinks[this.#outside ? 'node' : 'pod'];
+    // Open connections past a link without translated flows are nobody's business.
+    const going = p.protocol === PROTOCOL.TCP && !this.#opens;
+    if (!this.#outside && going && !usedLink && !this.world.inServiceRange(p.target)) return VERDICT.NEXT;
+    const flows = usedLink ? this.flows.of(p.source, p.sourcePort, p.protocol) : undefined;
+    let flow = flows && flowTo(flows, p.target, p.targetPort);
+    if (flow && this.#goesOn(flow)) this.#track(flow, true);
+    else {
+      const opened = this.#open(flows);
+      if (typeof opened === 'number') return opened;
+      flow = opened;
+    }
+    p.replace('target', flow.backend, flow.backendPort);
+    if (this.#outside) {
+      if ((flow.flags & FLOW.MASQUERADE) !== 0) this.mark = MARK;
+      return VERDICT.NEXT;
+    }
+    if ((flow.flags & FLOW.HAIRPIN) === 0) return VERDICT.NEXT;
+    p.replace('source', hairpin, p.sourcePort);
+    p.swapMacs();
+    return VERDICT.REDIRECT;
+  }
+
+  /** An open connection stays where it is; a repeated SYN and datagrams while their backend serves. */
+  #goesOn(flow: Flow): boolean {
+    const p = this.#packet;
+    if (p.protocol === PROTOCOL.TCP && !this.#opens) return true;
+    if (isOver(flow)) return false;
+    const backend = this.world.backends.get(flow.backendId);
+    if (!backend || (backend.flags & BACKEND.USED) === 0) return false;
+    if (backend.port !== flow.backendPort || !sameAddress(backend.address, flow.backend)) return false;
+    return p.protocol !== PROTOCOL.TCP || (backend.flags & (BACKEND.CLUSTER | BACKEND.LOCAL)) !== 0;
+  }
+
+  #track(flow: Flow, fromClient: boolean): void {
+    const { tcpFlags } = this.#packet;
+    if (!fromClient) flow.flags |= FLOW.REPLIED;
+    if ((tcpFlags & TCP.RST) !== 0) flow.flags |= FLOW.RESET;
+    if ((tcpFlags & TCP.FIN) !== 0) flow.flags |= fromClient ? FLOW.FIN_CLIENT : FLOW.FIN_BACKEND;
+  }
+
+  /** What the client's port meant until now is not to be shown as that VIP's any more. */
+  #forget(flows: Flow[] | undefined, backend: Uint32Array, port: number): void {
+    const flow = flows && flowFrom(flows, backend, port, false);
+    if (flow && (this.#packet.protocol === PROTOCOL.UDP || isOver(flow))) flow.flags = 0;
+  }
+
+  #open(flows: Flow[] | undefined): Flow | number {
+    const p = this.#packet;
+    const frontend = this.world.frontendOf(p.target, p.targetPort, p.protocol);
+    if (!frontend) {
+      if (this.#opens || p.protocol === PROTOCOL.UDP) this.#forget(flows, p.target, p.targetPort);
+      return this.#noFrontend();
+    }
+    const table = this.#outside ? frontend.outside : frontend.inside;
+    if (p.protocol === PROTOCOL.TCP && !this.#opens && !table.hash) return this.#refuse('reject-no-flow');
+    if (frontend.ranges && !this.world.allows(frontend.service, p.source))
+      return this.#drop('drop-source-range');
+    if (table.ids.length === 0)
+      return table.drop ? this.#drop('drop-no-local') : this.#refuse('reject-no-endpoint');
+    const id = this.#choose(frontend, table);
+    const backend = this.world.backends.get(id);
+    if (!backend || (backend.flags & BACKEND.USED) === 0) return this.#drop('drop-no-backend');
+    this.#forget(flows, backend.address, backend.port);
+    const own = flows ?? this.flows.make(p.source, p.sourcePort, p.protocol);
+    // A link that had no flows did not look whether there are some: what was there is replaced.
+    if (!flows) for (const old of own) clearFlow(old);
+    const flow = this.#place(own, flows === undefined);
+    flow.vip.set(p.target);
+    flow.backend.set(backend.address);
+    flow.client.set(p.source);
+    flow.vipPort = p.targetPort;
+    flow.backendPort = backend.port;
+    flow.clientPort = p.sourcePort;
+    flow.backendId = id;
+    flow.flags = FLOW.USED;
+    if (!this.#outside && sameAddress(backend.address, p.source)) {
+      flow.flags |= FLOW.HAIRPIN;
+      this.#count('forward-hairpin');
+    } else {
+      if (this.#outside && !frontend.keep && (backend.flags & BACKEND.NEAR) === 0)
+        flow.flags |= FLOW.MASQUERADE;
+      this.#count('forward-flow');
+    }
+    this.#usedLinks[this.#outside ? 'node' : 'pod'] = true;
+    return flow;
+  }
+
+  /** The place of the same VIP, else one that is free, else one that is over, else the program's choice. */
+  #place(flows: Flow[], fresh: boolean): Flow {
+    if (fresh) return flows[0]!;
+    const p = this.#packet;
+    const last = (test: (flow: Flow) => boolean) => flows.findLast(test);
+    const used = (flow: Flow) => (flow.flags & FLOW.USED) !== 0;
+    const found =
+      last((flow) => used(flow) && flow.vipPort === p.targetPort && sameAddress(flow.vip, p.target)) ??
+      last((flow) => !used(flow)) ??
+      last(isOver);
+    if (found) return found;
+    this.reread!(flows);
+    return flowTo(flows, p.target, p.targetPort) ?? flows[0]!;
+  }
+
+  #choose(frontend: Frontend, table: Table): number {
+    const p = this.#packet;
+    if (frontend.affinity) {
+      const known = this.affinities.get(p.source, frontend.service);
+      const backend = this.world.backends.get(known);
+      const member = table.local ? BACKEND.LOCAL : BACKEND.CLUSTER;
+      if (backend && backend.service === frontend.service && (backend.flags & member) !== 0) return known;
+    }
+    const id = table.hash
+      ? table.ids[Math.floor((flowHash(p, frontend.affinity) * table.ids.length) / 2 ** 32)]!
+      : this.#observedChoice(table);
+    const used = ((this.world.backends.get(id)?.flags ?? 0) & BACKEND.USED) !== 0;
+    if (frontend.affinity && used) this.affinities.set(p.source, frontend.service, id);
+    return id;
+  }
+
+  /** Which of the table's backends the program took at random; 0 for one that is gone, if there are such. */
+  #observedChoice(table: Table): number {
+    const { verdict, bytes } = this.#observed;
+    const { backends } = this.world;
+    const gone = (id: number) => ((backends.get(id)?.flags ?? 0) & BACKEND.USED) === 0;
+    if (verdict === VERDICT.DROP && table.ids.some(gone)) return 0;
+    const p = this.#packet;
+    const view = new DataView(bytes.buffer, bytes.byteOffset);
+    readAddress(this.#observedTarget, view, p.addressAt('target'), p.four);
+    const port = p.fragment === 'later' ? undefined : view.getUint16(p.transportAt + 2);
+    const fits = (id: number) => {
+      const backend = backends.get(id)!;
+      return (
+        !gone(id) &&
+        sameAddress(backend.address, this.#observedTarget) &&
+        (port === undefined || backend.port === port)
+      );
+    };
+    // None that fits: the first one, and the packets will differ.
+    return table.ids.find(fits) ?? table.ids.find((id) => !gone(id)) ?? 0;
+  }
+
+  /** The answer of a pod to itself. */
+  #hairpinAnswer(): number {
+    const p = this.#packet;
+    const flows = this.flows.of(p.source, p.targetPort, p.protocol);
+    const flow = flows && flowFrom(flows, p.source, p.sourcePort, true);
+    if (!flow) return this.#drop('reject-no-flow');
+    this.#track(flow, false);
+    p.replace('source', flow.vip, flow.vipPort);
+    p.replace('target', flow.client, p.targetPort);
+    p.swapMacs();
+    return VERDICT.REDIRECT;
+  }
+
+  #toClient(length: number): number {
+    const p = this.#packet;
+    if (!this.#usedLinks[this.#outside ? 'node' : 'pod']) return VERDICT.NEXT;
+    if (p.read(length, this.fragments) !== 'whole') return VERDICT.NEXT;
+    if (p.icmp) return this.#errorToClient();
+    const flows = this.flows.of(p.target, p.targetPort, p.protocol);
+    const flow = flows && flowFrom(flows, p.source, p.sourcePort, false);
+    if (!flow) return VERDICT.NEXT;
+    this.#track(flow, false);
+    p.replace('source', flow.vip, flow.vipPort);
+    return VERDICT.NEXT;
+  }
+
+  get #isError(): boolean {
+    const { four, icmpType } = this.#packet;
+    return four ? [3, 4, 5, 11, 12].includes(icmpType) : icmpType < 128;
+  }
+
+  /** Reads the packet inside an ICMP error as far as its ports; false where it has none to go by. */
+  #readInner(): boolean {
+    const outer = this.#packet;
+    const inner = this.#inner;
+    const { view, length, four } = outer;
+    const at = outer.transportAt + 8;
+    const header = four ? 20 : 40;
+    if (at + header > length || view.getUint8(at) >> 4 !== (four ? 4 : 6)) return false;
+    const own = four ? (view.getUint8(at) & 15) * 4 : header;
+    if (own < header || (four && (view.getUint16(at + 6) & 0x1fff) !== 0)) return false;
+    inner.protocol = view.getUint8(at + (four ? 9 : 6));
+    if (inner.protocol !== PROTOCOL.TCP && inner.protocol !== PROTOCOL.UDP) return false;
+    inner.four = four;
+    inner.transportAt = at + own;
+    if (inner.transportAt + 4 > length) return false;
+    readAddress(inner.source, view, at + (four ? 12 : 8), four);
+    readAddress(inner.target, view, at + (four ? 16 : 24), four);
+    inner.sourcePort = view.getUint16(inner.transportAt);
+    inner.targetPort = view.getUint16(inner.transportAt + 2);
+    return true;
+  }
+
+  /**
+   * Another address and port in the packet inside an error. Its own IPv4 header sum makes up for the address; all else
+   * that changes is in the sum of the ICMP message. Its transport sum is left: mostly it is not there.
+   */
+  #replaceInner(end: 'source' | 'target', address: Uint32Array, port: number): void {
+    const outer = this.#packet;
+    const inner = this.#inner;
+    const at = outer.transportAt + 8;
+    const from = outer.four ? (end === 'source' ? 12 : 16) : end === 'source' ? 8 : 24;
+    const change = outer.writeAddress(at + from, address);
+    if (outer.four) outer.adjust(at + 10, change);
+    const portAt = inner.transportAt + (end === 'source' ? 0 : 2);
+    const old = outer.view.getUint16(portAt);
+    outer.view.setUint16(portAt, port);
+    outer.adjust(outer.transportAt + 2, (outer.four ? 0 : change) + port + 65_535 - old);
+  }
+
+  #replaceOuter(end: 'source' | 'target', address: Uint32Array): void {
+    const p = this.#packet;
+    const change = p.writeAddress(p.addressAt(end), address);
+    p.adjust(p.four ? ETHERNET + 10 : p.transportAt + 2, change);
+  }
+
+  /** The client complains about a packet that seems to come from the VIP. */
+  #errorToBackend(): number {
+    const p = this.#packet;
+    if (!this.#isError) return this.#noFrontend();
+    const inner = this.#inner;
+    const known = this.#readInner();
+    const flows = known ? this.flows.of(inner.target, inner.targetPort, inner.protocol) : undefined;
+    const flow = flows && flowTo(flows, inner.source, inner.sourcePort);
+    if (!flow) return this.world.inServiceRange(p.target) ? this.#drop('drop-icmp') : VERDICT.NEXT;
+    this.#replaceInner('source', flow.backend, flow.backendPort);
+    this.#replaceOuter('target', flow.backend);
+    return VERDICT.NEXT;
+  }
+
+  /** Somebody complains about a packet that the client sent to the VIP. */
+  #errorToClient(): number {
+    const inner = this.#inner;
+    if (!this.#isError || !this.#readInner()) return VERDICT.NEXT;
+    const flows = this.flows.of(inner.source, inner.sourcePort, inner.protocol);
+    const flow = flows && flowFrom(flows, inner.target, inner.targetPort, false);
+    if (!flow) return VERDICT.NEXT;
+    this.#replaceInner('target', flow.vip, flow.vipPort);
+    if (sameAddress(this.#packet.source, flow.backend)) this.#replaceOuter('source', flow.vip);
+    return VERDICT.NEXT;
+  }
+
+  /** Answers the sender. */
+  #refuse(reason: Reason): number {
+    const p = this.#packet;
+    if (p.fragment === 'later') return this.#drop('drop-fragment');
+    if (p.protocol === PROTOCOL.TCP) {
+      if ((p.tcpFlags & TCP.RST) !== 0) return this.#drop('reject-no-flow');
+      if (this.#gso) return this.#drop(reason);
+      answerReset(p);
+    } else {
+      const length = answerUnreachable(p, this.outLength);
+      if (length === 0) return this.#drop('drop-rewrite');
+      this.outLength = length;
+    }
+    this.#count(reason);
+    return VERDICT.REDIRECT;
+  }
+}
+
+function clearFlow(flow: Flow): void {
+  for (const address of [flow.vip, flow.backend, flow.client]) address.fill(0);
+  flow.vipPort = flow.backendPort = flow.clientPort = flow.flags = flow.backendId = 0;
+}

@@ -140,10 +140,13 @@ static __always_inline __u32 lb_choose(const struct lb_frontend *frontend, const
 		known = lb_affine(client, frontend->affinity_s, table->member);
 	id = known ? known : lb_table_entry(table->line, ((__u64)number * table->size) >> 32);
 	*backend = id ? lb_backend_of(id) : NULL;
-	if (!*backend || !((*backend)->flags & LB_B_USED))
+	/*
+	 * One that went since the frontend was read is taken all the same, as it would have been a microsecond ago: its
+	 * address stays for a while, and the connection finds somebody who ends or nobody, but no refusal of ours.
+	 */
+	if (!*backend || !(*backend)->port)
 		return 0;
-	/* Only now: a client must not be held to a backend that was gone when it came. */
-	if (frontend->affinity_s && !known) {
+	if (frontend->affinity_s && !known && ((*backend)->flags & LB_B_USED)) {
 		struct lb_affinity affinity = {
 			.backend_id = id,
 			.seen_ns = bpf_ktime_get_coarse_ns(),

@@ -50,7 +50,7 @@ struct lb_line {
 };
 
 enum lb_backend_flag {
-	LB_B_USED = 1 << 0, /* cleared as the last thing when a backend goes */
+	LB_B_USED = 1 << 0, /* cleared as the last thing when a backend goes; address and port stay a while */
 	LB_B_CLUSTER = 1 << 1, /* member of the cluster set */
 	LB_B_LOCAL = 1 << 2, /* member of the local set */
 	LB_B_NEAR = 1 << 3, /* on this node */
@@ -156,7 +156,7 @@ enum lb_reason {
 	LB_REJECT_NO_FLOW, /* a TCP segment to a frontend, but of no connection that is known */
 	LB_DROP_NO_LOCAL, /* policy Local, and endpoints only elsewhere */
 	LB_DROP_UNALLOCATED, /* in a Service range, but no Service has it */
-	LB_DROP_NO_BACKEND, /* the table names a backend that is gone; passes within microseconds */
+	LB_DROP_NO_BACKEND, /* the table names nobody: not while the agent is right */
 	LB_DROP_FRAGMENT, /* a later fragment whose first one was not seen */
 	LB_DROP_ICMP, /* an ICMP error to a frontend that belongs to no flow */
 	LB_DROP_MALFORMED, /* to a Service range, and it ends within its headers */

@@ -124,7 +124,7 @@ export function buildWorld(): World {
       const partly = members();
       for (const id of partly.slice(2)) world.backends.get(id)!.flags = 0;
       put(family.vip(15), PORTS.plain, { inside: table(partly), outside: table(partly, { hash: true }) });
-      put(family.vip(15), PORTS.local, { inside: table([0]), outside: table([0], { hash: false }) });
+      put(family.vip(15), PORTS.local, { inside: table([0, partly[0]!]), outside: table([0]) });
       for (const last of [10, 11, 12, 13, 14, 15]) if (protocol === 6) world.addClusterIP(family.vip(last));
     }
   return world;

@@ -180,7 +180,7 @@ export class Reference {
       return table.drop ? this.#drop('drop-no-local') : this.#refuse('reject-no-endpoint');
     const id = this.#choose(frontend, table);
     const backend = this.world.backends.get(id);
-    if (!backend || (backend.flags & BACKEND.USED) === 0) return this.#drop('drop-no-backend');
+    if (!backend) return this.#drop('drop-no-backend');
     this.#forget(flows, backend.address, backend.port);
     const own = flows ?? this.flows.make(p.source, p.sourcePort, p.protocol);
     // A link that had no flows did not look whether there are some: what was there is replaced.
@@ -237,26 +237,22 @@ export class Reference {
     return id;
   }
 
-  /** Which of the table's backends the program took at random; 0 for one that is gone, if there are such. */
+  /** Which of the table's backends the program took at random; also one that has just gone. 0 for nobody, if named. */
   #observedChoice(table: Table): number {
     const { verdict, bytes } = this.#observed;
     const { backends } = this.world;
-    const gone = (id: number) => ((backends.get(id)?.flags ?? 0) & BACKEND.USED) === 0;
-    if (verdict === VERDICT.DROP && table.ids.some(gone)) return 0;
+    if (verdict === VERDICT.DROP && table.ids.includes(0)) return 0;
     const p = this.#packet;
     const view = new DataView(bytes.buffer, bytes.byteOffset);
     readAddress(this.#observedTarget, view, p.addressAt('target'), p.four);
     const port = p.fragment === 'later' ? undefined : view.getUint16(p.transportAt + 2);
     const fits = (id: number) => {
-      const backend = backends.get(id)!;
-      return (
-        !gone(id) &&
-        sameAddress(backend.address, this.#observedTarget) &&
-        (port === undefined || backend.port === port)
-      );
+      const backend = backends.get(id);
+      if (!backend || !sameAddress(backend.address, this.#observedTarget)) return false;
+      return port === undefined || backend.port === port;
     };
     // None that fits: the first one, and the packets will differ.
-    return table.ids.find(fits) ?? table.ids.find((id) => !gone(id)) ?? 0;
+    return table.ids.find(fits) ?? table.ids[0]!;
   }
 
   /** The answer of a pod to itself. */

@@ -399,7 +399,7 @@ describe('packet programs', () => {
     assert.equal(forward.reason, 'forward-flow');
     assert.match(
       forward.entries.join('\n'),
-      /^lb_frontends\[10\.96\.0\.10:80\/TCP\] = id \d+, service \d+\nlb_tables\[\d+\], 1 entries\nlb_backends/,
+      /^lb_frontends\[10\.96\.0\.10:80\/TCP\] = id \d+, service \d+.*\nlb_tables\[\d+\] entry 0 of 1 = \d+\nlb_backends\[\d+\] = 10\.244\.2\.2:8080/,
     );
     assert.equal(ask('10.96.0.10', 80, 'outside').masquerade, true);
     assert.deepEqual(

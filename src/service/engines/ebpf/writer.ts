@@ -28,9 +28,10 @@ import {
   LINE_BYTES,
   LINE_ENTRIES,
   PROTOCOL_NUMBER,
+  readAddress,
   writeAddress,
 } from './layout.ts';
-import { type LeftBackend, Leftovers, textOf, VALUE } from './leftovers.ts';
+import { bytesOf, type LeftBackend, Leftovers, textOf, VALUE } from './leftovers.ts';
 import { SourceRanges } from './source-ranges.ts';
 
 /** What is programmed for one Service port. */
@@ -99,7 +100,7 @@ export class Writer {
   #leftovers: Leftovers | undefined;
 
   // Staged, see flush().
-  #goneIds: number[] = [];
+  #goneIds = new Map<number, Pick<GoneBackend, 'address' | 'port'>>();
   #goneTables: Omit<Table, 'name'>[] = [];
   #gone: GoneBackend[] = [];
 
@@ -215,14 +216,17 @@ export class Writer {
     this.#frontends.dropLeftovers();
     this.#ranges.dropLeftovers();
     for (const backends of left.backends.values())
-      for (const { id } of backends.values()) this.#goneIds.push(id);
+      for (const [name, { id }] of backends) {
+        const key = bytesOf(name);
+        this.#goneIds.set(id, { address: readAddress(key), port: viewOf(key).getUint16(16) });
+      }
     for (const [line, lines] of left.tables)
       this.#goneTables.push({ line, ids: new Array<number>(lines * LINE_ENTRIES) });
   }
 
   /** Writes what is staged, in the order that traffic needs. Returns how much was written, and what is gone. */
   flush(): { changes: number; gone: GoneBackend[] } {
-    let changes = this.#goneIds.length;
+    let changes = this.#goneIds.size;
     this.backendCounts.flush();
     this.serviceCounts.flush();
     this.#backends.flush();
@@ -230,13 +234,18 @@ export class Writer {
     this.#ranges.writeAdded();
     changes += this.#frontends.flush();
     this.#ranges.eraseGone();
-    for (const id of this.#goneIds) this.#backends.stage(id);
+    for (const [id, { address, port }] of this.#goneIds) {
+      // Without flags, but still there: a program may have read the old frontend and be on its way here.
+      const value = this.#backends.stage(id);
+      writeAddress(value, 0, address);
+      viewOf(value).setUint16(16, port);
+    }
     this.#backends.flush();
 
-    for (const id of this.#goneIds) this.#ids.give(id, 1);
+    for (const id of this.#goneIds.keys()) this.#ids.give(id, 1);
     for (const { line, ids } of this.#goneTables) this.#lines.give(line, linesOf(ids.length));
     const gone = this.#gone;
-    this.#goneIds = [];
+    this.#goneIds.clear();
     this.#goneTables = [];
     this.#gone = [];
     return { changes, gone };
@@ -439,8 +448,8 @@ export class Writer {
     const kept = new Set(ids);
     before.ids.forEach((id, at) => {
       if (kept.has(id)) return;
-      this.#goneIds.push(id);
       const { endpoint, port } = before.plan.backends[at]!;
+      this.#goneIds.set(id, { address: endpoint.address, port });
       const { protocol } = before.plan;
       if (protocol !== 'SCTP') this.#gone.push({ address: endpoint.address, port, protocol });
     });

@@ -161,8 +161,9 @@ async function openParts(
     interfaces.delete(hostLink);
   };
   const cutEstablished = options.cutEstablished ?? true;
-  const policy = openPolicy({ client, nodeName, cutEstablished, signal, log });
+  const policy = openPolicy({ client, nodeName, cutEstablished, logging: options.policyLog, signal, log });
   undo.defer(() => policy.controller.close());
+  undo.defer(() => policy.reports.close());
   const networking: PodNetworking = new PodNetworking({
     store,
     links,

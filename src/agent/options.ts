@@ -35,6 +35,8 @@ export interface AgentOptions {
   cutEstablished?: boolean;
   /** What Services are on this node. */
   services?: ServiceOptions;
+  /** Which decisions of network policies go to the agent's log. */
+  policyLog: 'off' | 'denied' | 'all';
   version: string;
 }
 
@@ -68,6 +70,7 @@ export interface AgentFlags {
   nodeportAddresses?: string[];
   masqueradeAll?: boolean;
   serviceProxyName?: string;
+  policyLog?: string;
 }
 
 /** sun_path holds 107 bytes and a zero (unix(7)); the longest name in the folder is "/agent.sock" and room for more. */
@@ -81,6 +84,9 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
     throw refuse('node-name', flags.nodeName, 'a lower-case host name, as Kubernetes names nodes');
   if (flags.backend !== 'vxlan' && flags.backend !== 'host-gw')
     throw refuse('backend', flags.backend, 'vxlan or host-gw');
+  const { policyLog = 'off' } = flags;
+  if (policyLog !== 'off' && policyLog !== 'denied' && policyLog !== 'all')
+    throw refuse('policy-log', policyLog, 'off, denied or all');
   if (flags.pods !== 'process' && flags.pods !== 'none') throw refuse('pods', flags.pods, 'process or none');
   if ((flags.cniBinDir === undefined) !== (flags.cniConfDir === undefined))
     throw refuse('cni-bin-dir', flags.cniBinDir ?? '', 'both --cni-bin-dir and --cni-conf-dir, or neither');
@@ -153,6 +159,7 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
         ),
       }),
     },
+    policyLog,
     version,
   };
 

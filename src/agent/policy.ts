@@ -13,6 +13,7 @@ import {
   endpointText,
   evaluate,
   explain,
+  type Logging,
   namespaceLabels,
   nodeFacts,
   PolicyController,
@@ -23,23 +24,28 @@ import {
   type Tier,
 } from '../policy/index.ts';
 import type { ServiceFacts, SliceFacts } from '../service/index.ts';
-import type { Routes } from './socket.ts';
+import { PolicyLog } from './policy-log.ts';
+import { type Routes, StreamAnswer } from './socket.ts';
 
 export interface PolicyOptions {
   readonly client: ApiClient;
   readonly nodeName: string;
   readonly cutEstablished: boolean;
+  /** What goes to the agent's log. */
+  readonly logging: Logging;
   readonly signal: AbortSignal;
   readonly log: Log;
 }
 
 export interface AgentPolicy {
   readonly controller: PolicyController;
+  readonly reports: PolicyLog;
   /** Starts to list policies; pods and namespaces follow when there is one. */
   startSources(): void;
 }
 
-export function openPolicy({ client, nodeName, cutEstablished, signal, log }: PolicyOptions): AgentPolicy {
+export function openPolicy(options: PolicyOptions): AgentPolicy {
+  const { client, nodeName, cutEstablished, signal, log, logging } = options;
   const source = { client, signal, log };
   const policies = new Reflector<NetworkPolicy, PolicyFacts>({
     ...source,
@@ -81,7 +87,8 @@ export function openPolicy({ client, nodeName, cutEstablished, signal, log }: Po
     policies.start();
     clusterPolicies.start();
   };
-  return { controller, startSources };
+  const reports = new PolicyLog({ controller, always: logging, log });
+  return { controller, reports, startSources };
 }
 
 /** One policy as `portolan policy list` shows it. */
@@ -147,6 +154,13 @@ export function policyRoutes(sources: PolicyAnswerSources): Routes {
         rules.push(...ruleRows(await controller.engine.list(family), name, family));
       return { ...(policy ? row(policy, controller) : clusterRow(cluster!, controller)), rules };
     },
+    'GET /policy/log': () => {
+      const { recent } = sources.policy.reports;
+      if (!recent) throw policyError('POLICY_LOG_OFF', {});
+      return recent;
+    },
+    'GET /policy/log/follow': (query) =>
+      new StreamAnswer((send) => sources.policy.reports.follow(query.has('all') ? 'all' : 'denied', send)),
     'GET /policy/explain': (query): Explanation[] => {
       synced();
       const { protocol, port } = readPort(query.get('port') ?? '80/tcp');

@@ -3,7 +3,7 @@
  * here; nothing on a network can.
  */
 import { chmodSync, mkdirSync, rmSync } from 'node:fs';
-import { createServer, request, type Server } from 'node:http';
+import { createServer, request, type Server, type ServerResponse } from 'node:http';
 import { dirname } from 'node:path';
 import { agentError, isNetError } from '../errors/index.ts';
 
@@ -21,10 +21,22 @@ export class TextAnswer {
   }
 }
 
+/** An answer without an end: values as lines of JSON until the asker goes. */
+export class StreamAnswer {
+  /** Begins; returns what ends it. */
+  readonly begin: (send: (value: unknown) => void) => () => void;
+
+  constructor(begin: (send: (value: unknown) => void) => () => void) {
+    this.begin = begin;
+  }
+}
+
 /** Routes by "METHOD /path". */
 export type Routes = Readonly<Record<string, Answer>>;
 
 const LONGEST_BODY_BYTES = 1 << 20;
+/** A reader that falls so far behind loses lines: the agent does not keep them for it. */
+const STREAM_BACKLOG_BYTES = 1 << 20;
 
 /** Serves routes at a socket path until closed. The folder is made 0700. */
 export async function serveSocket(path: string, routes: Routes): Promise<{ close(): Promise<void> }> {
@@ -33,6 +45,7 @@ export async function serveSocket(path: string, routes: Routes): Promise<{ close
   const server = createServer(async (incoming, outgoing) => {
     const [path = '', query = ''] = (incoming.url ?? '').split('?', 2);
     const send = (status: number, value: unknown) => {
+      if (value instanceof StreamAnswer) return stream(outgoing, value);
       if (value instanceof TextAnswer) {
         outgoing.writeHead(status, { 'content-type': value.type }).end(value.text);
         return;
@@ -62,6 +75,15 @@ export async function serveSocket(path: string, routes: Routes): Promise<{ close
         server.closeAllConnections();
       }),
   };
+}
+
+function stream(outgoing: ServerResponse, { begin }: StreamAnswer): void {
+  const end = begin((value) => {
+    if (outgoing.writableLength < STREAM_BACKLOG_BYTES) outgoing.write(`${JSON.stringify(value)}\n`);
+  });
+  outgoing.on('close', end);
+  outgoing.writeHead(200, { 'content-type': 'application/x-ndjson' });
+  outgoing.flushHeaders();
 }
 
 /** The mask makes the socket 0600 from its first moment: chmod afterwards would leave a gap. */
@@ -142,4 +164,53 @@ export function askAgent<T>(
   });
   asking.end(body === undefined ? undefined : JSON.stringify(body));
   return promise;
+}
+
+/**
+ * Follows an answer that has no end. Resolves when the signal ends it. Throws AGENT_NOT_RUNNING when nobody listens or
+ * the agent ends, AGENT_REFUSED with what it said.
+ */
+export async function followAgent(
+  socket: string,
+  path: string,
+  onValue: (value: unknown) => void,
+  signal: AbortSignal,
+): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const gone = (why: string, cause?: unknown) => {
+    if (signal.aborted) resolve();
+    else reject(agentError('AGENT_NOT_RUNNING', { socket, why }, cause));
+  };
+  const asking = request({ socketPath: socket, path, signal }, (reply) => {
+    reply.setEncoding('utf8');
+    let rest = '';
+    reply.on('data', (part: string) => {
+      const lines = (rest + part).split('\n');
+      rest = lines.pop() ?? '';
+      if (reply.statusCode === 200) for (const line of lines) onValue(JSON.parse(line));
+      else rest = lines.concat(rest).join('\n');
+    });
+    reply.on('error', (cause) => gone('it ended while it answered', cause));
+    reply.on('end', () => {
+      const status = reply.statusCode ?? 0;
+      if (status === 200) return gone('it ended');
+      reject(agentError('AGENT_REFUSED', { path, status, message: messageOf(rest) }));
+    });
+  });
+  asking.on('error', (cause: NodeJS.ErrnoException) =>
+    gone(
+      cause.code === 'ENOENT' || cause.code === 'ECONNREFUSED' ? 'no agent listens there' : cause.message,
+      cause,
+    ),
+  );
+  asking.end();
+  return promise;
+}
+
+function messageOf(text: string): string {
+  try {
+    return (JSON.parse(text) as { message?: string }).message ?? text;
+  } catch {
+    return text;
+  }
 }

@@ -58,6 +58,11 @@ export function registerAgent(program: Command): void {
         '--service-proxy-name <name>',
         'serve only Services with this label service.kubernetes.io/service-proxy-name (default: those without)',
       )
+      .option(
+        '--policy-log <which>',
+        'what network policies decide goes to the log: off, denied or all',
+        'off',
+      )
       .option('--metrics-listen <address>', 'serve figures for Prometheus here, e.g. 127.0.0.1:9090')
       .option('--metrics-services <number>', 'Services with figures of their own; 0 for none', '1000')
       .option('--label <key=value>', 'label of the Node, repeatable', list),

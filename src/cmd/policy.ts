@@ -1,7 +1,9 @@
 /** `portolan policy`: network policies as this node enforces them. */
 import type { Command } from 'commander';
 import type { PolicyRow, PolicyRuleRow } from '../agent/policy.ts';
-import type { Explanation, PolicyStatus } from '../policy/index.ts';
+import type { Report } from '../agent/policy-log.ts';
+import { followAgent } from '../agent/socket.ts';
+import { type Explanation, flowRecordText, type PolicyStatus } from '../policy/index.ts';
 import { type AskFlags, ask, asking } from './asking.ts';
 import { examples } from './help.ts';
 import { print, styled, table } from './output.ts';
@@ -54,6 +56,23 @@ Examples:
       print({ json: flags.json, value: found, text: () => explanationText(found) });
       if (found.length === 0 || found.some(({ allowed }) => !allowed)) process.exitCode = 1;
     });
+  asking(policy.command('log'))
+    .description('connections that policies deny here, with names and what decided')
+    .option(
+      '-f, --follow',
+      'from now on until Ctrl-C, instead of the last ones of an agent with --policy-log',
+      false,
+    )
+    .option('--all', 'with -f: connections that a policy allows as well', false)
+    .addHelpText(
+      'after',
+      examples(
+        'portolan policy log -f',
+        'portolan policy log -f --all --json | jq .by',
+        'portolan policy log',
+      ),
+    )
+    .action(showLog);
   asking(policy.command('plan'))
     .description('what the agent would change in the kernel now, as nft commands; nothing when all is well')
     .addHelpText('after', examples('portolan policy plan'))
@@ -65,6 +84,22 @@ Examples:
         text: () => (lines.length > 0 ? lines.join('\n') : 'nothing to change'),
       });
     });
+}
+
+async function showLog(flags: AskFlags & { all: boolean; follow: boolean }): Promise<void> {
+  const end = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => end.abort());
+  const colour = (record: Report) =>
+    'lost' in record ? 'yellow' : record.verdict === 'denied' ? 'red' : 'green';
+  const show = (record: Report) =>
+    console.log(flags.json ? JSON.stringify(record) : styled(colour(record), flowRecordText(record)));
+  if (!flags.follow) {
+    for (const record of await ask<Report[]>(flags, '/policy/log')) show(record);
+    return;
+  }
+  if (process.stderr.isTTY) console.error('what policies decide from now on; Ctrl-C ends');
+  const path = `/policy/log/follow${flags.all ? '?all' : ''}`;
+  await followAgent(`${flags.stateDir}/agent.sock`, path, (value) => show(value as Report), end.signal);
 }
 
 function listText(rows: readonly PolicyRow[], status: PolicyStatus): string {

@@ -57,6 +57,11 @@ export const nftCatalogue = {
     (c: { action: string }) => `Cannot ${c.action} connection tracking entries`,
     () => 'Needs root (CAP_NET_ADMIN) and CONFIG_NF_CT_NETLINK',
   ),
+  NFLOG_BUSY: entry(
+    (c: { group: number }) => `Cannot read the packets that rules log to group ${c.group}`,
+    () =>
+      'EBUSY: another process reads them, perhaps a second agent on this node; "ss -f netlink" tells which',
+  ),
   SOCKDIAG_FAILED: entry(
     (c: { action: string; family: string }) => `Cannot ${c.action} sockets of ${c.family}`,
     () =>

@@ -24,6 +24,11 @@ export const policyCatalogue = {
     (c: { name: string }) => `Cannot show network policy "${c.name}": there is none`,
     () => '"portolan policy list" names them as namespace/name',
   ),
+  POLICY_LOG_OFF: entry(
+    () => 'Decisions of network policies are not recorded on this node',
+    () =>
+      '"portolan policy log -f" shows them from now on; an agent with --policy-log denied keeps the last ones',
+  ),
   POLICY_NOT_SYNCED: entry(
     () => `Cannot answer questions about policies yet: they are not listed from the API server`,
     () => 'Wait a moment; "portolan status" tells whether the API server answers',

@@ -6,6 +6,7 @@
 import { FAMILIES, type Family, type IpAddress } from '../addr/index.ts';
 import type { Labels } from '../model/label-selector.ts';
 import type { PolicyWorld } from './evaluate.ts';
+import type { Logging } from './logging.ts';
 import { type Member, MembershipTable } from './membership-table.ts';
 import { ADDRESS_TYPE, type Membership, membershipsOf } from './memberships.ts';
 import { comment, groupChainName, ISOLATED, policyChainName, VERDICTS } from './names.ts';
@@ -66,7 +67,9 @@ export class PolicyCompiler implements PolicyWorld {
   readonly #localsByPod = new Map<string, Map<string, LocalPod>>();
   readonly #states = new Map<string, LocalState>();
   readonly #memberships = new MembershipTable(this.tables);
-  readonly #parts = new WeakMap<PolicyFacts, PolicyParts>();
+  /** Which rules report their packets. */
+  #logging: Logging = 'off';
+  #parts = new WeakMap<PolicyFacts, PolicyParts>();
   readonly #clusterParts = new WeakMap<ClusterPolicyFacts, ReadonlyMap<string, () => Membership>>();
   readonly #dirtyPods = new Set<string>();
   readonly #dirtyNodes = new Set<string>();
@@ -79,6 +82,14 @@ export class PolicyCompiler implements PolicyWorld {
     this.#options = options;
     const cut = options.cutEstablished ?? true;
     this.#base = { 4: baseChains(4, cut), 6: baseChains(6, cut) };
+  }
+
+  /** What is reported from the next compile() on. */
+  setLogging(logging: Logging): void {
+    if (this.#logging === logging) return;
+    this.#logging = logging;
+    this.#parts = new WeakMap();
+    this.#dirtyPolicies = true;
   }
 
   setPolicy(key: string, policy: PolicyFacts | undefined): void {
@@ -307,17 +318,23 @@ export class PolicyCompiler implements PolicyWorld {
       for (const [name, { direction, standing }] of groups) {
         const tierOf = (names: readonly string[]) => {
           const policies = names.map((each) => this.#clusterPolicies.get(each)!);
-          const made = tierChain(policies, direction, family);
+          const made = tierChain(policies, direction, family, this.#logging);
           if (made) chains.set(made.name, made.chain);
           return made?.name;
         };
         const tiers = { admin: tierOf(standing.admin), baseline: tierOf(standing.baseline) };
         chains.set(
           name,
-          groupChain(standing, direction, tiers, (key) => {
-            const chainName = policyChainName(key, direction);
-            return chains.has(chainName) ? chainName : undefined;
-          }),
+          groupChain(
+            standing,
+            direction,
+            tiers,
+            (key) => {
+              const chainName = policyChainName(key, direction);
+              return chains.has(chainName) ? chainName : undefined;
+            },
+            this.#logging,
+          ),
         );
       }
     }
@@ -400,8 +417,8 @@ export class PolicyCompiler implements PolicyWorld {
     let parts = this.#parts.get(policy);
     if (!parts) {
       const of = (family: Family) => ({
-        ingress: policyChain(policy, 'ingress', family),
-        egress: policyChain(policy, 'egress', family),
+        ingress: policyChain(policy, 'ingress', family, this.#logging),
+        egress: policyChain(policy, 'egress', family, this.#logging),
       });
       parts = {
         chains: { 4: of(4), 6: of(6) },

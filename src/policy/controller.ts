@@ -20,6 +20,7 @@ import { type LocalPod, PolicyCompiler } from './compiler.ts';
 import { NftPolicyEngine } from './engine.ts';
 import { cutForbidden, type Judge } from './established.ts';
 import type { Endpoint } from './evaluate.ts';
+import type { Logging } from './logging.ts';
 import { policyPlanText } from './plan.ts';
 import type { ClusterPolicyFacts, NodeFacts, PodFacts, PolicyFacts, TableSource } from './types.ts';
 
@@ -173,6 +174,12 @@ export class PolicyController {
     this.#locals = true;
     this.#trigger();
     await this.settled();
+  }
+
+  /** Reports packets by nflog from now on, or no longer. */
+  setLogging(logging: Logging): void {
+    this.compiler.setLogging(logging);
+    this.#trigger();
   }
 
   /** Resolves when all that was told so far is in the kernel, or has failed. */

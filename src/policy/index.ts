@@ -5,6 +5,8 @@ export { cleanupPolicies, NftPolicyEngine } from './engine.ts';
 export { type Endpoint, evaluate, type Flow, type PolicyWorld, type Verdict } from './evaluate.ts';
 export { type Explanation, endpointText, explain } from './explain.ts';
 export { namespaceLabels, podFacts, policyFacts } from './facts.ts';
+export { type FlowGap, type FlowRecord, flowRecordText, openFlowLog } from './flow-log.ts';
+export type { Logging } from './logging.ts';
 export { policyPlanText } from './plan.ts';
 export { policyChain } from './rules.ts';
 export type {

@@ -30,7 +30,9 @@ import {
   RETURN,
   ruleOf,
 } from '../kernel/nft/index.ts';
+import type { PolicyAction } from '../model/cluster-network-policy.ts';
 import { joinRanges } from './facts.ts';
+import { type Logging, logRule } from './logging.ts';
 import {
   comment,
   FORWARD,
@@ -119,13 +121,14 @@ export function policyChain(
   policy: PolicyFacts,
   direction: Direction,
   family: Family,
+  logging: Logging,
 ): { name: string; chain: Chain } | undefined {
   const rules = (policy[direction] ?? []).flatMap((rule, index) =>
     ruleLines(
       rule,
       direction,
       family,
-      allowing(direction),
+      [allowing(direction), logging === 'all' ? 'allowed' : undefined],
       comment(`np ${policy.key} ${direction}[${index}]`),
     ),
   );
@@ -141,10 +144,15 @@ export function tierChain(
   policies: readonly ClusterPolicyFacts[],
   direction: Direction,
   family: Family,
+  logging: Logging,
 ): { name: string; chain: Chain } | undefined {
   const [first] = policies;
   if (!first) return undefined;
-  const verdicts = { Accept: allowing(direction), Deny: DROP, Pass: RETURN } as const;
+  const verdicts: Readonly<Record<PolicyAction, Outcome>> = {
+    Accept: [allowing(direction), logging === 'all' ? 'allowed' : undefined],
+    Deny: [DROP, logging === 'off' ? undefined : 'denied'],
+    Pass: [RETURN, undefined],
+  };
   const rules = policies.flatMap((policy) =>
     policy[direction].flatMap((rule, index) => {
       const owner = comment(`cnp ${policy.name} ${direction}[${index}]${rule.name ? ` ${rule.name}` : ''}`);
@@ -162,6 +170,7 @@ export function groupChain(
   direction: Direction,
   tiers: Readonly<Record<'admin' | 'baseline', string | undefined>>,
   chainOf: (key: string) => string | undefined,
+  logging: Logging,
 ): Chain {
   const rules = tiers.admin ? [ruleOf([jumpTo(tiers.admin)])] : [];
   const [first] = policies;
@@ -175,22 +184,31 @@ export function groupChain(
   }
   const more = policies.length > 1 ? ` and ${policies.length - 1} more` : '';
   const why = comment(`np default deny ${direction}: isolated by ${first}${more}`);
+  if (logging !== 'off') rules.push(logRule([], 'denied', why));
   return { rules: [...rules, ruleOf([COUNTER, DROP], why)] };
 }
 
 /** What the source's policies allow goes on to those of the destination. */
 const allowing = (direction: Direction): NftStatement => (direction === 'ingress' ? ACCEPT : goTo(TO));
 
+/** What a rule does, and as what it is reported. */
+type Outcome = readonly [verdict: NftStatement, logged: 'allowed' | 'denied' | undefined];
+
 function ruleLines(
   rule: RuleFacts,
   direction: Direction,
   family: Family,
-  verdict: NftStatement,
+  [verdict, logged]: Outcome,
   owner: string,
 ): NftRule[] {
   const peers = peerMatches(rule, addressField(family, direction === 'ingress' ? 'saddr' : 'daddr'), family);
   const ports = portMatches(rule.ports, family);
-  return peers.flatMap((peer) => ports.map((port) => ruleOf([...peer, ...port, COUNTER, verdict], owner)));
+  return peers.flatMap((peer) =>
+    ports.flatMap((port) => {
+      const decides = ruleOf([...peer, ...port, COUNTER, verdict], owner);
+      return logged ? [logRule([...peer, ...port], logged, owner), decides] : [decides];
+    }),
+  );
 }
 
 /** What matches the peers of a rule: each entry is one way to match; no statement matches all. */

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Lab, podOf, startLab } from '../lib/lab.ts';
+import { type Lab, podOf, portolanCommand, startLab } from '../lib/lab.ts';
 
 let lab: Lab;
 let web: string;
@@ -108,4 +108,50 @@ test('what the schema refuses is refused with the path of the field', async () =
   assert.equal(status, 1);
   assert.match(stderr, /spec\.tier: Unsupported value: "Middle"/);
   assert.match(stderr, /spec\.ingress\[0\]\.from\[0\]: Required value: set one of namespaces, pods/);
+});
+
+test('policy log -f names who was denied by what, and costs no rule when nobody follows', async () => {
+  await lab.apply(
+    policy('tenants', 'Admin', [{ name: 'others', action: 'Deny', from: [{ namespaces: {} }] }]),
+  );
+  await until({ friend: false, other: false });
+  const logging = async () =>
+    (await lab.mustExec('node2', ['nft', 'list', 'table', 'ip', 'portolan'])).includes('log prefix');
+  assert.equal(await logging(), false);
+  const follower = lab.start(lab.netns('node2'), lab.cgroup('node2'), [
+    ...[
+      'env',
+      `PORTOLAN_STATE_DIR=/run/${lab.name}/node2`,
+      ...portolanCommand,
+      'policy',
+      'log',
+      '-f',
+      '--json',
+    ],
+  ]);
+  let text = '';
+  follower.stdout.on('data', (part: Buffer) => {
+    text += part.toString();
+  });
+  try {
+    for (let tries = 0; tries < 50 && !(await logging()); tries++) await sleep(100);
+    assert.equal(await logging(), true);
+    await reaches('red', 'other');
+    for (let tries = 0; tries < 30 && !text.includes('\n'); tries++) await sleep(100);
+    const record = JSON.parse(text.split('\n')[0] ?? '') as Record<string, unknown>;
+    const { time: _time, sourcePort: _port, from, ...rest } = record;
+    assert.match(String(from), /^red\/other \(10\.244\./);
+    assert.deepEqual(rest, {
+      verdict: 'denied',
+      direction: 'ingress',
+      by: 'ClusterNetworkPolicy tenants ingress[0] others',
+      to: `blue/web (${web})`,
+      protocol: 'tcp',
+      port: 8080,
+    });
+  } finally {
+    follower.kill('SIGINT');
+  }
+  for (let tries = 0; tries < 50 && (await logging()); tries++) await sleep(100);
+  assert.equal(await logging(), false);
 });

@@ -1,6 +1,6 @@
 import { closeSync } from 'node:fs';
-import { type KernelCause, kernelError, rtnlError } from '../../errors/index.ts';
-import { Arena, checked, ERRNO, kernelFailure, NR, sys, sysInNetns } from '../syscall/index.ts';
+import { isNetError, type KernelCause, kernelError, rtnlError } from '../../errors/index.ts';
+import { Arena, checked, ERRNO, FdPoll, kernelFailure, NR, POLL, sys, sysInNetns } from '../syscall/index.ts';
 import { AF, NETLINK_OPTION, NLM_F, NLMSG } from './constants.ts';
 import { type Ack, type NlMessage, readAck, readMessages, viewOf } from './reader.ts';
 import { NlWriter } from './writer.ts';
@@ -27,6 +27,8 @@ const SEND_BUFFER_BYTES = 1 << 20;
 const BATCH_MESSAGES = 1_000;
 const BATCH_BYTES = 256 << 10;
 const DUMP_TRIES = 20;
+/** Datagrams handled before others get a turn on the event loop. */
+const DATAGRAMS_A_TURN = 256;
 /**
  * The kernel fills at most 32 KiB of a dump into a datagram (netlink_recvmsg(): SKB_WITH_OVERHEAD(32768)), and a
  * single message is as long as the one object that it tells of. Longer ones are refused, never cut.
@@ -66,6 +68,7 @@ export class NetlinkSocket {
   readonly #writer = new NlWriter(WRITER_BYTES);
   #sequence = 1;
   #sendBufferBytes: number;
+  #poll: FdPoll | undefined;
   #open = true;
 
   private constructor(fd: number, sendBufferBytes: number) {
@@ -208,8 +211,33 @@ export class NetlinkSocket {
   }
 
   close(): void {
+    this.#poll?.stop();
     if (this.#open) closeSync(this.#fd);
     this.#open = false;
+  }
+
+  /**
+   * Calls back for messages that come unasked, until closed; no request may follow. `onLost`: the kernel dropped some,
+   * or one could not be read.
+   */
+  listen(onMessage: (message: NlMessage) => void, onLost: () => void): void {
+    this.#poll = new FdPoll(this.#fd, POLL.readable, () => {
+      const buffer = borrowBuffer();
+      try {
+        for (let count = 0; count < DATAGRAMS_A_TURN && this.#open; count++) {
+          const datagram = receiveDatagram(this.#fd, buffer, MSG_DONTWAIT);
+          if (datagram === -ERRNO.EAGAIN) return;
+          if (datagram === -ERRNO.EINTR) continue;
+          if (typeof datagram === 'number') onLost();
+          else for (const message of readMessages(datagram)) onMessage(message);
+        }
+      } catch (error) {
+        if (!isNetError(error, 'NETLINK_MALFORMED')) throw error;
+        onLost();
+      } finally {
+        returnBuffer(buffer);
+      }
+    });
   }
 
   [Symbol.dispose](): void {

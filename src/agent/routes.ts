@@ -56,7 +56,7 @@ export function agentRoutes(parts: AgentParts): Routes {
     'GET /services/announced': () => parts.announcer.list(),
     'GET /metrics': async () => new TextAnswer(await agentMetrics(parts), METRICS_TYPE),
     'GET /services/maps': () => parts.engine.dump(),
-    'GET /services/diff': () => parts.engine.diff(parts.controller.plans.values()),
+    'GET /services/diff': () => ({ altered: [], ...parts.engine.diff(parts.controller.plans.values()) }),
   };
 }
 

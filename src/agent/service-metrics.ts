@@ -15,8 +15,14 @@ interface Figures {
 }
 
 export function serviceMetrics({ controller, engine, options }: AgentParts): Metric[] {
+  const repairs: Metric = {
+    name: 'portolan_service_repairs_total',
+    help: 'Changes by others to maps, programs and links of Services that were found and put right.',
+    type: 'counter',
+    values: [{ labels: {}, value: engine.repairs.count }],
+  };
   const most = options.metricsServices ?? MOST_SERVICES;
-  if (most === 0) return [];
+  if (most === 0) return [repairs];
   const counts = engine.portCounts();
   const rows = new Map<string, Figures>();
   for (const [service, { ports, ignored }] of controller.plans) {
@@ -37,6 +43,7 @@ export function serviceMetrics({ controller, engine, options }: AgentParts): Met
       value: value(row),
     }));
   return [
+    repairs,
     {
       name: 'portolan_service_connections_total',
       help: 'New connections and first datagrams by Service; "" is all beyond --metrics-services.',

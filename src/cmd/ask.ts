@@ -177,6 +177,11 @@ function statusText(status: AgentStatus): string {
         counters.map(([name, count]) => [name, String(count)]),
       ),
     );
+  const { repairs } = services;
+  if (repairs?.last)
+    parts.push(
+      `${styled('yellow', 'put right')} ${repairs.count} changes by others, last at ${repairs.last.at}: ${repairs.last.what.slice(0, 5).join('; ')}`,
+    );
   for (const problem of status.problems)
     parts.push(`${styled('red', 'problem')} ${problem.object}: ${problem.message}\n  ${problem.remedy}`);
   return parts.join('\n\n');

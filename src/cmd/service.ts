@@ -1,7 +1,7 @@
 /** `portolan service`: what Services do on this node, and why. */
 import type { Command } from 'commander';
 import type { ServiceRow } from '../agent/show-service.ts';
-import type { PacketAnswer, ShownBackend, ShownPort, ShownService } from '../service/index.ts';
+import type { EngineDiff, PacketAnswer, ShownBackend, ShownPort, ShownService } from '../service/index.ts';
 import { type AskFlags, ask, asking } from './asking.ts';
 import { examples } from './help.ts';
 import { bytes, print, stateStyle, styled, table } from './output.ts';
@@ -47,8 +47,12 @@ export function registerService(program: Command): void {
     .description('how the kernel differs from what Services want; exit 1 when it does')
     .addHelpText('after', examples('portolan service diff', 'portolan service diff || portolan service maps'))
     .action(async (flags: AskFlags) => {
-      const diff = await ask<{ missing: string[]; unwanted: string[] }>(flags, '/services/diff');
-      const lines = [...diff.missing.map((line) => `- ${line}`), ...diff.unwanted.map((line) => `+ ${line}`)];
+      const diff = await ask<Required<EngineDiff>>(flags, '/services/diff');
+      const lines = [
+        ...diff.missing.map((line) => `- ${line}`),
+        ...diff.unwanted.map((line) => `+ ${line}`),
+        ...diff.altered.map((line) => `! ${line}`),
+      ];
       print({
         json: flags.json,
         value: diff,

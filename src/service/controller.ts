@@ -53,6 +53,8 @@ export interface ServiceControllerOptions {
   readonly onApplied?: (delta: PlanDelta) => void;
   /** First and longest wait before failed Services are tried again, 1,000 and 30,000 ms by default. */
   readonly retry?: { readonly firstMs?: number; readonly maxMs?: number };
+  /** How often the engine looks for what others changed in the kernel; default 30,000 ms, 0 for never. */
+  readonly healMs?: number;
   /** Monotonic clock in milliseconds. */
   readonly now?: () => number;
 }
@@ -64,6 +66,9 @@ export interface Timing {
   readonly lastMs: number;
   readonly maxMs: number;
 }
+
+/** Changes by others that one line of the log names. */
+const MOST_TOLD = 10;
 
 export class ServiceController {
   /** How long changes took, in buckets. */
@@ -83,6 +88,7 @@ export class ServiceController {
   #closed = false;
   #retryTimer: NodeJS.Timeout | undefined;
   #retryMs = 0;
+  #healTimer: NodeJS.Timeout | undefined;
 
   constructor(options: ServiceControllerOptions) {
     this.#options = options;
@@ -156,6 +162,7 @@ export class ServiceController {
       'Services are programmed',
     );
     this.#schedule();
+    this.#healLater();
   }
 
   /** The node changed (zone, addresses): everything is planned again. */
@@ -179,6 +186,32 @@ export class ServiceController {
   close(): void {
     this.#closed = true;
     clearTimeout(this.#retryTimer);
+    clearTimeout(this.#healTimer);
+  }
+
+  /** Lets the engine put right what others changed, and tells it. */
+  async heal(): Promise<readonly string[]> {
+    const { engine, log } = this.#options;
+    const found = (await engine.heal?.()) ?? [];
+    if (found.length > 0) {
+      const what = found.slice(0, MOST_TOLD);
+      log?.warn({ count: found.length, what }, 'somebody else changed what serves Services; it is put right');
+    }
+    return found;
+  }
+
+  #healLater(): void {
+    const { healMs = 30_000, log } = this.#options;
+    if (healMs === 0 || this.#closed) return;
+    this.#healTimer = setTimeout(async () => {
+      try {
+        await this.heal();
+      } catch (error) {
+        log?.warn({ err: error }, 'Cannot look for what others changed');
+      }
+      this.#healLater();
+    }, healMs);
+    this.#healTimer.unref();
   }
 
   #mark(dirty: Set<string>, keys: ReadonlySet<string>): void {

@@ -42,6 +42,8 @@ export interface EngineStatus {
   readonly nodeInterfaces: readonly number[];
   /** Why packets and connections went where they went; names begin with forward-, reject- or drop-. */
   readonly counters: Readonly<Record<string, number>>;
+  /** Absent when the engine does not look. */
+  readonly repairs?: Repairs;
 }
 
 /** What a Service port or a backend was used for since it got its number. */
@@ -75,6 +77,14 @@ export interface PortObservation {
 export interface EngineDiff {
   readonly missing: readonly string[];
   readonly unwanted: readonly string[];
+  /** What somebody else did to maps, programs and links of the engine; absent when nobody did. */
+  readonly altered?: readonly string[];
+}
+
+/** What an engine found changed by others and put right. */
+export interface Repairs {
+  readonly count: number;
+  readonly last?: { readonly at: string; readonly what: readonly string[] };
 }
 
 /**
@@ -98,6 +108,8 @@ export interface ServiceEngine {
   /** Compares the kernel with what these plans want. */
   diff(plans: Iterable<ServicePlan>): EngineDiff;
   status(): EngineStatus;
+  /** Puts right what somebody else changed in the kernel; returns it as text. Also gives memory back. */
+  heal?(): Promise<readonly string[]>;
   /** Lets go; everything stays in the kernel and works on. */
   close(): void;
   /** Takes everything out of the kernel. */

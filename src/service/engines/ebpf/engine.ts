@@ -9,12 +9,14 @@ import type {
   EngineDiff,
   EngineStatus,
   PortObservation,
+  Repairs,
   ServiceEngine,
   StoreStatus,
 } from '../../engine.ts';
 import type { PlanDelta, PortPlan, ServicePlan } from '../../types.ts';
 import { dumpMaps, dumpPlans, withoutIds } from './dump.ts';
 import { explainPacket, type PacketAnswer, type PacketQuery } from './explain.ts';
+import { Healer } from './heal.ts';
 import { encodeRanges, LINE_ENTRIES, PROTOCOL_NUMBER, peerStruct, REASONS, readAddress } from './layout.ts';
 import { Links } from './links.ts';
 import { type EngineObjects, type EngineSizes, openObjects } from './objects.ts';
@@ -70,7 +72,9 @@ export class EbpfEngine implements ServiceEngine {
   readonly #objects: EngineObjects;
   readonly #links: Links;
   readonly #now: () => number;
+  readonly #healer: Healer;
   #writer: Writer;
+  #config: Uint8Array | undefined;
   /** Keys of the ports that each Service has now. */
   readonly #portsOf = new Map<string, readonly string[]>();
 
@@ -80,6 +84,7 @@ export class EbpfEngine implements ServiceEngine {
     this.#links = links;
     this.#now = options.now ?? (() => performance.now());
     this.#writer = this.#newWriter();
+    this.#healer = new Healer({ objects, links, writer: () => this.#writer, config: () => this.#config });
   }
 
   /**
@@ -155,6 +160,7 @@ export class EbpfEngine implements ServiceEngine {
 
   setServiceRanges(cidrs: readonly string[]): void {
     const value = encodeRanges(cidrs);
+    this.#config = value;
     this.#objects.maps.lb_config.set(new Uint8Array(4), value);
   }
 
@@ -185,10 +191,21 @@ export class EbpfEngine implements ServiceEngine {
   diff(plans: Iterable<ServicePlan>): EngineDiff {
     const present = new Set(this.dump().map(withoutIds));
     const wanted = new Set(dumpPlans(plans));
+    const altered = this.#healer.look();
     return {
       missing: [...wanted].filter((line) => !present.has(line)),
       unwanted: [...present].filter((line) => !wanted.has(line)),
+      ...(altered.length > 0 ? { altered } : {}),
     };
+  }
+
+  heal(): Promise<readonly string[]> {
+    return this.#healer.heal();
+  }
+
+  /** What was found changed by others so far. */
+  get repairs(): Repairs {
+    return this.#healer.repairs;
   }
 
   status(): EngineStatus {
@@ -202,6 +219,7 @@ export class EbpfEngine implements ServiceEngine {
       podLinks: this.#links.list('pod'),
       nodeInterfaces: this.#links.list('node'),
       counters: this.counters(),
+      repairs: this.repairs,
     };
   }
 

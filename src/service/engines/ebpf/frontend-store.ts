@@ -2,10 +2,19 @@
 import { viewOf } from '../../../codec/index.ts';
 import { serviceError } from '../../../errors/index.ts';
 import type { BpfMap } from '../../../kernel/bpf/index.ts';
+import { socketAddress } from '../../describe.ts';
 import type { PortPlan } from '../../types.ts';
 import { RangeAllocator } from './allocate.ts';
 import type { CompiledFrontend, TableName } from './compile.ts';
-import { encodeEndpoint, FRONTEND, frontendStruct, PROTOCOL_NUMBER } from './layout.ts';
+import {
+  encodeEndpoint,
+  endpointStruct,
+  FRONTEND,
+  frontendStruct,
+  PROTOCOL_NUMBER,
+  protocolName,
+  readAddress,
+} from './layout.ts';
 import { bytesOf, textOf, VALUE } from './leftovers.ts';
 import { growFrontends, openFrontends } from './objects.ts';
 
@@ -44,6 +53,12 @@ const WILDCARD_VALUE = textOf(
 );
 const EMPTY_TABLE: Omit<Table, 'name'> = { line: 0, ids: [] };
 
+/** `lb_frontends[10.96.0.10:80/TCP]`. */
+function frontendName(bytes: Uint8Array): string {
+  const { address, port, protocol } = endpointStruct.decode(bytes);
+  return `lb_frontends[${socketAddress(readAddress(address), port)}/${protocolName(protocol)}]`;
+}
+
 /** The table of this name. */
 export function named(tables: readonly Table[] | undefined, name: TableName): Table | undefined {
   return tables?.find((table) => table.name === name);
@@ -52,6 +67,8 @@ export function named(tables: readonly Table[] | undefined, name: TableName): Ta
 export class FrontendStore {
   readonly #outer: BpfMap;
   readonly #limit: number;
+  /** Entries to begin with. */
+  readonly #smallest: number;
   readonly #ids: RangeAllocator;
   #map: BpfMap;
   #count = 0;
@@ -66,6 +83,7 @@ export class FrontendStore {
   constructor(outer: BpfMap, { entries, limit, now }: FrontendStoreOptions) {
     this.#outer = outer;
     this.#limit = limit;
+    this.#smallest = entries;
     this.#ids = new RangeAllocator({ first: 1, limit: 2 ** 31, now });
     this.#map = openFrontends(outer, entries);
   }
@@ -107,6 +125,48 @@ export class FrontendStore {
     while (entries < this.#count + more) entries *= 2;
     entries = Math.min(entries, this.#limit);
     if (entries > this.#map.maxEntries) this.#map = growFrontends(this.#outer, this.#map, entries);
+  }
+
+  /** Gives memory back when most of the buckets are for nobody; true when it did. */
+  shrink(): boolean {
+    let entries = this.#smallest;
+    while (entries < this.#count * 2) entries *= 2;
+    const SPARE = 4;
+    if (entries * SPARE > this.#map.maxEntries) return false;
+    this.#map = growFrontends(this.#outer, this.#map, Math.min(entries, this.#limit));
+    return true;
+  }
+
+  /**
+   * What somebody else changed, as text: `wanted` are the frontends of all ports. With `repair` it is put right.
+   */
+  foreign(wanted: Iterable<Frontend>, repair: boolean): string[] {
+    const found: string[] = [];
+    const inUse = this.#outer.get(new Uint8Array(4));
+    if (!inUse || viewOf(inUse).getUint32(0, true) !== this.#map.info().id) {
+      found.push('lb_frontends[0] is not the map of frontends');
+      if (repair) this.#outer.setFd(new Uint8Array(4), this.#map);
+    }
+    const left = new Map<string, string>();
+    for (const { key, value } of wanted) left.set(key, value);
+    for (const key of this.#wildcardUsers.keys()) left.set(key, WILDCARD_VALUE);
+    const unwanted: Uint8Array[] = [];
+    for (const [key, value] of this.#map.entries()) {
+      const text = textOf(key);
+      const want = left.get(text);
+      left.delete(text);
+      if (want === textOf(value)) continue;
+      const name = frontendName(key);
+      found.push(want === undefined ? `${name} belongs to nobody` : `${name} was changed`);
+      if (want === undefined) unwanted.push(key.slice());
+      else if (repair) this.#map.set(key, bytesOf(want));
+    }
+    if (repair) for (const key of unwanted) this.#map.delete(key);
+    for (const [key, value] of left) {
+      found.push(`${frontendName(bytesOf(key))} is absent`);
+      if (repair) this.#map.set(bytesOf(key), bytesOf(value));
+    }
+    return found;
   }
 
   /** Stages the frontends of a port. Throws SERVICE_MAP_FULL. */
@@ -152,7 +212,7 @@ export class FrontendStore {
       frontends.push(frontend);
       if (value !== present) staged.push(frontend);
     }
-    this.#makeRoom(plan, added);
+    this.#makeRoom(plan, added + this.#newWildcards(compiled));
     this.#count += added;
     for (const { key, value } of staged) this.#set.set(key, value);
     for (const { key } of frontends) this.#keep(key);
@@ -170,6 +230,17 @@ export class FrontendStore {
         this.#count--;
       }
     }
+  }
+
+  /** How many ClusterIPs as such would be new; they take room like frontends. */
+  #newWildcards(compiled: readonly CompiledFrontend[]): number {
+    const keys = new Set<string>();
+    for (const { address, wildcard } of compiled) {
+      if (!wildcard) continue;
+      const key = textOf(encodeEndpoint(address, 0, 0));
+      if (!this.#wildcardUsers.has(key) && !this.#left?.has(key)) keys.add(key);
+    }
+    return keys.size;
   }
 
   /** Stages ClusterIPs as such; returns their keys. */

@@ -14,6 +14,7 @@ import {
   TcFilters,
   unpin,
 } from '../../../kernel/bpf/index.ts';
+import { Rtnl } from '../../../kernel/rtnl/index.ts';
 
 /**
  * Interfaces whose packets the programs see. Pins are named `pod_4_from`; programs `lb_from_pod`: what a program
@@ -44,6 +45,10 @@ export interface InterfaceHooks {
   attach(place: Place, program: BpfProgram): void;
   /** Detached or absent is success. */
   detach(place: Place): void;
+  /** Id of the program of ours that packets meet at this place; undefined when there is none. */
+  programAt(place: Place): number | undefined;
+  /** Whether the interface does not exist. */
+  isGone(ifindex: number): boolean;
   /** Forgets interfaces that have gone; returns those of ours that are there, perhaps among others. */
   dropGone(): ReadonlySet<number>;
   close(): void;
@@ -53,6 +58,11 @@ export interface InterfaceHookOptions {
   /** Folder of the pins. */
   readonly folder: string;
   readonly netns?: NetnsLike | undefined;
+}
+
+function isGone({ netns }: InterfaceHookOptions, ifindex: number): boolean {
+  using rtnl = Rtnl.open({ netns });
+  return rtnl.link(ifindex) === undefined;
 }
 
 /** The hooks that this kernel has. */
@@ -97,6 +107,16 @@ class TcxHooks implements InterfaceHooks {
     unpin(path);
   }
 
+  programAt(place: Place): number | undefined {
+    using link = adoptLink(this.#path(place));
+    const info = link?.info();
+    return info?.ifindex === place.ifindex ? info.programId : undefined;
+  }
+
+  isGone(ifindex: number): boolean {
+    return isGone(this.#options, ifindex);
+  }
+
   /** The kernel has detached their programs, but a pin keeps what is pinned. */
   dropGone(): ReadonlySet<number> {
     const present = new Set<number>();
@@ -130,10 +150,12 @@ const SIDE = { from: 'ingress', to: 'egress' } as const;
 
 class ClsactHooks implements InterfaceHooks {
   readonly via = 'clsact';
+  readonly #options: InterfaceHookOptions;
   readonly #filters: TcFilters;
 
-  constructor({ netns }: InterfaceHookOptions) {
-    this.#filters = TcFilters.open({ netns });
+  constructor(options: InterfaceHookOptions) {
+    this.#options = options;
+    this.#filters = TcFilters.open({ netns: options.netns });
   }
 
   list(): Place[] {
@@ -154,6 +176,15 @@ class ClsactHooks implements InterfaceHooks {
     // The interface's number may have passed to one of the other kind meanwhile.
     if (this.#filters.at(ifindex, side)?.name === PROGRAMS[kind][direction])
       this.#filters.detach(ifindex, side);
+  }
+
+  programAt({ kind, ifindex, direction }: Place): number | undefined {
+    const filter = this.#filters.at(ifindex, SIDE[direction]);
+    return filter?.name === PROGRAMS[kind][direction] ? filter.programId : undefined;
+  }
+
+  isGone(ifindex: number): boolean {
+    return isGone(this.#options, ifindex);
   }
 
   /** Filters go with their links. */

@@ -84,6 +84,33 @@ export class Links {
     this.#attached[kind].delete(ifindex);
   }
 
+  /**
+   * Attachments that somebody else took away or gave another program, as text. With `repair` they are made again.
+   */
+  foreign(repair: boolean): string[] {
+    const found: string[] = [];
+    const cgroup = statSync(this.#options.cgroupPath, { bigint: true }).ino;
+    for (const hook of SOCKET_HOOKS) {
+      const program = this.#program(`lb_${hook}`);
+      using present = adoptLink(this.#socketPin(hook));
+      const info = present?.info();
+      if (info?.cgroupId === cgroup && info.programId === program.info().id) continue;
+      found.push(`${program.name} is ${info?.cgroupId === cgroup ? 'another program' : 'not attached'}`);
+      if (repair) this.#attachSocketHook(hook, cgroup);
+    }
+    for (const kind of ['pod', 'node'] as const)
+      for (const ifindex of this.list(kind))
+        for (const direction of ['to', 'from'] as const) {
+          const place = { kind, ifindex, direction };
+          const program = this.#program(PROGRAMS[kind][direction]);
+          if (this.#hooks.programAt(place) === program.info().id) continue;
+          if (this.#hooks.isGone(ifindex)) continue;
+          found.push(`${program.name} is not attached to interface ${ifindex}`);
+          if (repair) this.attach(kind, ifindex);
+        }
+    return found;
+  }
+
   /** Forgets interfaces that have gone. */
   dropGone(): void {
     const present = this.#hooks.dropGone();

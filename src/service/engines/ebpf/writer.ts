@@ -24,6 +24,7 @@ import { Counters } from './counters.ts';
 import { type Frontend, FrontendStore, named, type Table } from './frontend-store.ts';
 import {
   backendStruct,
+  CHUNK,
   encodeEndpoint,
   LINE_BYTES,
   LINE_ENTRIES,
@@ -32,6 +33,7 @@ import {
   writeAddress,
 } from './layout.ts';
 import { bytesOf, type LeftBackend, Leftovers, textOf, VALUE } from './leftovers.ts';
+import { backendText } from './observe.ts';
 import { SourceRanges } from './source-ranges.ts';
 
 /** What is programmed for one Service port. */
@@ -249,6 +251,56 @@ export class Writer {
     this.#goneTables = [];
     this.#gone = [];
     return { changes, gone };
+  }
+
+  /**
+   * What somebody else changed in the maps, as text, piece by piece: between two pieces others may be served, and
+   * write. With `repair` it is put right. Before the first full delta nothing is known to be foreign.
+   */
+  *foreign(repair: boolean): Generator<string[]> {
+    if (this.#leftovers) return;
+    for (const found of this.#backends.foreign(repair))
+      yield found.map(({ index, value }) =>
+        value === undefined
+          ? `lb_backends: the chunk of id ${index} is not in its place`
+          : `${backendText(index, value)}, want ${backendText(index, this.#backends.wanted(index))}`,
+      );
+    for (const found of this.#tables.foreign(repair))
+      yield found.map(({ index, value }) =>
+        value === undefined
+          ? `lb_tables: the chunk of line ${index} is not in its place`
+          : `lb_tables[${index}] was changed`,
+      );
+    for (const counters of [this.backendCounts, this.serviceCounts])
+      for (const found of counters.array.foreign(repair))
+        yield found.map(({ index }) => `counters: the chunk of number ${index} is not in its place`);
+    const ports = [...this.#ports.values()];
+    yield this.#frontends.foreign(
+      ports.flatMap(({ frontends }) => frontends),
+      repair,
+    );
+    const ranges = ports.flatMap(({ ranges }) => ranges);
+    const { missing, unwanted } = this.#ranges.foreign(ranges, repair);
+    yield missing + unwanted === 0
+      ? []
+      : [`lb_source_ranges: ${missing} entries are absent, ${unwanted} belong to nobody`];
+  }
+
+  /** Gives back memory at the end of what is in use. Returns how many chunks and maps that were. */
+  trim(): number {
+    if (this.#leftovers) return 0;
+    let dropped = this.#frontends.shrink() ? 1 : 0;
+    const spaces = [
+      [this.#backends, this.#ids],
+      [this.#tables, this.#lines],
+    ] as const;
+    // One chunk stays for what comes next.
+    for (const [array, numbers] of spaces)
+      if (array.capacity - numbers.used > 2 * CHUNK) dropped += array.trim(numbers.trim() + CHUNK);
+    dropped += this.backendCounts.trim(this.#backends.capacity);
+    if (this.serviceCounts.array.capacity - this.#services.used > 2 * CHUNK)
+      dropped += this.serviceCounts.trim(this.#services.trim() + CHUNK);
+    return dropped;
   }
 
   close(): void {

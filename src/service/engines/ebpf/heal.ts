@@ -1,0 +1,96 @@
+/**
+ * What others did to what is ours: maps written or pins removed by hand, programs detached. Looked for a piece at a
+ * time, so that a large node is not held up, and put right at once.
+ */
+import { join } from 'node:path';
+import { setImmediate as turn } from 'node:timers/promises';
+import { adoptMap, unpin } from '../../../kernel/bpf/index.ts';
+import type { Repairs } from '../../engine.ts';
+import type { Links } from './links.ts';
+import type { EngineObjects, MapName } from './objects.ts';
+import type { Writer } from './writer.ts';
+
+export interface HealParts {
+  readonly objects: EngineObjects;
+  readonly links: Links;
+  readonly writer: () => Writer;
+  /** What lb_config ought to hold; undefined before it was set. */
+  readonly config: () => Uint8Array | undefined;
+}
+
+/** The event loop is not held up for longer, but for the frontends, which are looked at in one go. */
+const TURN_MS = 2;
+
+export class Healer {
+  readonly #parts: HealParts;
+  #count = 0;
+  #last: Repairs['last'];
+
+  constructor(parts: HealParts) {
+    this.#parts = parts;
+  }
+
+  get repairs(): Repairs {
+    return { count: this.#count, ...(this.#last ? { last: this.#last } : {}) };
+  }
+
+  /** Everything that is not as it ought to be, as text; nothing is changed. */
+  look(): string[] {
+    return [...this.#pieces(false)].flat();
+  }
+
+  /** Puts everything right; returns what was wrong. */
+  async heal(): Promise<string[]> {
+    const { writer } = this.#parts;
+    const began = writer();
+    const found: string[] = [];
+    let until = performance.now() + TURN_MS;
+    for (const piece of this.#pieces(true)) {
+      found.push(...piece);
+      if (performance.now() < until) continue;
+      await turn();
+      // After a failure everything is read again, and compared by what comes then.
+      if (writer() !== began) break;
+      until = performance.now() + TURN_MS;
+    }
+    if (writer() === began) began.trim();
+    if (found.length > 0) {
+      this.#count += found.length;
+      this.#last = { at: new Date().toISOString(), what: found };
+    }
+    return found;
+  }
+
+  *#pieces(repair: boolean): Generator<string[]> {
+    const { links, writer } = this.#parts;
+    yield links.foreign(repair);
+    yield this.#pins(repair);
+    yield this.#config(repair);
+    yield* writer().foreign(repair);
+  }
+
+  /** Without its pin a map would be lost to the next process. */
+  #pins(repair: boolean): string[] {
+    const { folder, maps } = this.#parts.objects;
+    const found: string[] = [];
+    for (const [name, map] of Object.entries(maps)) {
+      const path = join(folder, name as MapName);
+      using pinned = adoptMap(path, name);
+      if (pinned?.info().id === map.info().id) continue;
+      found.push(`${name} ${pinned ? 'is another map at its pin' : 'is not pinned'}`);
+      if (!repair) continue;
+      unpin(path);
+      map.pin(path);
+    }
+    return found;
+  }
+
+  #config(repair: boolean): string[] {
+    const wanted = this.#parts.config();
+    const { lb_config } = this.#parts.objects.maps;
+    const key = new Uint8Array(4);
+    if (!wanted || Buffer.compare(wanted, lb_config.get(key) ?? new Uint8Array(0)) === 0) return [];
+    if (repair) lb_config.set(key, wanted);
+    return ['lb_config was changed'];
+  }
+}

@@ -4,33 +4,236 @@
  * ClusterIPs that somebody routes here.
  *
  *   lb_from_outside  tcx ingress   client -> VIP       target becomes a backend
+ *                                  backend -> node     an answer from another node goes on to its client
  *   lb_to_outside    tcx egress    backend -> client   source becomes the VIP again
+ *   lb_from_overlay  tcx ingress of a tunnel           answers from other nodes
  *
- *     client ──► [lb_from_outside] ──► routing ──► masquerade if marked ──► overlay or pod link
- *     client ◄── [lb_to_outside]  ◄── routing ◄── masquerade undone     ◄──
+ *     backend here:       client ──► [lb_from_outside] ──► routing ──► pod link
+ *                         client ◄── [lb_to_outside]  ◄── routing ◄──
+ *     backend elsewhere:  client ──► [lb_from_outside] ────────────► overlay or the interface that it came by
+ *                         client ◄──────────────── [lb_from_overlay] ◄──
  *
- * Between the two, conntrack sees one flow from client to backend. A backend elsewhere must answer through this
- * node: its packets are marked, and the rules of this node masquerade what is marked.
+ * A backend here sees the client. One elsewhere must answer through this node: lb_nat.h. Where that has no address for
+ * an interface, packets are marked, and the rules of this node masquerade what is marked.
  */
-#include "lb_translate.h"
+#include "lb_forward.h"
+
+/* Read by nobody: keeps the structures in this object's BTF, as in lb_pod.bpf.c. */
+const volatile struct lb_node_layout {
+	struct lb_source source;
+	struct lb_nat_flow flow;
+	struct lb_interface interface;
+} lb_node_layout = {};
 
 #define NODE_LINK 0 /* place in lb_links */
+#define NO_FLOW 0x7fffffff /* a verdict: try something else */
+
+/* What opening a flow takes, of which the stack of 512 bytes has no room left. */
+struct lb_nat_room {
+	struct lb_nat_wish wish;
+	struct bpf_fib_lookup fib;
+	struct lb_hop hop;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct lb_nat_room);
+} lb_nat_rooms SEC(".maps");
+
+/*
+ * Sends a packet of a flow on. This and others are functions by themselves: they share the stack, and the verifier
+ * walks through them once.
+ */
+__noinline int lb_nat_send(struct __sk_buff *skb, const struct lb_packet *p, __u32 number, bool from_client)
+{
+	struct lb_nat_flow *flow = lb_nat_flow_at(number);
+	struct lb_change change;
+
+	if (!p || !flow)
+		return DROP;
+	lb_nat_count(flow, p->payload);
+	change = from_client ? lb_to_backend(flow) : lb_to_client(flow);
+	return lb_forward(skb, p, &change, from_client ? &flow->to_backend : &flow->to_client);
+}
 
 /* Bit of the packet mark that asks for masquerading. */
 const volatile __u32 lb_masquerade_mark = 0x20000;
 
-static __always_inline int from_outside(struct __sk_buff *skb, const struct lb_packet *p)
+/* A new flow to a backend elsewhere: finds an address and a port of this node for it. NO_FLOW: not possible here. */
+static __always_inline int open_nat(struct __sk_buff *skb, const struct lb_packet *p, const struct choice *choice)
 {
-	int verdict = DROP;
-	struct lb_flow *flow = flow_of(p, true, NODE_LINK, &verdict);
+	const struct lb_backend *backend = choice->backend;
+	__u32 number, ifindex, only = 0;
+	struct lb_interface *link;
+	struct lb_nat_room *room;
+	struct lb_nat_wish *wish;
 
+	room = bpf_map_lookup_elem(&lb_nat_rooms, &only);
+	if (!lb_nat_base || !room)
+		return NO_FLOW;
+	wish = &room->wish;
+	lb_fib_question(&room->fib, p, p->source, backend->address, skb->ifindex);
+	if (lb_route_to(skb, &room->fib, &room->hop) == LB_ROUTE_NONE)
+		return NO_FLOW;
+	ifindex = room->fib.ifindex;
+	link = bpf_map_lookup_elem(&lb_interfaces, &ifindex);
+	if (!link)
+		return NO_FLOW;
+	if (p->ip4)
+		lb_copy_address(wish->source, link->source4);
+	else
+		lb_copy_address(wish->source, link->source6);
+	if (!wish->source[3])
+		return NO_FLOW;
+	lb_copy_address(wish->backend, backend->address);
+	wish->backend_port = backend->port;
+	wish->backend_id = choice->id;
+	wish->service = choice->frontend->service;
+	wish->protocol = p->protocol;
+	number = lb_nat_open(p, wish);
+	if (!number)
+		return dropped(LB_DROP_NAT_FULL);
+	lb_count(LB_FORWARD_NAT);
+	return lb_nat_send(skb, p, number - 1, true);
+}
+
+/* A packet of a flow that has a backend elsewhere. NO_FLOW: of no such flow. */
+static __always_inline int known_nat(struct __sk_buff *skb, const struct lb_packet *p, bool opens)
+{
+	struct lb_nat_flow *flow;
+	__u32 number;
+
+	number = lb_nat_find(p);
+	flow = number ? lb_nat_flow_at(number - 1) : NULL;
+	if (flow) {
+		if (!lb_nat_goes_on(flow, opens)) {
+			lb_nat_free(number - 1, p);
+			return NO_FLOW;
+		}
+		lb_nat_track(flow, p->tcp_flags, true);
+		return lb_nat_send(skb, p, number - 1, true);
+	}
+	number = lb_nat_find_answer(p);
+	flow = number ? lb_nat_flow_at(number - 1) : NULL;
 	if (!flow)
+		return NO_FLOW;
+	lb_nat_track(flow, p->tcp_flags, false);
+	return lb_nat_send(skb, p, number - 1, false);
+}
+
+__noinline int lb_outside(struct __sk_buff *skb, const struct lb_packet *p)
+{
+	struct lb_flows *flows = NULL;
+	struct choice choice = {};
+	struct lb_endpoint client;
+	struct lb_flow *flow;
+	int verdict;
+	bool opens;
+
+	if (!p)
+		return DROP;
+	opens = opens_connection(p);
+	verdict = known_nat(skb, p, opens);
+	if (verdict != NO_FLOW)
 		return verdict;
+	lb_endpoint_of(&client, p->source, p->source_port, p->protocol);
+	if (lb_has_flows(NODE_LINK))
+		flows = bpf_map_lookup_elem(&lb_flows, &client);
+	flow = flows ? lb_flow_to(flows, p->target, p->target_port) : NULL;
+	if (flow && lb_flow_goes_on(flow, opens, p->protocol)) {
+		lb_flow_track(flow, p, true);
+	} else {
+		choose_backend(p, opens, true, &choice, &verdict);
+		if (!choice.backend) {
+			forget_direct(flows, p, &choice, opens);
+			return verdict;
+		}
+		if (!(choice.backend->flags & LB_B_NEAR) && !(choice.frontend->flags & LB_F_OUTSIDE_KEEP)) {
+			verdict = open_nat(skb, p, &choice);
+			if (verdict != NO_FLOW)
+				return verdict;
+		}
+		flow = keep_flow(p, &client, flows, &choice, true, NODE_LINK, &verdict);
+		if (!flow)
+			return verdict;
+	}
 	if (lb_rewrite(skb, p, false, flow->backend, flow->backend_port))
 		return dropped(LB_DROP_REWRITE);
 	if (flow->flags & LB_FLOW_MASQUERADE)
 		skb->mark |= lb_masquerade_mark;
 	return NEXT;
+}
+
+/* An ICMP error about a packet of a flow with a backend elsewhere. */
+__noinline int lb_icmp_nat(struct __sk_buff *skb, const struct lb_packet *p)
+{
+	struct lb_packet turned = {};
+	struct lb_nat_flow *flow;
+	struct lb_change inner;
+	struct embedded e = {};
+	__u32 number;
+
+	if (!p || !is_icmp_error(p) || parse_embedded(skb, p, &e))
+		return NO_FLOW;
+	/* As its answer would look, so that the same searches find the flow. */
+	lb_copy_address(turned.source, e.packet.target);
+	lb_copy_address(turned.target, e.packet.source);
+	turned.source_port = e.packet.target_port;
+	turned.target_port = e.packet.source_port;
+	turned.protocol = e.packet.protocol;
+	number = lb_nat_find_answer(&turned);
+	flow = number ? lb_nat_flow_at(number - 1) : NULL;
+	if (flow) {
+		/* About what this node sent to the backend: the client shall know. */
+		inner = (struct lb_change){ flow->client, flow->vip, flow->client_port, flow->vip_port };
+		return lb_forward_error(skb, p, &e, &inner,
+					lb_same_address(p->source, flow->backend) ? flow->vip : p->source,
+					flow->client);
+	}
+	number = lb_nat_find(&turned);
+	flow = number ? lb_nat_flow_at(number - 1) : NULL;
+	if (!flow)
+		return NO_FLOW;
+	/* About what this node sent to the client: the backend shall know. */
+	inner = (struct lb_change){ flow->backend, flow->source, flow->backend_port, flow->nat_port };
+	return lb_forward_error(skb, p, &e, &inner, flow->source, flow->backend);
+}
+
+/* Sends what is to be answered back to its sender. */
+__noinline int lb_answered(struct __sk_buff *skb, const struct lb_packet *p, int verdict)
+{
+	struct lb_complaint why;
+	__u32 reason;
+
+	if (!p || verdict < REFUSED)
+		return verdict;
+	if (verdict < EXPIRED)
+		return refuse(skb, p, verdict - REFUSED);
+	if (verdict < TOO_BIG) {
+		why = lb_hops_used_up;
+		reason = LB_DROP_HOP_LIMIT;
+	} else {
+		why = lb_too_big(verdict - TOO_BIG);
+		reason = LB_REJECT_TOO_BIG;
+	}
+	if (p->fragment == LB_LATER_FRAGMENT)
+		return dropped(reason);
+	if (lb_answer_icmp(skb, p, &why))
+		return dropped(LB_DROP_REWRITE);
+	lb_count(reason);
+	return turn_back(skb);
+}
+
+__noinline int lb_read(struct __sk_buff *skb, struct lb_packet *p)
+{
+	return p ? lb_parse(skb, p) : LB_PARSED_OTHER;
+}
+
+__noinline int lb_icmp_outside(struct __sk_buff *skb, const struct lb_packet *p)
+{
+	return p ? icmp_to_backend(skb, p) : DROP;
 }
 
 SEC("tcx/ingress")
@@ -39,9 +242,15 @@ int lb_from_outside(struct __sk_buff *skb)
 	struct lb_packet p = {};
 	int verdict = NEXT;
 
-	switch (lb_parse(skb, &p)) {
+	switch (lb_read(skb, &p)) {
 	case LB_PARSED:
-		verdict = lb_is_icmp(&p) ? icmp_to_backend(skb, &p) : from_outside(skb, &p);
+		if (!lb_is_icmp(&p)) {
+			verdict = lb_outside(skb, &p);
+		} else {
+			verdict = lb_icmp_nat(skb, &p);
+			if (verdict == NO_FLOW)
+				verdict = lb_icmp_outside(skb, &p);
+		}
 		break;
 	case LB_PARSED_NO_PORTS:
 		verdict = no_frontend(&p);
@@ -52,13 +261,37 @@ int lb_from_outside(struct __sk_buff *skb)
 	default:
 		break;
 	}
-	return verdict >= REFUSED ? refuse(skb, &p, verdict - REFUSED) : verdict;
+	return lb_answered(skb, &p, verdict);
 }
 
 SEC("tcx/egress")
 int lb_to_outside(struct __sk_buff *skb)
 {
 	return to_client(skb, NODE_LINK);
+}
+
+/* A tunnel between nodes: pods' packets pass, answers to this node's flows go on to their clients. */
+SEC("tcx/ingress")
+int lb_from_overlay(struct __sk_buff *skb)
+{
+	struct lb_packet p = {};
+	struct lb_nat_flow *flow;
+	__u32 number;
+	int verdict;
+
+	if (lb_read(skb, &p) != LB_PARSED)
+		return NEXT;
+	if (lb_is_icmp(&p)) {
+		verdict = lb_icmp_nat(skb, &p);
+		return verdict == NO_FLOW ? NEXT : verdict;
+	}
+	number = lb_nat_find_answer(&p);
+	flow = number ? lb_nat_flow_at(number - 1) : NULL;
+	if (!flow)
+		return NEXT;
+	lb_nat_track(flow, p.tcp_flags, false);
+	verdict = lb_nat_send(skb, &p, number - 1, false);
+	return lb_answered(skb, &p, verdict);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -81,7 +81,22 @@ struct lb_icmp_head {
 	__be32 unused;
 };
 
-static __always_inline int lb_answer_icmp4(struct __sk_buff *skb, const struct lb_packet *p)
+/* What an ICMP error says, in each family. */
+struct lb_complaint {
+	__u8 type4, code4, type6, code6;
+	__u16 mtu; /* of "too big" */
+};
+
+static const struct lb_complaint lb_port_unreachable = { 3, 3, 1, 4, 0 };
+static const struct lb_complaint lb_hops_used_up = { 11, 0, 3, 0, 0 };
+
+static __always_inline struct lb_complaint lb_too_big(__u16 mtu)
+{
+	return (struct lb_complaint){ 3, 4, 2, 0, mtu };
+}
+
+static __always_inline int lb_answer_icmp4(struct __sk_buff *skb, const struct lb_packet *p,
+					   const struct lb_complaint *why)
 {
 	struct {
 		struct iphdr ip;
@@ -96,7 +111,8 @@ static __always_inline int lb_answer_icmp4(struct __sk_buff *skb, const struct l
 			.saddr = p->target[3],
 			.daddr = p->source[3],
 		},
-		.icmp = { .type = 3, .code = 3 },
+		/* RFC 1191: the MTU is in the lower half. */
+		.icmp = { .type = why->type4, .code = why->code4, .unused = bpf_htonl(why->mtu) },
 	};
 	__u8 embedded[sizeof(struct iphdr) + LB_ICMP_EMBEDDED];
 
@@ -114,7 +130,8 @@ static __always_inline int lb_answer_icmp4(struct __sk_buff *skb, const struct l
 	return lb_swap_macs(skb);
 }
 
-static __always_inline int lb_answer_icmp6(struct __sk_buff *skb, const struct lb_packet *p)
+static __always_inline int lb_answer_icmp6(struct __sk_buff *skb, const struct lb_packet *p,
+					   const struct lb_complaint *why)
 {
 	struct {
 		struct ipv6hdr ip;
@@ -126,7 +143,7 @@ static __always_inline int lb_answer_icmp6(struct __sk_buff *skb, const struct l
 			.nexthdr = IPPROTO_ICMPV6,
 			.hop_limit = 64,
 		},
-		.icmp = { .type = 1, .code = 4 },
+		.icmp = { .type = why->type6, .code = why->code6, .unused = bpf_htonl(why->mtu) },
 	};
 	__u8 embedded[sizeof(struct ipv6hdr) + LB_ICMP_EMBEDDED];
 	struct {
@@ -153,6 +170,12 @@ static __always_inline int lb_answer_icmp6(struct __sk_buff *skb, const struct l
 	    bpf_skb_store_bytes(skb, ETH_HLEN, &head, sizeof(head), BPF_F_RECOMPUTE_CSUM))
 		return -1;
 	return lb_swap_macs(skb);
+}
+
+static __always_inline int lb_answer_icmp(struct __sk_buff *skb, const struct lb_packet *p,
+					  const struct lb_complaint *why)
+{
+	return p->ip4 ? lb_answer_icmp4(skb, p, why) : lb_answer_icmp6(skb, p, why);
 }
 
 #endif

@@ -8,7 +8,10 @@
 
 #define NEXT -1 /* TCX_NEXT: other programs, then the stack */
 #define DROP 2 /* TCX_DROP */
-#define REFUSED 0x1000 /* plus the reason: the packet is answered at the end, in one place */
+/* Answered at the end, in one place: */
+#define REFUSED 0x1000 /* plus the reason */
+#define EXPIRED 0x2000 /* its hops are used up */
+#define TOO_BIG 0x10000 /* plus the MTU */
 
 /* Key of lb_source_ranges: who may use a load balancer address. */
 struct lb_source {
@@ -85,10 +88,8 @@ static __always_inline int refuse(struct __sk_buff *skb, const struct lb_packet 
 		if (skb->gso_size)
 			return dropped(reason);
 		failed = lb_answer_reset(skb, p);
-	} else if (p->ip4) {
-		failed = lb_answer_icmp4(skb, p);
 	} else {
-		failed = lb_answer_icmp6(skb, p);
+		failed = lb_answer_icmp(skb, p, &lb_port_unreachable);
 	}
 	if (failed)
 		return dropped(LB_DROP_REWRITE);
@@ -128,52 +129,75 @@ static __always_inline void forget_flow(struct lb_flows *flows, const struct lb_
 		flow->flags = 0;
 }
 
-/* Chooses a backend and remembers it. Returns the flow, or NULL with the verdict in `verdict`. */
-static __always_inline struct lb_flow *open_flow(const struct lb_packet *p, const struct lb_endpoint *client,
-						 struct lb_flows *flows, bool opens, bool outside,
-						 __u32 link, int *verdict)
+/* A backend for a new flow. */
+struct choice {
+	struct lb_frontend *frontend;
+	struct lb_backend *backend;
+	__u32 id;
+};
+
+/* Chooses a backend. NULL in `choice->backend` with the verdict in `verdict` where there is none. */
+static __always_inline void choose_backend(const struct lb_packet *p, bool opens, bool outside, struct choice *choice,
+					   int *verdict)
 {
 	struct lb_client sticky = {};
 	struct lb_frontend *frontend;
-	struct lb_backend *backend;
 	struct lb_endpoint to;
 	struct lb_table table;
-	struct lb_flows *first = NULL;
-	struct lb_flow *flow;
-	__u32 id, now, only = 0;
 
+	choice->backend = NULL;
 	lb_endpoint_of(&to, p->target, p->target_port, p->protocol);
 	frontend = lb_frontend_of(&to);
+	choice->frontend = frontend;
 	if (!frontend) {
-		if (flows && (opens || p->protocol == IPPROTO_UDP))
-			forget_flow(flows, p, p->target, p->target_port);
 		*verdict = no_frontend(p);
-		return NULL;
+		return;
 	}
 	table = lb_table_of(frontend, outside);
 	/* Where the hash decides, a connection may have begun at another node, which chose the same backend. */
 	if (p->protocol == IPPROTO_TCP && !opens && !table.hash) {
 		*verdict = REFUSED + LB_REJECT_NO_FLOW;
-		return NULL;
+		return;
 	}
 	if ((frontend->flags & LB_F_RANGES) && !lb_source_allowed(frontend->service, p->source)) {
 		lb_count_refused(frontend->service);
 		*verdict = dropped(LB_DROP_SOURCE_RANGE);
-		return NULL;
+		return;
 	}
 	if (!table.size) {
 		lb_count_refused(frontend->service);
 		*verdict = table.drop ? dropped(LB_DROP_NO_LOCAL) : REFUSED + LB_REJECT_NO_ENDPOINT;
-		return NULL;
+		return;
 	}
 	lb_copy_address(sticky.address, p->source);
 	sticky.service = frontend->service;
-	id = lb_choose(frontend, &table, &sticky,
-		       table.hash ? lb_flow_hash(p, frontend->affinity_s) : bpf_get_prandom_u32(), &backend);
-	if (!id || !backend) {
+	choice->id = lb_choose(frontend, &table, &sticky,
+			       table.hash ? lb_flow_hash(p, frontend->affinity_s) : bpf_get_prandom_u32(),
+			       &choice->backend);
+	if (!choice->id || !choice->backend) {
+		choice->backend = NULL;
 		*verdict = dropped(LB_DROP_NO_BACKEND);
-		return NULL;
 	}
+}
+
+/* The client speaks to no frontend, perhaps to a backend directly. */
+static __always_inline void forget_direct(struct lb_flows *flows, const struct lb_packet *p,
+					  const struct choice *choice, bool opens)
+{
+	if (!choice->frontend && flows && (opens || p->protocol == IPPROTO_UDP))
+		forget_flow(flows, p, p->target, p->target_port);
+}
+
+/* Remembers a choice. Returns the flow, or NULL with the verdict in `verdict`. */
+static __always_inline struct lb_flow *keep_flow(const struct lb_packet *p, const struct lb_endpoint *client,
+						 struct lb_flows *flows, const struct choice *choice, bool outside,
+						 __u32 link, int *verdict)
+{
+	const struct lb_backend *backend = choice->backend;
+	struct lb_flows *first = NULL;
+	struct lb_flow *flow;
+	__u32 now, only = 0;
+
 	now = bpf_jiffies64();
 	if (flows) {
 		forget_flow(flows, p, backend->address, backend->port);
@@ -194,7 +218,7 @@ static __always_inline struct lb_flow *open_flow(const struct lb_packet *p, cons
 	flow->vip_port = p->target_port;
 	flow->backend_port = backend->port;
 	flow->client_port = p->source_port;
-	flow->backend_id = id;
+	flow->backend_id = choice->id;
 	flow->seen = now;
 	if (!outside && lb_same_address(backend->address, p->source)) {
 		flow->flags = LB_FLOW_USED | LB_FLOW_HAIRPIN;
@@ -202,16 +226,31 @@ static __always_inline struct lb_flow *open_flow(const struct lb_packet *p, cons
 	} else {
 		flow->flags = LB_FLOW_USED;
 		/* A backend on this node answers through this node anyway: it may see who the client is. */
-		if (outside && !(frontend->flags & LB_F_OUTSIDE_KEEP) && !(backend->flags & LB_B_NEAR))
+		if (outside && !(choice->frontend->flags & LB_F_OUTSIDE_KEEP) && !(backend->flags & LB_B_NEAR))
 			flow->flags = LB_FLOW_USED | LB_FLOW_MASQUERADE;
 		lb_count(LB_FORWARD_FLOW);
 	}
 	if (lb_count_packets)
-		lb_count_packet(id, p->payload);
+		lb_count_packet(choice->id, p->payload);
 	if (first)
 		bpf_map_update_elem(&lb_flows, client, first, BPF_ANY);
 	lb_set_has_flows(link);
 	return flow;
+}
+
+/* Chooses a backend and remembers it. Returns the flow, or NULL with the verdict in `verdict`. */
+static __always_inline struct lb_flow *open_flow(const struct lb_packet *p, const struct lb_endpoint *client,
+						 struct lb_flows *flows, bool opens, bool outside,
+						 __u32 link, int *verdict)
+{
+	struct choice choice = {};
+
+	choose_backend(p, opens, outside, &choice, verdict);
+	if (!choice.backend) {
+		forget_direct(flows, p, &choice, opens);
+		return NULL;
+	}
+	return keep_flow(p, client, flows, &choice, outside, link, verdict);
 }
 
 static __always_inline bool is_icmp_error(const struct lb_packet *p)

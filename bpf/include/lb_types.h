@@ -162,6 +162,11 @@ enum lb_reason {
 	LB_DROP_MALFORMED, /* to a Service range, and it ends within its headers */
 	LB_DROP_REWRITE, /* the kernel refused to change the packet */
 	LB_DROP_SOURCE_RANGE,
+	LB_FORWARD_NAT, /* a new flow was given a backend on another node, and a port of this one */
+	LB_REJECT_TOO_BIG, /* the sender was told how large packets may be */
+	LB_DROP_HOP_LIMIT, /* its hops were used up; the sender was told */
+	LB_DROP_NAT_FULL, /* a new flow, and all ports that it may have are taken */
+	LB_DROP_NO_ROUTE, /* this node has no route to the backend, or back to the client */
 	LB_REASONS, /* number of reasons */
 };
 

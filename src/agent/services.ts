@@ -4,20 +4,17 @@ import type { IpAddress } from '../addr/index.ts';
 import type { ApiClient, EventRecorder, Log } from '../client/index.ts';
 import { ensureBpffs } from '../kernel/bpf/index.ts';
 import { ensureCgroup } from '../kernel/cgroup/index.ts';
-import { Rtnl } from '../kernel/rtnl/index.ts';
 import { EbpfEngine, HealthCheckServers, masqueradeParts, ServiceController } from '../service/index.ts';
 import { hostPortTable } from './host-ports.ts';
 import { Announcer } from './l2/announcer.ts';
 import { LocalAddresses } from './local-addresses.ts';
 import { NftParts } from './nft-parts.ts';
 import { nodeContext } from './node-context.ts';
+import { NodeInterfaces } from './node-interfaces.ts';
 import type { AgentOptions } from './options.ts';
 import { serviceEvents } from './service-events.ts';
 import type { Sources } from './sources.ts';
 import { staleSocketHandler } from './stale-sockets.ts';
-
-/** The link lo has this number in every namespace (drivers/net/loopback.c). */
-const LOOPBACK = 1;
 
 export interface NodeServicesOptions {
   readonly options: AgentOptions;
@@ -103,7 +100,10 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
     onResult: events.programmed,
   });
   undo.defer(() => controller.close());
-  attachNodeInterfaces(engine, [...addresses.map(String), ...node.nodePortAddresses]);
+  const interfaces = new NodeInterfaces({ engine, log });
+  undo.defer(() => interfaces.close());
+  interfaces.attach([...addresses.map(String), ...node.nodePortAddresses]);
+  interfaces.follow();
   /** What the controller plans for, once it can be told. */
   const tell = () => {
     if (controller.ready && JSON.stringify(controller.node) !== JSON.stringify(node))
@@ -112,7 +112,7 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
   const look = () => {
     node = contextNow();
     try {
-      attachNodeInterfaces(engine, [...addresses.map(String), ...node.nodePortAddresses]);
+      interfaces.attach([...addresses.map(String), ...node.nodePortAddresses]);
     } catch (error) {
       log.warn({ error: (error as Error).message }, 'clients outside may not reach Services by a link');
     }
@@ -134,12 +134,4 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
       tell();
     },
   };
-}
-
-/** Clients outside reach NodePorts and load balancer addresses by the links that have this node's addresses. */
-function attachNodeInterfaces(engine: EbpfEngine, addresses: readonly string[]): void {
-  using rtnl = Rtnl.open();
-  const own = new Set(addresses);
-  for (const { address, ifindex } of rtnl.addrs())
-    if (ifindex !== LOOPBACK && own.has(String(address))) engine.attachNodeInterface(ifindex);
 }

@@ -87,6 +87,12 @@ export interface Repairs {
   readonly last?: { readonly at: string; readonly what: readonly string[] };
 }
 
+/** A node's addresses at one of its interfaces: backends on other nodes answer to them. */
+export interface NodeAddresses {
+  readonly ip4?: string | undefined;
+  readonly ip6?: string | undefined;
+}
+
 /**
  * What carries plans into the kernel. Engines differ in how, not in what a client sees: one conformance suite
  * runs over all of them.
@@ -101,7 +107,7 @@ export interface ServiceEngine {
   attachPodLink(ifindex: number): void;
   detachPodLink(ifindex: number): void;
   /** Serves clients outside that come in by this interface: nodePorts, load balancer addresses. Idempotent. */
-  attachNodeInterface(ifindex: number): void;
+  attachNodeInterface(ifindex: number, addresses?: NodeAddresses): void;
   detachNodeInterface(ifindex: number): void;
   /** The kernel's truth as text, one line a frontend, sorted. */
   dump(): string[];

@@ -103,7 +103,7 @@ describe('Services without tcx', () => {
     const { programs, podLinks, nodeInterfaces } = engine.status();
     assert.deepEqual(
       programs.filter(({ attachedTo }) => attachedTo.endsWith('(clsact)')).map(({ name }) => name),
-      ['lb_from_pod', 'lb_to_pod', 'lb_from_outside', 'lb_to_outside'],
+      ['lb_to_pod', 'lb_from_pod', 'lb_to_outside', 'lb_from_outside', 'lb_from_overlay'],
     );
     assert.deepEqual(
       podLinks,

@@ -436,9 +436,10 @@ describe('packet programs', () => {
       lb_recvmsg6: [180, 350],
       lb_getpeername4: [140, 300],
       lb_getpeername6: [180, 350],
-      lb_from_pod: [4700, 290_000],
+      lb_from_pod: [4700, 320_000],
       lb_to_pod: [1500, 9_000],
-      lb_from_outside: [3900, 115_000],
+      lb_from_outside: [7500, 90_000],
+      lb_from_overlay: [4200, 36_000],
       lb_to_outside: [1500, 9_000],
     };
     for (const [name, program] of engine.programs) {

@@ -12,6 +12,7 @@ export {
   requireFeature,
   requireNeeds,
 } from './features.ts';
+export { jiffiesPerSecond } from './jiffies.ts';
 export { kernelBtf, kernelTypeId } from './kernel-btf.ts';
 export {
   adoptLink,

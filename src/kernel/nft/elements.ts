@@ -236,8 +236,7 @@ export class NftElements {
   }
 }
 
-/** The error that says which element was refused. */
-export function refusal(part: ElementMessage, ack: Ack) {
+function refusal(part: ElementMessage, ack: Ack) {
   const { change, elements, offsets } = part;
   const { offset } = ack;
   const at = offset === undefined ? -1 : offsets.findLastIndex((begin) => begin <= offset);

@@ -8,6 +8,7 @@ import type {
   Count,
   EngineDiff,
   EngineStatus,
+  NodeAddresses,
   PortObservation,
   Repairs,
   ServiceEngine,
@@ -19,6 +20,7 @@ import { explainPacket, type PacketAnswer, type PacketQuery } from './explain.ts
 import { Healer } from './heal.ts';
 import { encodeRanges, LINE_ENTRIES, PROTOCOL_NUMBER, peerStruct, REASONS, readAddress } from './layout.ts';
 import { Links } from './links.ts';
+import { countNatFlows, encodeInterface, INTERFACE } from './nat.ts';
 import { type EngineObjects, type EngineSizes, openObjects } from './objects.ts';
 import { flowsByBackend, observePort } from './observe.ts';
 import { type GoneBackend, Writer } from './writer.ts';
@@ -62,6 +64,12 @@ const COUNTED = [
 /** Frontends; the map's buckets grow with what is in use. */
 const FRONTENDS_LIMIT = 1 << 24;
 
+function u32Bytes(value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  viewOf(bytes).setUint32(0, value, true);
+  return bytes;
+}
+
 /** How many Services are staged before they are written, so that a first sync does not hold everything twice. */
 const FLUSH_EVERY = 256;
 
@@ -93,7 +101,7 @@ export class EbpfEngine implements ServiceEngine {
    * SERVICE_LAYOUT_FOREIGN.
    */
   static open(options: EbpfEngineOptions): EbpfEngine {
-    const objects = openObjects(options.bpffsDir, options.sizes ?? {});
+    const objects = openObjects(options.bpffsDir, options.sizes ?? {}, options.netns);
     try {
       const { folder, programs } = objects;
       const links = new Links({
@@ -173,15 +181,23 @@ export class EbpfEngine implements ServiceEngine {
   }
 
   dropGoneInterfaces(): void {
-    this.#links.dropGone();
+    for (const ifindex of this.#links.dropGone()) this.#objects.maps.lb_interfaces.delete(u32Bytes(ifindex));
   }
 
-  attachNodeInterface(ifindex: number): void {
+  attachNodeInterface(ifindex: number, addresses: NodeAddresses = {}): void {
     this.#links.attach('node', ifindex);
+    this.#setInterface(ifindex, addresses, 0);
   }
 
   detachNodeInterface(ifindex: number): void {
     this.#links.detach('node', ifindex);
+    this.#objects.maps.lb_interfaces.delete(u32Bytes(ifindex));
+  }
+
+  /** Takes answers of backends on other nodes that come by a tunnel. Throws SERVICE_LINK_MISSING. */
+  attachOverlay(ifindex: number, addresses: NodeAddresses): void {
+    this.#links.attach('overlay', ifindex);
+    this.#setInterface(ifindex, addresses, INTERFACE.OVERLAY);
   }
 
   dump(): string[] {
@@ -299,6 +315,10 @@ export class EbpfEngine implements ServiceEngine {
     for (const name of Object.keys(this.#objects.maps)) unpin(join(this.#objects.folder, name));
     this.close();
     rmSync(this.#objects.folder, { recursive: true, force: true });
+  }
+
+  #setInterface(ifindex: number, addresses: NodeAddresses, flags: number): void {
+    this.#objects.maps.lb_interfaces.set(u32Bytes(ifindex), encodeInterface(addresses, flags));
   }
 
   #newWriter(): Writer {
@@ -429,6 +449,12 @@ export class EbpfEngine implements ServiceEngine {
         bytes: writer.serviceCounts.array.bytes,
       },
       ...COUNTED.map((name) => counted(maps[name])),
+      {
+        name: 'lb_nat_flows',
+        entries: countNatFlows(maps.lb_nat_heads),
+        limit: maps.lb_nat_flows.maxEntries,
+        bytes: mapMemoryBytes(maps.lb_nat_heads) + mapMemoryBytes(maps.lb_nat_flows),
+      },
     ];
   }
 }

@@ -1,9 +1,11 @@
 /**
  * What happens to a packet: a packet is built and run through the loaded program, the very one that real packets
- * meet, and the map entries that it met are named. What the run leaves behind (its flow) is taken away again.
+ * meet, and the map entries that it met are named. What the run leaves behind (its flow) is taken away again; only a
+ * flow to a backend on another node stays, until its place is wanted: programs alone may change that table.
  */
 import { parseCidr, parseIp } from '../../../addr/index.ts';
 import { viewOf } from '../../../codec/index.ts';
+import type { BpfMap } from '../../../kernel/bpf/index.ts';
 import { socketAddress } from '../../describe.ts';
 import {
   clientStruct,
@@ -14,11 +16,13 @@ import {
   FRONTEND,
   flowStruct,
   frontendStruct,
+  natFlowStruct,
   PROTOCOL_NUMBER,
   type Reason,
   readAddress,
   writeAddress,
 } from './layout.ts';
+import { NAT_SLOTS } from './nat.ts';
 import type { EngineObjects } from './objects.ts';
 import { backendText, frontendText, tableEntry } from './observe.ts';
 import type { Writer } from './writer.ts';
@@ -52,6 +56,9 @@ export interface ExplainParts {
 }
 
 const EPHEMERAL = 61_999;
+/** Where the source port is, from the Ethernet header on. */
+const IP4_PORTS = 34;
+const IP6_PORTS = 54;
 /** Places in a table that are named; a consistent-hash table has a backend many times. */
 const MOST_PLACES = 8;
 const VERDICTS: Readonly<Record<number, PacketAnswer['verdict']>> = {
@@ -73,8 +80,8 @@ export function explainPacket(parts: ExplainParts, query: PacketQuery): PacketAn
     frontend && frontend.affinity_s > 0 ? affinityKey(query.source, frontend.service) : undefined;
   const stuck = sticky && maps.lb_affinities.get(sticky);
   const program = programs.get(query.client === 'pod' ? 'lb_from_pod' : 'lb_from_outside')!;
-  const { returned } = program.run({ data: buildPacket({ ...query, sourcePort }) });
-  const flow = findFlow(maps.lb_flows.get(client), query);
+  const { returned, data } = program.run({ data: buildPacket({ ...query, sourcePort }) });
+  const flow = findFlow(maps.lb_flows.get(client), query) ?? findNatFlow(maps.lb_nat_flows, data, query);
   if (known) maps.lb_flows.set(client, known);
   else maps.lb_flows.delete(client);
   if (sticky && stuck) maps.lb_affinities.set(sticky, stuck);
@@ -113,6 +120,27 @@ function findFlow(value: Uint8Array | undefined, query: PacketQuery) {
       backend: socketAddress(readAddress(flow.backend), flow.backend_port),
       backendId: flow.backend_id,
       masquerade: (flow.flags & (FLOW.MASQUERADE | FLOW.HAIRPIN)) !== 0,
+    };
+  }
+  return undefined;
+}
+
+/** The flow that the packet, as it came out, belongs to: its source port says where it lies. */
+function findNatFlow(flows: BpfMap, packet: Uint8Array, query: PacketQuery) {
+  const four = parseIp(query.target).family === 4;
+  const port = viewOf(packet).getUint16(four ? IP4_PORTS : IP6_PORTS);
+  const key = new Uint8Array(4);
+  const first = (port & (flows.maxEntries / NAT_SLOTS - 1)) * NAT_SLOTS;
+  for (let at = first; at < first + NAT_SLOTS; at++) {
+    viewOf(key).setUint32(0, at, true);
+    const flow = natFlowStruct.decode(flows.get(key)!);
+    if (flow.nat_port !== port || flow.vip_port !== query.targetPort) continue;
+    if (readAddress(flow.vip) !== parseIp(query.target).toString()) continue;
+    if (readAddress(flow.client) !== parseIp(query.source).toString()) continue;
+    return {
+      backend: socketAddress(readAddress(flow.backend), flow.backend_port),
+      backendId: flow.backend_id,
+      masquerade: true,
     };
   }
   return undefined;

@@ -18,9 +18,9 @@ import { Rtnl } from '../../../kernel/rtnl/index.ts';
 
 /**
  * Interfaces whose packets the programs see. Pins are named `pod_4_from`; programs `lb_from_pod`: what a program
- * translates comes from the pod, or from outside.
+ * translates comes from the pod, from outside, or from other nodes by a tunnel.
  */
-export type InterfaceKind = 'pod' | 'node';
+export type InterfaceKind = 'pod' | 'node' | 'overlay';
 export type Direction = 'from' | 'to';
 
 /** One side of an interface. */
@@ -30,10 +30,22 @@ export interface Place {
   readonly direction: Direction;
 }
 
-export const PROGRAMS = {
-  pod: { from: 'lb_from_pod', to: 'lb_to_pod' },
-  node: { from: 'lb_from_outside', to: 'lb_to_outside' },
-} as const;
+/** A direction before the one that makes flows for it. */
+export const PROGRAMS: Readonly<Record<InterfaceKind, Readonly<Partial<Record<Direction, string>>>>> = {
+  pod: { to: 'lb_to_pod', from: 'lb_from_pod' },
+  node: { to: 'lb_to_outside', from: 'lb_from_outside' },
+  overlay: { from: 'lb_from_overlay' },
+};
+
+export const KINDS_OF_INTERFACE: readonly InterfaceKind[] = ['pod', 'node', 'overlay'];
+
+/** The sides of an interface that have a program, in the order in which to attach them. */
+export function sidesOf(kind: InterfaceKind): { direction: Direction; program: string }[] {
+  return Object.entries(PROGRAMS[kind]).map(([direction, program]) => ({
+    direction: direction as Direction,
+    program,
+  }));
+}
 
 /** How programs stand at interfaces. */
 export interface InterfaceHooks {
@@ -70,7 +82,7 @@ export function openInterfaceHooks(options: InterfaceHookOptions): InterfaceHook
   return bpfFeatures.tcx.available() === false ? new ClsactHooks(options) : new TcxHooks(options);
 }
 
-const PIN = /^(pod|node)_(\d+)_(from|to)$/;
+const PIN = /^(pod|node|overlay)_(\d+)_(from|to)$/;
 
 class TcxHooks implements InterfaceHooks {
   readonly via = 'tcx';
@@ -160,9 +172,9 @@ class ClsactHooks implements InterfaceHooks {
 
   list(): Place[] {
     return this.#filters.list().flatMap(({ ifindex, name }) => {
-      for (const kind of ['pod', 'node'] as const)
-        for (const direction of ['from', 'to'] as const)
-          if (name === PROGRAMS[kind][direction]) return { kind, ifindex, direction };
+      for (const kind of KINDS_OF_INTERFACE)
+        for (const { direction, program } of sidesOf(kind))
+          if (name === program) return { kind, ifindex, direction };
       return [];
     });
   }
@@ -180,7 +192,7 @@ class ClsactHooks implements InterfaceHooks {
 
   programAt({ kind, ifindex, direction }: Place): number | undefined {
     const filter = this.#filters.at(ifindex, SIDE[direction]);
-    return filter?.name === PROGRAMS[kind][direction] ? filter.programId : undefined;
+    return filter && filter.name === PROGRAMS[kind][direction] ? filter.programId : undefined;
   }
 
   isGone(ifindex: number): boolean {

@@ -13,6 +13,7 @@ import {
   encodeRanges,
   FLOW,
   FRONTEND,
+  nodeStructs,
   REASONS,
   readAddress,
   sharedStructs,
@@ -27,6 +28,10 @@ test('structures have the layout that the compiler gave them', {
   const { btf } = readObjectFile(readFileSync(path), 'lb_pod');
   for (const struct of sharedStructs) checkLayout(struct, btf);
   assert.equal(layoutOf(btf, 'lb_config')?.size, CONFIG_SIZE);
+  const node = readObjectFile(readFileSync(distPath('bpf/lb_node.bpf.o')), 'lb_node').btf;
+  for (const struct of nodeStructs) checkLayout(struct, node);
+  const head = layoutOf(node, 'lb_nat_head')!;
+  assert.equal(head.size, 64);
 });
 
 test('reasons and flags are those of the header', () => {

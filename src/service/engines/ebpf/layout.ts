@@ -83,6 +83,36 @@ export const sourceStruct = struct('lb_source', [
   ['address', bytes(16)],
 ]);
 
+/** A translated flow with a backend on another node: struct lb_nat_flow. */
+export const natFlowStruct = struct('lb_nat_flow', [
+  ['client', bytes(16)],
+  ['vip', bytes(16)],
+  ['backend', bytes(16)],
+  ['client_port', u16be],
+  ['vip_port', u16be],
+  ['backend_port', u16be],
+  ['nat_port', u16be],
+  ['backend_id', u32],
+  ['seen', u32],
+  ['source', bytes(16)],
+  ['service', u32],
+  ['flags', u16],
+  ['protocol', u8],
+  ['pad', pad(1)],
+  ['to_backend', bytes(20)],
+  ['to_client', bytes(20)],
+]);
+
+export const interfaceStruct = struct('lb_interface', [
+  ['source4', bytes(16)],
+  ['source6', bytes(16)],
+  ['flags', u32],
+  ['spare', pad(4)],
+]);
+
+/** Where struct lb_nat_head has room: after its words and the bits of tried ports. */
+export const NAT_SEED_AT = 40;
+
 /** The fixed head of lb_config; ranges follow, 32 bytes each. */
 export const CONFIG_SIZE = 264;
 export const CONFIG_RANGES = 8;
@@ -99,6 +129,9 @@ export const sharedStructs = [
   countStruct,
   sourceStruct,
 ] as const;
+
+/** Those of the programs at node interfaces: lb_nat.h, lb_hop.h. */
+export const nodeStructs = [natFlowStruct, interfaceStruct] as const;
 
 /** enum lb_frontend_flag. */
 export const FRONTEND = {
@@ -155,6 +188,11 @@ export const REASONS = [
   'drop-malformed',
   'drop-rewrite',
   'drop-source-range',
+  'forward-nat',
+  'reject-too-big',
+  'drop-hop-limit',
+  'drop-nat-full',
+  'drop-no-route',
 ] as const;
 
 export type Reason = (typeof REASONS)[number];

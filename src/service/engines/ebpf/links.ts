@@ -17,9 +17,11 @@ import { ERRNO } from '../../../kernel/syscall/index.ts';
 import {
   type InterfaceHooks,
   type InterfaceKind,
+  KINDS_OF_INTERFACE,
   openInterfaceHooks,
   type Place,
   PROGRAMS,
+  sidesOf,
 } from './interface-hooks.ts';
 
 /** Programs of sockets, by the hook in the pin's name. */
@@ -45,7 +47,11 @@ export interface LinkOptions {
 export class Links {
   readonly #options: LinkOptions;
   readonly #hooks: InterfaceHooks;
-  readonly #attached = { pod: new Set<number>(), node: new Set<number>() };
+  readonly #attached: Record<InterfaceKind, Set<number>> = {
+    pod: new Set(),
+    node: new Set(),
+    overlay: new Set(),
+  };
 
   constructor(options: LinkOptions) {
     this.#options = options;
@@ -75,12 +81,12 @@ export class Links {
 
   /** Attaches both directions of an interface. Throws SERVICE_LINK_MISSING. */
   attach(kind: InterfaceKind, ifindex: number): void {
-    for (const direction of ['to', 'from'] as const) this.#put({ kind, ifindex, direction });
+    for (const { direction } of sidesOf(kind)) this.#put({ kind, ifindex, direction });
     this.#attached[kind].add(ifindex);
   }
 
   detach(kind: InterfaceKind, ifindex: number): void {
-    for (const direction of ['from', 'to'] as const) this.#hooks.detach({ kind, ifindex, direction });
+    for (const { direction } of sidesOf(kind).reverse()) this.#hooks.detach({ kind, ifindex, direction });
     this.#attached[kind].delete(ifindex);
   }
 
@@ -98,11 +104,11 @@ export class Links {
       found.push(`${program.name} is ${info?.cgroupId === cgroup ? 'another program' : 'not attached'}`);
       if (repair) this.#attachSocketHook(hook, cgroup);
     }
-    for (const kind of ['pod', 'node'] as const)
+    for (const kind of KINDS_OF_INTERFACE)
       for (const ifindex of this.list(kind))
-        for (const direction of ['to', 'from'] as const) {
+        for (const { direction, program: name } of sidesOf(kind)) {
           const place = { kind, ifindex, direction };
-          const program = this.#program(PROGRAMS[kind][direction]);
+          const program = this.#program(name);
           if (this.#hooks.programAt(place) === program.info().id) continue;
           if (this.#hooks.isGone(ifindex)) continue;
           found.push(`${program.name} is not attached to interface ${ifindex}`);
@@ -111,11 +117,17 @@ export class Links {
     return found;
   }
 
-  /** Forgets interfaces that have gone. */
-  dropGone(): void {
+  /** Forgets interfaces that have gone; returns which. */
+  dropGone(): number[] {
     const present = this.#hooks.dropGone();
+    const gone: number[] = [];
     for (const attached of Object.values(this.#attached))
-      for (const ifindex of attached) if (!present.has(ifindex)) attached.delete(ifindex);
+      for (const ifindex of attached)
+        if (!present.has(ifindex)) {
+          attached.delete(ifindex);
+          gone.push(ifindex);
+        }
+    return gone;
   }
 
   /** Detaches everything. */
@@ -126,8 +138,7 @@ export class Links {
       using _link = adoptLink(path);
       unpin(path);
     }
-    this.#attached.pod.clear();
-    this.#attached.node.clear();
+    for (const attached of Object.values(this.#attached)) attached.clear();
   }
 
   /** What is attached stays. */
@@ -142,10 +153,10 @@ export class Links {
     for (const hook of SOCKET_HOOKS)
       if (pins.has(`link_${hook}`))
         yield { program: this.#program(`lb_${hook}`), attachedTo: `cgroup ${cgroupPath}` };
-    for (const kind of ['pod', 'node'] as const)
-      for (const direction of ['from', 'to'] as const)
+    for (const kind of KINDS_OF_INTERFACE)
+      for (const { program } of sidesOf(kind))
         yield {
-          program: this.#program(PROGRAMS[kind][direction]),
+          program: this.#program(program),
           attachedTo: `${kind} interfaces ${this.list(kind).join(', ') || 'none'} (${this.#hooks.via})`,
         };
   }
@@ -153,7 +164,7 @@ export class Links {
   /** Attaches one side of an interface. Throws SERVICE_LINK_MISSING. */
   #put(place: Place): void {
     try {
-      this.#hooks.attach(place, this.#program(PROGRAMS[place.kind][place.direction]));
+      this.#hooks.attach(place, this.#program(PROGRAMS[place.kind][place.direction]!));
     } catch (error) {
       const errno = isNetError(error, 'BPF_ATTACH_FAILED') ? kernelCause(error)?.errno : undefined;
       if (errno === ERRNO.ENODEV || errno === ERRNO.EINVAL)

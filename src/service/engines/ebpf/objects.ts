@@ -13,10 +13,13 @@ import {
   MAP_FLAG,
   MAP_TYPE,
   mapById,
+  type NetnsLike,
   requireNeeds,
+  unpin,
 } from '../../../kernel/bpf/index.ts';
 import { distPath } from '../../../kernel/paths.ts';
-import { endpointStruct, frontendStruct } from './layout.ts';
+import { endpointStruct, frontendStruct, REASONS } from './layout.ts';
+import { keepNatSeed, NAT_PORTS, NAT_SLOTS, natConstants } from './nat.ts';
 import { ENGINE_NEEDS } from './needs.ts';
 
 /** Entries of maps that have a size; all others grow. */
@@ -43,6 +46,8 @@ export interface EngineSizes {
   readonly sourceRanges?: number;
   /** Kernel memory for counters of backends, and as much for those of Service ports. Default 64 MiB each; 0: none. */
   readonly counterBytes?: number;
+  /** Ports for flows to backends on other nodes, 8 flows each. A power of two, default 16,384. */
+  readonly natPorts?: number;
 }
 
 /** What may be pinned under these names. The folder's name is the version of the layout. */
@@ -54,6 +59,8 @@ const SIZED: Readonly<Record<string, (sizes: EngineSizes) => number>> = {
   lb_fragments: (s) => s.fragments ?? 4_096,
   // Entries are made when written.
   lb_source_ranges: (s) => s.sourceRanges ?? 1_048_576,
+  lb_nat_heads: (s) => s.natPorts ?? NAT_PORTS,
+  lb_nat_flows: (s) => (s.natPorts ?? NAT_PORTS) * NAT_SLOTS,
 };
 const SHARED = [
   'lb_frontends',
@@ -70,6 +77,9 @@ const SHARED = [
   'lb_fragments',
   'lb_source_ranges',
   'lb_links',
+  'lb_nat_heads',
+  'lb_nat_flows',
+  'lb_interfaces',
 ] as const;
 
 export type MapName = (typeof SHARED)[number];
@@ -89,7 +99,11 @@ export interface EngineObjects {
  * Loads programs on the maps that are there. Nothing is attached yet. Throws KERNEL_FEATURE_MISSING,
  * SERVICE_ENGINE_OPEN, SERVICE_LAYOUT_FOREIGN.
  */
-export function openObjects(bpffsDir: string, sizes: EngineSizes): EngineObjects {
+export function openObjects(
+  bpffsDir: string,
+  sizes: EngineSizes,
+  netns?: NetnsLike | undefined,
+): EngineObjects {
   const folder = join(bpffsDir, `lb-${LAYOUT_VERSION}`);
   const step = <T>(name: string, work: () => T): T => {
     try {
@@ -117,22 +131,33 @@ export function openObjects(bpffsDir: string, sizes: EngineSizes): EngineObjects
       for (const name of SHARED) {
         const map = adoptMap(join(folder, name), name);
         if (!map) continue;
+        // An older one, which counts less.
+        if (name === 'lb_counters' && map.maxEntries < REASONS.length) {
+          map.close();
+          unpin(join(folder, name));
+          continue;
+        }
         maps[name] = map;
         adopted.add(name);
       }
     });
-    for (const file of ['lb_socket', 'lb_pod', 'lb_node']) {
+    const nat = natConstants(netns, maps['lb_nat_heads'], sizes.natPorts ?? NAT_PORTS);
+    const constants = {
+      lb_socket: { lb_sets_errors: bpfFeatures.socketErrors.available() !== false },
+      lb_pod: {},
+      lb_node: nat,
+    };
+    for (const file of ['lb_socket', 'lb_pod', 'lb_node'] as const) {
       const object = step(`loading ${file}`, () => {
         const wanted: Record<string, BpfMap | { maxEntries: number }> = { ...maps };
         for (const [name, size] of Object.entries(SIZED)) wanted[name] ??= { maxEntries: size(sizes) };
-        const rodata =
-          file === 'lb_socket' ? { lb_sets_errors: bpfFeatures.socketErrors.available() !== false } : {};
-        return loadObject(distPath(`bpf/${file}.bpf.o`), { maps: wanted, rodata });
+        return loadObject(distPath(`bpf/${file}.bpf.o`), { maps: wanted, rodata: constants[file] });
       });
       objects.push(object);
       for (const name of SHARED) {
         const map = object.maps.get(name);
         if (!map || maps[name]) continue;
+        if (name === 'lb_nat_heads') keepNatSeed(map, nat['lb_nat_seed'] as bigint);
         step(`pinning ${name}`, () => map.pin(join(folder, name)));
         maps[name] = map;
       }

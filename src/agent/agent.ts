@@ -121,6 +121,8 @@ async function openParts(
   undo.defer(() => store.close());
   const lastSeen = new LastSeenFile(join(stateDir, 'last-seen.json'), nodeName, log);
   undo.defer(() => lastSeen.close());
+  const links = new PodLinks();
+  undo.defer(() => links.close());
   let told = '';
   const network = new NodeNetwork({
     options,
@@ -128,6 +130,7 @@ async function openParts(
     lastSeen,
     pools: store,
     addresses,
+    ignore: [links.port],
     log,
     onChange: () => {
       registration.trigger();
@@ -150,8 +153,6 @@ async function openParts(
   const { engine, controller } = services;
 
   // Pod links.
-  const links = new PodLinks();
-  undo.defer(() => links.close());
   // Programs hang on the host end by its number; a link that was made anew has another one.
   const interfaces = new Map<string, number>();
   const detach = (hostLink: string, unless?: number) => {

@@ -42,6 +42,8 @@ export interface NodeNetworkOptions {
   readonly pools: { setPools(pools: readonly Cidr[]): void };
   /** This node's addresses before the overlay knows better. */
   readonly addresses: readonly IpAddress[];
+  /** Sockets whose changes are no concern of the overlay: those of pod links. */
+  readonly ignore?: readonly number[] | undefined;
   /** What the node says of itself has changed: lease, addresses, readiness, zone. */
   readonly onChange: () => void;
   readonly log: Log;
@@ -180,6 +182,7 @@ export class NodeNetwork {
       this.#options.openOverlay ?? ((overlay: OverlayOptions): Overlay => new OverlayReconciler(overlay));
     this.#overlay = open({
       config: this.#config,
+      ignore: this.#options.ignore,
       onLease: (lease) => {
         this.#lease = lease;
         this.#addresses = Object.values(lease.endpoints).flatMap((end) => (end ? [end.publicIp] : []));

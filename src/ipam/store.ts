@@ -40,10 +40,15 @@ export class AttachmentStore {
   /** Canonical text of an address → key of its holder. */
   readonly #holders = new Map<string, string>();
   readonly #hostLinks = new Map<string, string>();
+  /** How many addresses that pods may have are taken, by pool; a pool that was not asked about since it is ours has no entry. */
+  readonly #used = new Map<Cidr, number>();
   /** Text of a pool → the address given out last. */
   readonly #cursors = new Map<string, IpAddress>();
   readonly #listeners = new Set<() => void>();
-  readonly #sql: Record<'insert' | 'address' | 'cursor' | 'state' | 'delete', StatementSync>;
+  readonly #sql: Record<
+    'begin' | 'commit' | 'insert' | 'address' | 'cursor' | 'state' | 'delete',
+    StatementSync
+  >;
   #pools: readonly Cidr[];
   #open = true;
 
@@ -58,6 +63,8 @@ export class AttachmentStore {
     try {
       this.#load();
       this.#sql = {
+        begin: database.prepare('BEGIN IMMEDIATE'),
+        commit: database.prepare('COMMIT'),
         insert: database.prepare('INSERT INTO attachments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)'),
         address: database.prepare('INSERT INTO addresses VALUES (?, ?, ?)'),
         cursor: database.prepare('INSERT OR REPLACE INTO cursors VALUES (?, ?)'),
@@ -77,6 +84,7 @@ export class AttachmentStore {
   /** Takes new pod CIDRs for addresses to come; attachments keep what they have until they are released. */
   setPools(pools: readonly Cidr[]): void {
     this.#pools = pools;
+    this.#used.clear();
   }
 
   get(key: AttachmentKey): Attachment | undefined {
@@ -181,7 +189,10 @@ export class AttachmentStore {
     this.#transaction(() => this.#sql.delete.run(key.containerId, key.ifname));
     this.#attachments.delete(attachmentKey(key));
     this.#hostLinks.delete(attachment.hostLink);
-    for (const address of attachment.addresses) this.#holders.delete(address.toString());
+    for (const address of attachment.addresses) {
+      this.#holders.delete(address.toString());
+      this.#count(address, -1);
+    }
     this.#changed();
     return attachment;
   }
@@ -225,9 +236,9 @@ export class AttachmentStore {
   #transaction(work: () => void): void {
     this.#assertOpen();
     try {
-      this.#database.exec('BEGIN IMMEDIATE');
+      this.#sql.begin.run();
       work();
-      this.#database.exec('COMMIT');
+      this.#sql.commit.run();
     } catch (error) {
       // A full disk may have rolled back already (sqlite.org/lang_transaction.html, section 3).
       if (this.#database.isTransaction) this.#database.exec('ROLLBACK');
@@ -282,18 +293,28 @@ export class AttachmentStore {
   }
 
   #usedIn(pool: Cidr): number {
-    let used = 0;
-    for (const { addresses } of this.#attachments.values())
-      for (const address of addresses)
-        if (pool.contains(address) && reservedRole(pool, address) === undefined) used++;
+    let used = this.#used.get(pool);
+    if (used === undefined) {
+      used = 0;
+      for (const { addresses } of this.#attachments.values())
+        for (const address of addresses) if (isUsable(pool, address)) used++;
+      this.#used.set(pool, used);
+    }
     return used;
+  }
+
+  #count(address: IpAddress, by: 1 | -1): void {
+    for (const [pool, used] of this.#used) if (isUsable(pool, address)) this.#used.set(pool, used + by);
   }
 
   #remember(attachment: Attachment): void {
     const key = attachmentKey(attachment);
     this.#attachments.set(key, attachment);
     this.#hostLinks.set(attachment.hostLink, key);
-    for (const address of attachment.addresses) this.#holders.set(address.toString(), key);
+    for (const address of attachment.addresses) {
+      this.#holders.set(address.toString(), key);
+      this.#count(address, 1);
+    }
     this.#changed();
   }
 
@@ -322,6 +343,10 @@ export class AttachmentStore {
     for (const row of this.#database.prepare('SELECT * FROM cursors').all() as Row[])
       this.#cursors.set(String(row['pool']), readAddress(row['last']));
   }
+}
+
+function isUsable(pool: Cidr, address: IpAddress): boolean {
+  return pool.contains(address) && reservedRole(pool, address) === undefined;
 }
 
 function attachmentOf(row: Row, addresses: IpAddress[]): Attachment {

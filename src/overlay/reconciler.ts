@@ -27,6 +27,8 @@ export interface OverlayOptions {
   readonly onStatus?: ((status: OverlayStatus) => void) | undefined;
   /** Default 30 s. */
   readonly resyncMs?: number | undefined;
+  /** Sockets (`Rtnl.port`) of parts that never touch what is the overlay's: it is not woken by their changes. */
+  readonly ignore?: readonly number[] | undefined;
 }
 
 /** What `portolan status` and metrics show. */
@@ -96,6 +98,7 @@ export class OverlayReconciler {
       new RtnlMonitor({
         netns,
         topics: ['link', 'addr', 'route', 'neigh'],
+        ignore: this.#options.ignore,
         onEvent: (event) => {
           if (this.#concerns(event)) this.#tables.trigger();
         },

@@ -1,9 +1,9 @@
 import { closeSync } from 'node:fs';
 import { ERRNO, FdPoll, POLL } from '../syscall/index.ts';
+import { ignorePorts } from './port-filter.ts';
 import { type NlMessage, readMessages } from './reader.ts';
 import {
   borrowBuffer,
-  ignorePorts,
   MSG_DONTWAIT,
   type NetlinkOptions,
   openNetlinkFd,

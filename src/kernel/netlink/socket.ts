@@ -1,6 +1,6 @@
 import { closeSync } from 'node:fs';
 import { isNetError, type KernelCause, kernelError, rtnlError } from '../../errors/index.ts';
-import { Arena, checked, ERRNO, FdPoll, kernelFailure, NR, POLL, sys, sysInNetns } from '../syscall/index.ts';
+import { checked, ERRNO, FdPoll, kernelFailure, NR, POLL, sys, sysInNetns } from '../syscall/index.ts';
 import { AF, NETLINK_OPTION, NLM_F, NLMSG } from './constants.ts';
 import { type Ack, type NlMessage, readAck, readMessages, viewOf } from './reader.ts';
 import { NlWriter } from './writer.ts';
@@ -11,7 +11,6 @@ const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
 const SO_RCVBUF = 8;
 const SO_RCVTIMEO = 20;
-const SO_ATTACH_FILTER = 26;
 const SO_SNDBUFFORCE = 32;
 const SO_RCVBUFFORCE = 33;
 const SOL_NETLINK = 270;
@@ -354,44 +353,6 @@ export function openNetlinkFd(
     throw error;
   }
   return fd;
-}
-
-/**
- * Has the kernel leave out what came of requests over the sockets with these ports, before it wakes anybody: a
- * classic BPF program that looks at nlmsg_pid, at offset 12 of struct nlmsghdr.
- */
-export function ignorePorts(fd: number, ports: readonly number[]): void {
-  // linux/bpf_common.h: BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
-  const code: [code: number, jt: number, jf: number, k: number][] = [
-    [0x20, 0, 0, 12],
-    // Loads are in network order, nlmsg_pid is in that of the CPU. The last instruction drops, the one before keeps.
-    ...ports.map((port, at): [number, number, number, number] => [0x15, ports.length - at, 0, swap(port)]),
-    [0x06, 0, 0, 0xffff_ffff],
-    [0x06, 0, 0, 0],
-  ];
-  const arena = new Arena(16 + code.length * 8);
-  const program = arena.reserve(16);
-  const instructions = arena.reserve(code.length * 8);
-  arena.view.setUint16(program, code.length, true);
-  arena.point(program + 8, instructions);
-  code.forEach(([op, jt, jf, k], at) => {
-    const to = instructions + at * 8;
-    arena.view.setUint16(to, op, true);
-    arena.view.setUint8(to + 2, jt);
-    arena.view.setUint8(to + 3, jf);
-    arena.view.setUint32(to + 4, k, true);
-  });
-  checked(
-    'filter',
-    'netlink notifications',
-    sys(NR.setsockopt, fd, SOL_SOCKET, SO_ATTACH_FILTER, arena.from(program, 16), 16),
-  );
-}
-
-function swap(word: number): number {
-  const view = new DataView(new ArrayBuffer(4));
-  view.setUint32(0, word, true);
-  return view.getUint32(0);
 }
 
 /** One datagram as a view of `buffer`, or -errno; -EMSGSIZE when it is longer, never a part of it. */

@@ -145,6 +145,9 @@ export class PodNetworking {
    */
   add(request: AddRequest): Promise<Attachment> {
     return this.#exclusive(request, async (hostLink) => {
+      // An ADD keeps the event loop for about 1 ms: one a turn, and the whole of it, so that the first of many has its
+      // answer before the last has an address.
+      await this.#turn();
       using netns = this.#openPod(request.netns);
       const existing = this.store.get(request);
       if (existing) {
@@ -167,8 +170,6 @@ export class PodNetworking {
       });
       let link: PodLink | undefined;
       try {
-        // Making a link keeps the event loop for about 1 ms: one a turn, so that answers of others go out between.
-        await this.#turn();
         await this.#options.beforeLink?.(attachment);
         link = this.#links.create(podLinkSpec(attachment), netns.fd);
         this.#reconciler.watch(link);

@@ -23,6 +23,7 @@ export async function cniFigures({ quick }: AreaOptions): Promise<Figure[]> {
       budget: atMost(f.agentP50Ms, 15, 'ms'),
     },
     { name: `CNI ADD, ${at}, inside the agent, p99`, value: f.agentP99Ms, unit: 'ms' },
+    { name: `CNI ADD, ${at}, CPU of the agent for each`, value: f.agentCpuMs, unit: 'ms' },
     { name: `CNI ADD, ${at}, over the socket, p50`, value: f.socketP50Ms, unit: 'ms' },
     beside(`CNI ADD, ${at}, plugin executed, p50`, f.execP50Ms, f.referenceP50Ms),
     beside(`CNI DEL, ${at}, plugin executed, p50`, f.delP50Ms, f.referenceDelP50Ms),

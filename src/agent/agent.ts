@@ -20,7 +20,7 @@ import { AttachmentStore } from '../ipam/index.ts';
 import { bpfFeatures, requireFeature } from '../kernel/bpf/index.ts';
 import { compactHeap, keepYoungHeapSmall } from '../kernel/process/heap.ts';
 import { Rtnl } from '../kernel/rtnl/index.ts';
-import { leaseAnnotations, type OverlayConfig } from '../overlay/index.ts';
+import { DEFAULT_PORT, leaseAnnotations, type OverlayConfig } from '../overlay/index.ts';
 import { PodLinks } from '../podlink/index.ts';
 import type { PodManager, ProcessRunner } from '../pods/index.ts';
 import { Durations } from '../reconcile/index.ts';
@@ -162,7 +162,18 @@ async function openParts(
     interfaces.delete(hostLink);
   };
   const cutEstablished = options.cutEstablished ?? true;
-  const policy = openPolicy({ client, nodeName, cutEstablished, logging: options.policyLog, signal, log });
+  const tunnelPort = options.backend === 'vxlan' ? DEFAULT_PORT : undefined;
+  const policy = openPolicy({
+    client,
+    nodeName,
+    cutEstablished,
+    logging: options.policyLog,
+    recorder,
+    server: access.server,
+    tunnelPort,
+    signal,
+    log,
+  });
   undo.defer(() => policy.controller.close());
   undo.defer(() => policy.reports.close());
   const networking: PodNetworking = new PodNetworking({

@@ -1,9 +1,10 @@
 /** Network policy in the agent: its sources, the controller, and the questions that its socket answers. */
 import { type Family, type IpAddress, tryParseIp } from '../addr/index.ts';
-import { type ApiClient, type Log, Reflector, resources } from '../client/index.ts';
+import { type ApiClient, type EventRecorder, type Log, Reflector, resources } from '../client/index.ts';
 import { policyError } from '../errors/index.ts';
 import type { ClusterNetworkPolicy } from '../model/cluster-network-policy.ts';
 import type { Namespace, NetworkPolicy, Node, Pod, Protocol } from '../model/kubernetes.ts';
+import { ALLOW_LOCKOUT, type NodeNetworkPolicy } from '../model/node-network-policy.ts';
 import {
   type ClusterPolicyFacts,
   clusterPolicyFacts,
@@ -14,8 +15,11 @@ import {
   evaluate,
   explain,
   type Logging,
+  type NodePolicyFacts,
+  type NodePolicyState,
   namespaceLabels,
   nodeFacts,
+  nodePolicyFacts,
   PolicyController,
   type PolicyFacts,
   type PolicyStatus,
@@ -24,6 +28,7 @@ import {
   type Tier,
 } from '../policy/index.ts';
 import type { ServiceFacts, SliceFacts } from '../service/index.ts';
+import { nodeContacts } from './contacts.ts';
 import { PolicyLog } from './policy-log.ts';
 import { type Routes, StreamAnswer } from './socket.ts';
 
@@ -31,6 +36,10 @@ export interface PolicyOptions {
   readonly client: ApiClient;
   readonly nodeName: string;
   readonly cutEstablished: boolean;
+  readonly recorder: EventRecorder;
+  /** URL of the API server, and UDP port of the tunnel, if there is one: no policy may cut them by mistake. */
+  readonly server: string;
+  readonly tunnelPort: number | undefined;
   /** What goes to the agent's log. */
   readonly logging: Logging;
   readonly signal: AbortSignal;
@@ -45,7 +54,7 @@ export interface AgentPolicy {
 }
 
 export function openPolicy(options: PolicyOptions): AgentPolicy {
-  const { client, nodeName, cutEstablished, signal, log, logging } = options;
+  const { client, nodeName, cutEstablished, signal, log, logging, tunnelPort } = options;
   const source = { client, signal, log };
   const policies = new Reflector<NetworkPolicy, PolicyFacts>({
     ...source,
@@ -56,6 +65,12 @@ export function openPolicy(options: PolicyOptions): AgentPolicy {
     ...source,
     resource: resources.clusterNetworkPolicies,
     project: clusterPolicyFacts,
+    mayBeAbsent: true,
+  });
+  const nodePolicies = new Reflector<NodeNetworkPolicy, NodePolicyFacts>({
+    ...source,
+    resource: resources.nodeNetworkPolicies,
+    project: nodePolicyFacts,
     mayBeAbsent: true,
   });
   const nodes = new Reflector({
@@ -74,7 +89,13 @@ export function openPolicy(options: PolicyOptions): AgentPolicy {
     policies,
     pods,
     namespaces,
-    cluster: { policies: clusterPolicies, nodes },
+    cluster: {
+      policies: clusterPolicies,
+      nodes,
+      nodePolicies,
+      contacts: () => nodeContacts({ nodeName, server: options.server, tunnelPort, nodes: nodes.items }),
+      onNodePolicy: (state) => tellNodePolicy(state, options),
+    },
     cutEstablished,
     log,
     startSources: () => {
@@ -86,9 +107,32 @@ export function openPolicy(options: PolicyOptions): AgentPolicy {
   const startSources = () => {
     policies.start();
     clusterPolicies.start();
+    nodePolicies.start();
   };
   const reports = new PolicyLog({ controller, always: logging, log });
   return { controller, reports, startSources };
+}
+
+/** An Event says how a policy of nodes stands here, when that is not what its author wants to hear. */
+function tellNodePolicy(state: NodePolicyState, { nodeName, recorder, log }: PolicyOptions): void {
+  const { name, lockouts, problems, until } = state;
+  log.info({ policy: name, state: state.state, lockouts, until }, 'policy of the node itself');
+  const policy = { apiVersion: 'policy.portolan.dev/v1alpha1', kind: 'NodeNetworkPolicy', name };
+  const cut = lockouts.join(', ');
+  if (state.state === 'refused')
+    recorder.record(policy, {
+      type: 'Warning',
+      reason: 'WouldLockOut',
+      message: `${nodeName} does not enforce it: it would cut ${cut}. Accept that by a rule, or annotate it ${ALLOW_LOCKOUT}=true`,
+    });
+  if (state.state === 'expired')
+    recorder.record(policy, {
+      type: 'Warning',
+      reason: 'NotConfirmed',
+      message: `${nodeName} no longer enforces it: nobody confirmed it in time`,
+    });
+  if (problems.length > 0)
+    recorder.record(policy, { type: 'Warning', reason: 'NotUnderstood', message: problems.join('; ') });
 }
 
 /** One policy as `portolan policy list` shows it. */
@@ -161,6 +205,10 @@ export function policyRoutes(sources: PolicyAnswerSources): Routes {
     },
     'GET /policy/log/follow': (query) =>
       new StreamAnswer((send) => sources.policy.reports.follow(query.has('all') ? 'all' : 'denied', send)),
+    'POST /firewall/check': (_query, body) => {
+      synced();
+      return controller.checkNodePolicy(nodePolicyFacts(body as NodeNetworkPolicy));
+    },
     'GET /policy/explain': (query): Explanation[] => {
       synced();
       const { protocol, port } = readPort(query.get('port') ?? '80/tcp');
@@ -223,7 +271,7 @@ function ruleRows(
 ): PolicyRuleRow[] {
   const rows = new Map<string, PolicyRuleRow>();
   for (const { comment, expr } of rules) {
-    const match = /^c?np (\S+) ((?:in|e)gress\[\d+\])/.exec(String(comment ?? ''));
+    const match = /^(?:np|cnp|nnp) (\S+) ((?:in|e)gress\[\d+\])/.exec(String(comment ?? ''));
     if (match?.[1] !== policy || !Array.isArray(expr)) continue;
     const rule = match[2]!;
     const counter = expr.find((part: { counter?: { packets: number; bytes: number } }) => part.counter);

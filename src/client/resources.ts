@@ -14,6 +14,7 @@ import type {
   Service,
   ServiceCIDR,
 } from '../model/kubernetes.ts';
+import type { NodeNetworkPolicy } from '../model/node-network-policy.ts';
 
 /** One kind as the REST API knows it; `T` is the type of its objects. */
 export interface Resource<T extends KubeObject> {
@@ -54,6 +55,13 @@ export const resources = {
     'v1alpha2',
     'ClusterNetworkPolicy',
     'clusternetworkpolicies',
+    false,
+  ),
+  nodeNetworkPolicies: resource<NodeNetworkPolicy>(
+    'policy.portolan.dev',
+    'v1alpha1',
+    'NodeNetworkPolicy',
+    'nodenetworkpolicies',
     false,
   ),
   networkPolicies: resource<NetworkPolicy>('networking.k8s.io', 'v1', 'NetworkPolicy', 'networkpolicies'),

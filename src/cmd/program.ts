@@ -6,6 +6,7 @@ import { registerAsk } from './ask.ts';
 import { registerCleanup } from './cleanup.ts';
 import { completionScript } from './completion.ts';
 import { registerController } from './controller.ts';
+import { registerFirewall } from './firewall.ts';
 import { examples } from './help.ts';
 import { registerLab } from './lab.ts';
 import { registerPolicy } from './policy.ts';
@@ -27,6 +28,7 @@ export function program(): Command {
   registerAsk(root);
   registerService(root);
   registerPolicy(root);
+  registerFirewall(root);
   registerAgent(root);
   registerApiserver(root);
   registerController(root);

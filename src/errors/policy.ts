@@ -29,6 +29,19 @@ export const policyCatalogue = {
     () =>
       '"portolan policy log -f" shows them from now on; an agent with --policy-log denied keeps the last ones',
   ),
+  POLICY_BAD_FILE: entry(
+    (c: { file: string; why: string }) => `Cannot read a policy from "${c.file}": ${c.why}`,
+    () => 'Give one NodeNetworkPolicy as YAML or JSON; docs/policy.md has an example',
+  ),
+  POLICY_BAD_OPTION: entry(
+    (c: { option: string; value: string; want: string }) =>
+      `Cannot use ${c.option} "${c.value}": want ${c.want}`,
+    (c) => `Give ${c.want}`,
+  ),
+  POLICY_TRIAL_OVER: entry(
+    (c: { name: string; until: string }) => `Cannot confirm "${c.name}": its trial was over at ${c.until}`,
+    () => 'Nodes no longer enforce it; "portolan firewall apply" starts anew',
+  ),
   POLICY_NOT_SYNCED: entry(
     () => `Cannot answer questions about policies yet: they are not listed from the API server`,
     () => 'Wait a moment; "portolan status" tells whether the API server answers',

@@ -59,7 +59,7 @@ export function nodeFacts({ metadata, status }: Node): NodeFacts {
  * A rule with a peer or protocol of a newer version of the API: "Accept" matches nothing, "Deny" and "Pass" become
  * "Deny all" (network-policy-api v1alpha2, ClusterNetworkPolicyEgressPeer).
  */
-function ruleFacts(
+export function ruleFacts(
   { action, name = '', protocols }: ClusterPolicyRule,
   from: readonly ClusterPolicyPeer[],
   at: string,

@@ -6,10 +6,19 @@
 import { FAMILIES, type Family, type IpAddress } from '../addr/index.ts';
 import type { Labels } from '../model/label-selector.ts';
 import type { PolicyWorld } from './evaluate.ts';
+import { hostChains, type NodePolicyFacts } from './host/index.ts';
 import type { Logging } from './logging.ts';
 import { type Member, MembershipTable } from './membership-table.ts';
 import { ADDRESS_TYPE, type Membership, membershipsOf } from './memberships.ts';
-import { comment, groupChainName, ISOLATED, policyChainName, VERDICTS } from './names.ts';
+import {
+  comment,
+  groupChainName,
+  HOST_CHAINS,
+  HOST_PODS,
+  ISOLATED,
+  policyChainName,
+  VERDICTS,
+} from './names.ts';
 import { baseChains, groupChain, policyChain, tierChain } from './rules.ts';
 import { isFree, mayBeSelected, type Standing, type Standings, standingsOf, UNKNOWN } from './standing.ts';
 import { type Chain, dropSet, emptyTables, type Tables, wantSet } from './tables.ts';
@@ -67,6 +76,8 @@ export class PolicyCompiler implements PolicyWorld {
   readonly #localsByPod = new Map<string, Map<string, LocalPod>>();
   readonly #states = new Map<string, LocalState>();
   readonly #memberships = new MembershipTable(this.tables);
+  /** Policies of the node itself that are enforced, in order. */
+  #host: readonly NodePolicyFacts[] = [];
   /** Which rules report their packets. */
   #logging: Logging = 'off';
   #parts = new WeakMap<PolicyFacts, PolicyParts>();
@@ -119,6 +130,19 @@ export class PolicyCompiler implements PolicyWorld {
     const of = (tier: Tier) => sorted.filter((each) => each.tier === tier);
     this.#tiers = { Admin: of('Admin'), Baseline: of('Baseline') };
     this.#dirtyPolicies = true;
+  }
+
+  /** Policies of the node itself that are enforced, in order. */
+  setHost(policies: readonly NodePolicyFacts[]): void {
+    const same =
+      policies.length === this.#host.length && policies.every((each, at) => each === this.#host[at]);
+    if (same) return;
+    this.#host = policies;
+    this.#dirtyPolicies = true;
+  }
+
+  get host(): readonly NodePolicyFacts[] {
+    return this.#host;
   }
 
   setNode(name: string, node: NodeFacts | undefined): void {
@@ -296,6 +320,10 @@ export class PolicyCompiler implements PolicyWorld {
       const tables = this.tables[family];
       const chains = new Map<string, Chain>();
       tables.chains = chains;
+      for (const [name, chain] of hostChains(this.#host, family, this.#logging)) chains.set(name, chain);
+      if (chains.has(HOST_CHAINS.egress))
+        wantSet(tables, HOST_PODS, { map: false, key: ADDRESS_TYPE[family] }, 'pods of this node');
+      else dropSet(tables, HOST_PODS);
       if (families.includes(family)) {
         for (const [name, chain] of this.#base[family]) chains.set(name, chain);
         for (const direction of DIRECTIONS)
@@ -346,6 +374,9 @@ export class PolicyCompiler implements PolicyWorld {
       for (const [name, make] of this.#partsOf(policy).memberships) wanted.set(name, make);
     for (const policy of cluster)
       for (const [name, make] of this.#clusterPartsOf(policy)) wanted.set(name, make);
+    for (const { ingress, egress } of this.#host)
+      for (const [name, make] of membershipsOf([...ingress, ...egress], this.#labelsOf))
+        wanted.set(name, make);
     this.#memberships.want(wanted, (namespace) => this.#membersOf(namespace), this.#nodes);
   }
 
@@ -358,6 +389,7 @@ export class PolicyCompiler implements PolicyWorld {
 
   #updateVerdicts(locals: Iterable<LocalPod>): void {
     for (const local of locals) {
+      this.#knowToHost(local);
       const state = this.#states.get(local.id);
       if (!state) {
         this.#forget(local);
@@ -389,11 +421,25 @@ export class PolicyCompiler implements PolicyWorld {
     }
   }
 
+  /** The node reaches its own pods whatever its own policies say. */
+  #knowToHost(local: LocalPod): void {
+    const about = comment(`pod ${local.namespace}/${local.name}`);
+    for (const address of local.addresses)
+      this.tables[address.family].sets
+        .get(HOST_PODS)
+        ?.put(String(address), { key: [address], comment: about });
+  }
+
   /** Takes a pod's addresses out of the maps, unless another attachment has them by now. */
   #forget(local: LocalPod): void {
     const { id } = local;
     this.#states.delete(id);
     for (const address of local.addresses) {
+      const hostPods = this.tables[address.family].sets.get(HOST_PODS);
+      if (hostPods?.elements.has(String(address)) && !this.#locals.has(id)) {
+        const others = [...this.#locals.values()].flatMap((other) => other.addresses);
+        if (!others.some((other) => other.equals(address))) hostPods.remove(String(address));
+      }
       if (!this.tables[address.family].sets.get(ISOLATED)?.elements.has(String(address))) continue;
       const taken = [...this.#states.values()].some(
         (state) => state.local.id !== id && state.local.addresses.some((other) => other.equals(address)),

@@ -20,9 +20,10 @@ import { type LocalPod, PolicyCompiler } from './compiler.ts';
 import { NftPolicyEngine } from './engine.ts';
 import { cutForbidden, type Judge } from './established.ts';
 import type { Endpoint } from './evaluate.ts';
+import { HostDecider, type HostSources, type NodePolicyFacts, type NodePolicyState } from './host/index.ts';
 import type { Logging } from './logging.ts';
 import { policyPlanText } from './plan.ts';
-import type { ClusterPolicyFacts, NodeFacts, PodFacts, PolicyFacts, TableSource } from './types.ts';
+import type { ClusterPolicyFacts, PodFacts, PolicyFacts, TableSource } from './types.ts';
 
 export interface PolicyLog {
   info(context: object, message: string): void;
@@ -34,11 +35,8 @@ export interface PolicyControllerOptions {
   readonly policies: TableSource<PolicyFacts>;
   readonly pods: TableSource<PodFacts>;
   readonly namespaces: TableSource<Labels>;
-  /** ClusterNetworkPolicies, and nodes for those that name them; undefined where nobody has any. */
-  readonly cluster?: {
-    readonly policies: TableSource<ClusterPolicyFacts>;
-    readonly nodes: TableSource<NodeFacts>;
-  };
+  /** ClusterNetworkPolicies, nodes for those that name them, and policies of nodes; undefined where nobody has any. */
+  readonly cluster?: HostSources & { readonly policies: TableSource<ClusterPolicyFacts> };
   /** Called once, when the first policy is seen: pods, namespaces and nodes have to be listed from now on. */
   readonly startSources?: () => void;
   /** The node's namespace, default the process's own. */
@@ -58,6 +56,8 @@ export interface PolicyStatus {
   readonly unknownPods: number;
   /** metadata.generation of each policy as the kernel enforces it; a ClusterNetworkPolicy has no namespace. */
   readonly enforced: Readonly<Record<string, number>>;
+  /** Policies of the node itself that select this one. */
+  readonly nodePolicies: readonly NodePolicyState[];
   readonly connectionsCut: number;
   readonly timing: { readonly count: number; readonly lastMs: number; readonly maxMs: number };
 }
@@ -79,7 +79,9 @@ export class PolicyController {
     pods: new Set<string>(),
     namespaces: new Set<string>(),
     nodes: new Set<string>(),
+    nodePolicies: new Set<string>(),
   };
+  readonly #host: HostDecider | undefined;
   readonly #timers = new Set<NodeJS.Timeout>();
   #known = false;
   #sourcesStarted = false;
@@ -119,17 +121,20 @@ export class PolicyController {
     follow(options.pods, this.#dirty.pods);
     follow(options.namespaces, this.#dirty.namespaces);
     if (!options.cluster) return;
+    this.#host = new HostDecider(options.cluster, options.nodeName, () => this.#trigger());
     follow(options.cluster.policies, this.#dirty.clusterPolicies);
     follow(options.cluster.nodes, this.#dirty.nodes);
+    follow(options.cluster.nodePolicies, this.#dirty.nodePolicies);
   }
 
   /** Takes over the pods that are attached, waits for the policies, and enforces. Resolves after the first time. */
   async start(attachments: Iterable<Attachment>): Promise<void> {
     for (const attachment of attachments) this.#setLocal(attachment);
     const { policies, cluster } = this.#options;
-    await Promise.all([policies.synced, cluster?.policies.synced]);
+    await Promise.all([policies.synced, cluster?.policies.synced, cluster?.nodePolicies.synced]);
     for (const key of policies.items.keys()) this.#dirty.policies.add(key);
     for (const key of cluster?.policies.items.keys() ?? []) this.#dirty.clusterPolicies.add(key);
+    for (const key of cluster?.nodePolicies.items.keys() ?? []) this.#dirty.nodePolicies.add(key);
     await this.#waitForSources();
     if (this.#closed) return;
     this.#known = true;
@@ -190,6 +195,14 @@ export class PolicyController {
     while (this.#running);
   }
 
+  /** How the policies of this node would stand with this one among them. */
+  async checkNodePolicy(policy: NodePolicyFacts): Promise<readonly NodePolicyState[]> {
+    this.#needSources();
+    await this.#waitForSources();
+    await this.settled();
+    return this.#host?.check(policy, this.compiler) ?? [];
+  }
+
   /** What would be done now as nft text. */
   async plan(): Promise<string> {
     if (!this.#known) throw policyError('POLICY_NOT_SYNCED', {});
@@ -208,6 +221,7 @@ export class PolicyController {
       isolatedPods: states.length,
       unknownPods: states.filter(({ unknown }) => unknown).length,
       enforced: this.#enforced,
+      nodePolicies: this.#host?.states ?? [],
       connectionsCut: this.#connectionsCut,
       timing: { ...this.#timing },
     };
@@ -234,6 +248,7 @@ export class PolicyController {
   async close(): Promise<void> {
     this.#closed = true;
     clearTimeout(this.#retryTimer);
+    this.#host?.close();
     for (const timer of this.#timers) clearTimeout(timer);
     await this.#running;
     this.engine.close();
@@ -241,8 +256,9 @@ export class PolicyController {
 
   get #anyPolicies(): boolean {
     const { compiler } = this;
-    const { policies, clusterPolicies } = this.#dirty;
-    return compiler.policies.size + compiler.clusterPolicies.size + policies.size + clusterPolicies.size > 0;
+    const { policies, clusterPolicies, nodePolicies } = this.#dirty;
+    const known = compiler.policies.size + compiler.clusterPolicies.size + compiler.host.length;
+    return known + policies.size + clusterPolicies.size + nodePolicies.size > 0;
   }
 
   get #busy(): boolean {
@@ -316,10 +332,13 @@ export class PolicyController {
   }
 
   async #takeChanges(): Promise<boolean> {
-    if (this.#dirty.policies.size + this.#dirty.clusterPolicies.size > 0) await this.#waitForSources();
+    const dirty = this.#dirty;
+    if (dirty.policies.size + dirty.clusterPolicies.size + dirty.nodePolicies.size > 0)
+      await this.#waitForSources();
     const { policies, pods, namespaces, cluster } = this.#options;
     const { compiler } = this;
-    const dirty = this.#dirty;
+    const hostChanged = dirty.nodePolicies.size + dirty.nodes.size > 0;
+    dirty.nodePolicies.clear();
     for (const key of drain(dirty.namespaces)) compiler.setNamespace(key, namespaces.items.get(key));
     for (const key of drain(dirty.pods)) {
       compiler.setPod(key, pods.items.get(key));
@@ -341,6 +360,8 @@ export class PolicyController {
         );
       compiler.setClusterPolicy(name, policy);
     }
+    const host = this.#host?.decide(hostChanged, compiler);
+    if (host) compiler.setHost(host);
     const changed = compiler.compile();
     const reapply = this.#reapply || this.#locals;
     this.#reapply = false;
@@ -370,15 +391,19 @@ export class PolicyController {
     if (changed && this.#cut && this.compiler.isolated.size > 0) this.#cutSoon();
   }
 
+  #needSources(): void {
+    if (this.#sourcesStarted) return;
+    this.#sourcesStarted = true;
+    this.#options.startSources?.();
+  }
+
   /** Pods and namespaces are needed from the first policy on. */
   async #waitForSources(): Promise<void> {
     const { policies, pods, namespaces, cluster } = this.#options;
-    const none = policies.items.size + (cluster?.policies.items.size ?? 0) === 0;
+    const ofCluster = (cluster?.policies.items.size ?? 0) + (cluster?.nodePolicies.items.size ?? 0);
+    const none = policies.items.size + ofCluster === 0;
     if (none && !this.#sourcesStarted) return;
-    if (!this.#sourcesStarted) {
-      this.#sourcesStarted = true;
-      this.#options.startSources?.();
-    }
+    this.#needSources();
     await Promise.all([pods.synced, namespaces.synced, cluster?.nodes.synced]);
   }
 

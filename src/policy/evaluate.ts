@@ -151,7 +151,8 @@ function tierMatch(
   return undefined;
 }
 
-function ruleMatches(rule: RuleFacts, peer: Endpoint, flow: Flow, world: PolicyWorld): boolean {
+/** Whether peers and ports of a rule match; `peer` is the other end of the flow. */
+export function ruleMatches(rule: RuleFacts, peer: Endpoint, flow: Flow, world: PolicyWorld): boolean {
   if (rule.ports && !rule.ports.some((port) => portMatches(port, flow))) return false;
   return !rule.peers || rule.peers.some((each) => peerMatches(each, peer, world));
 }

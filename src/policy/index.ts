@@ -6,6 +6,13 @@ export { type Endpoint, evaluate, type Flow, type PolicyWorld, type Verdict } fr
 export { type Explanation, endpointText, explain } from './explain.ts';
 export { namespaceLabels, podFacts, policyFacts } from './facts.ts';
 export { type FlowGap, type FlowRecord, flowRecordText, openFlowLog } from './flow-log.ts';
+export {
+  type Contact,
+  enforcement,
+  type NodePolicyFacts,
+  type NodePolicyState,
+  nodePolicyFacts,
+} from './host/index.ts';
 export type { Logging } from './logging.ts';
 export { policyPlanText } from './plan.ts';
 export { policyChain } from './rules.ts';

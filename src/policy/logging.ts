@@ -40,15 +40,20 @@ export interface LogPrefix {
   readonly by: string;
 }
 
+const KINDS: Readonly<Record<string, string>> = {
+  cnp: 'ClusterNetworkPolicy ',
+  nnp: 'NodeNetworkPolicy ',
+};
+
 /** What a prefix of `logRule` says; undefined for others. */
 export function readLogPrefix(prefix: string): LogPrefix | undefined {
   const match =
-    /^(allowed|denied) (c?np) (?:default deny (ingress|egress): (.*)|(\S+) (ingress|egress)(\[\d+\].*))$/.exec(
+    /^(allowed|denied) (np|cnp|nnp) (?:default deny (ingress|egress): (.*)|(\S+) (ingress|egress)(\[\d+\].*))$/.exec(
       prefix,
     );
   if (!match) return undefined;
   const [, verdict, kind, isolated, why, policy, direction, index] = match;
   const base = { verdict: verdict as LogPrefix['verdict'], direction: (isolated ?? direction) as Direction };
   if (isolated) return { ...base, by: `default deny, ${why}` };
-  return { ...base, by: `${kind === 'cnp' ? 'ClusterNetworkPolicy ' : ''}${policy} ${direction}${index}` };
+  return { ...base, by: `${KINDS[kind ?? ''] ?? ''}${policy} ${direction}${index}` };
 }

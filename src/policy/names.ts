@@ -13,6 +13,13 @@ export const FORWARD = `${PREFIX}forward`;
 export const INPUT = `${PREFIX}input`;
 /** Where a connection goes that its source's policies allow: to the policies of its destination. */
 export const TO = `${PREFIX}to`;
+/** What the node itself receives and sends. */
+export const HOST_CHAINS: Readonly<Record<Direction, string>> = {
+  ingress: `${PREFIX}host_input`,
+  egress: `${PREFIX}host_output`,
+};
+/** Addresses of local pods, which their node always reaches. */
+export const HOST_PODS = `${PREFIX}host_pods`;
 /** Local pods that are isolated in any direction. */
 export const ISOLATED = `${PREFIX}isolated`;
 /** Address of a local pod to its group of policies. */

@@ -56,12 +56,12 @@ const PROTOCOLS = [
   ['SCTP', 132, 'sctp dport'],
 ] as const;
 
-const ESTABLISHED = ruleOf(
+export const ESTABLISHED = ruleOf(
   [ctState('established', 'related'), ACCEPT],
   'replies and what is allowed already',
 );
 /** Neighbours of a pod's link must be found whatever its policies say: the four ND types (RFC 4861 section 4). */
-const NEIGHBOURS = ruleOf(
+export const NEIGHBOURS = ruleOf(
   [
     among(
       'icmpv6 type',
@@ -192,9 +192,9 @@ export function groupChain(
 const allowing = (direction: Direction): NftStatement => (direction === 'ingress' ? ACCEPT : goTo(TO));
 
 /** What a rule does, and as what it is reported. */
-type Outcome = readonly [verdict: NftStatement, logged: 'allowed' | 'denied' | undefined];
+export type Outcome = readonly [verdict: NftStatement, logged: 'allowed' | 'denied' | undefined];
 
-function ruleLines(
+export function ruleLines(
   rule: RuleFacts,
   direction: Direction,
   family: Family,

@@ -42,6 +42,7 @@ test('the v3 index names each group and version with a hash of its document', ()
     'apis/networking.k8s.io/v1',
     'apis/networking.k8s.io/v1beta1',
     'apis/policy.networking.k8s.io/v1alpha2',
+    'apis/policy.portolan.dev/v1alpha1',
   ]);
   assert.match(paths['api/v1']!.serverRelativeURL, /^\/openapi\/v3\/api\/v1\?hash=[0-9A-F]{128}$/);
 });

@@ -57,6 +57,7 @@ export const plainStrategies: readonly (readonly [string, Strategy])[] = [
   ['EndpointSlice', counted],
   ['NetworkPolicy', counted],
   ['ClusterNetworkPolicy', counted],
+  ['NodeNetworkPolicy', counted],
   ['Lease', createOnUpdate],
   ['Event', createOnUpdate],
 ];

@@ -1,5 +1,5 @@
 /** The kinds that the API server serves, with the names under which clients address them. */
-import { clusterNetworkPolicy } from './types/cluster-network-policy.ts';
+import { clusterNetworkPolicy, nodeNetworkPolicy } from './types/cluster-network-policy.ts';
 import { configMap, coreEvent, endpoints, event, namespace, node } from './types/core.ts';
 import type { StructType } from './types/field.ts';
 import {
@@ -96,6 +96,12 @@ export const kinds: readonly KindSchema[] = [
       hasStatus: true,
     },
   ),
+  kind('policy.portolan.dev/v1alpha1', 'NodeNetworkPolicy', 'nodenetworkpolicies', nodeNetworkPolicy, {
+    custom: true,
+    shortNames: ['nnp'],
+    namespaced: false,
+    hasStatus: true,
+  }),
   // Versions beside the stored one, each for a kubectl that describes the kind through it: 1.20 and 1.32.
   kind('discovery.k8s.io/v1beta1', 'EndpointSlice', 'endpointslices', endpointSliceBeta, {
     viewOf: { group: 'discovery.k8s.io', version: 'v1', kind: 'EndpointSlice' },

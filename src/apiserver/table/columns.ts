@@ -1,6 +1,7 @@
 /** The columns of each kind, as the printers of Kubernetes define them: pkg/printers/internalversion/printers.go. */
 import type { ClusterNetworkPolicy } from '../../model/cluster-network-policy.ts';
 import type { ConfigMap, Lease, Namespace, NetworkPolicy, ServiceCIDR } from '../../model/kubernetes.ts';
+import type { NodeNetworkPolicy } from '../../model/node-network-policy.ts';
 import type { KindSchema } from '../schema/index.ts';
 import { labelSelectorText } from '../selectors/labels.ts';
 import { columnList, type KindTable } from './column.ts';
@@ -60,6 +61,19 @@ const tables: Readonly<Record<string, KindTable>> = {
     cells: (o, now) => {
       const { tier, priority } = (o as ClusterNetworkPolicy).spec;
       return [o.metadata.name, tier, String(priority), ageOf(o.metadata.creationTimestamp, now)];
+    },
+  },
+  NodeNetworkPolicy: {
+    columns: columnList('Name', 'Priority', 'Ingress', 'Egress', 'Age'),
+    cells: (o, now) => {
+      const { priority, defaultIngress = 'Accept', defaultEgress = 'Accept' } = (o as NodeNetworkPolicy).spec;
+      return [
+        o.metadata.name,
+        String(priority),
+        defaultIngress,
+        defaultEgress,
+        ageOf(o.metadata.creationTimestamp, now),
+      ];
     },
   },
   ServiceCIDR: {

@@ -1,4 +1,4 @@
-/** ClusterNetworkPolicy: kubernetes-sigs/network-policy-api apis/v1alpha2. */
+/** ClusterNetworkPolicy (kubernetes-sigs/network-policy-api apis/v1alpha2), and NodeNetworkPolicy of the same words. */
 import { int32, list, obj, ptr, req, str, strings, struct } from './field.ts';
 import { condition, labelSelector, topLevel } from './meta.ts';
 
@@ -84,6 +84,33 @@ export const clusterNetworkPolicy = topLevel(
   "An administrator's policy for pods of the whole cluster, before or after NetworkPolicies.",
   {
     spec: req(obj(() => spec, 'What the policy decides.')),
+    status: obj(() => status, 'What the policy is now.'),
+  },
+);
+
+const nodeName = (tail: string) => `policy.portolan.v1alpha1.${tail}`;
+const nodeRule = (tail: string, side: 'from' | 'to', peers: string) =>
+  struct(nodeName(tail), 'What happens to traffic of a node.', {
+    name: str('Name of the rule for people, at most 100 characters.'),
+    action: req(str('Accept or Deny.')),
+    [side]: req(list(() => egressPeer, {}, `${peers}, 1 to 25.`)),
+    protocols,
+  });
+const nodeIngressRule = nodeRule('NodeNetworkPolicyIngressRule', 'from', 'Sources');
+const nodeEgressRule = nodeRule('NodeNetworkPolicyEgressRule', 'to', 'Destinations');
+const nodeSpec = struct(nodeName('NodeNetworkPolicySpec'), 'What the policy decides.', {
+  nodeSelector: req(obj(() => labelSelector, 'Nodes that the policy is about; empty selects all.')),
+  priority: req(int32('0 to 1000; the lower one is asked first.')),
+  defaultIngress: str('Accept or Deny what comes to the node and no rule matches; Accept if unset.'),
+  defaultEgress: str('Accept or Deny what the node sends and no rule matches; Accept if unset.'),
+  ingress: list(() => nodeIngressRule, {}, 'Rules for traffic to the node, in order, at most 25.'),
+  egress: list(() => nodeEgressRule, {}, 'Rules for traffic from the node, in order, at most 25.'),
+});
+export const nodeNetworkPolicy = topLevel(
+  nodeName('NodeNetworkPolicy'),
+  'What nodes themselves accept and send: a firewall for their own addresses.',
+  {
+    spec: req(obj(() => nodeSpec, 'What the policy decides.')),
     status: obj(() => status, 'What the policy is now.'),
   },
 );

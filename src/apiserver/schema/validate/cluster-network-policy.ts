@@ -8,9 +8,10 @@ import type {
   PortMatch,
 } from '../../../model/cluster-network-policy.ts';
 import type { LabelSelector } from '../../../model/kubernetes.ts';
+import { CONFIRM_BY, type NodeNetworkPolicy } from '../../../model/node-network-policy.ts';
 import type { FieldError } from '../decode.ts';
 import { validateCidr } from './addresses.ts';
-import { duplicate, invalid, oneOf, required, tooLong, tooMany } from './field-errors.ts';
+import { duplicate, invalid, oneOf, optionalOneOf, required, tooLong, tooMany } from './field-errors.ts';
 import { validateLabelSelector } from './meta.ts';
 
 /** Most rules a direction, peers and protocols a rule, networks a peer. */
@@ -23,10 +24,7 @@ const EGRESS_PEERS = [...INGRESS_PEERS, 'nodes', 'networks'] as const;
 export function validateClusterNetworkPolicy({ spec }: ClusterNetworkPolicy): FieldError[] {
   if (!spec) return [required('spec')];
   const errors = oneOf('spec.tier', spec.tier, ['Admin', 'Baseline']);
-  const { priority } = spec;
-  if (priority === undefined) errors.push(required('spec.priority'));
-  else if (priority < 0 || priority > HIGHEST_PRIORITY)
-    errors.push(invalid('spec.priority', priority, `must be between 0 and ${HIGHEST_PRIORITY}`));
+  errors.push(...validatePriority(spec.priority));
   if (!spec.subject) errors.push(required('spec.subject'));
   else {
     errors.push(...exactlyOne('spec.subject', spec.subject, INGRESS_PEERS));
@@ -39,9 +37,44 @@ export function validateClusterNetworkPolicy({ spec }: ClusterNetworkPolicy): Fi
     const rules = spec[direction] ?? [];
     errors.push(...atMost(`spec.${direction}`, rules));
     for (const [i, rule] of rules.entries())
-      errors.push(...validateRule(`spec.${direction}[${i}]`, rule, side, kinds));
+      errors.push(...validateRule(`spec.${direction}[${i}]`, rule, side, kinds, ['Accept', 'Deny', 'Pass']));
   }
   return errors;
+}
+
+export function validateNodeNetworkPolicy({ metadata, spec }: NodeNetworkPolicy): FieldError[] {
+  if (!spec) return [required('spec')];
+  const errors = spec.nodeSelector
+    ? validateLabelSelector(spec.nodeSelector, 'spec.nodeSelector')
+    : [required('spec.nodeSelector')];
+  errors.push(...validatePriority(spec.priority));
+  for (const [direction, side, fallback] of [
+    ['ingress', 'from', 'defaultIngress'],
+    ['egress', 'to', 'defaultEgress'],
+  ] as const) {
+    errors.push(...optionalOneOf(`spec.${fallback}`, spec[fallback], ['Accept', 'Deny']));
+    const rules = spec[direction] ?? [];
+    errors.push(...atMost(`spec.${direction}`, rules));
+    for (const [i, rule] of rules.entries())
+      errors.push(...validateRule(`spec.${direction}[${i}]`, rule, side, EGRESS_PEERS, ['Accept', 'Deny']));
+  }
+  const confirmBy = metadata.annotations?.[CONFIRM_BY];
+  if (confirmBy !== undefined && Number.isNaN(Date.parse(confirmBy)))
+    errors.push(
+      invalid(
+        `metadata.annotations[${CONFIRM_BY}]`,
+        confirmBy,
+        'must be a time such as 2026-03-01T10:00:00Z',
+      ),
+    );
+  return errors;
+}
+
+function validatePriority(priority: number | undefined): FieldError[] {
+  if (priority === undefined) return [required('spec.priority')];
+  return priority < 0 || priority > HIGHEST_PRIORITY
+    ? [invalid('spec.priority', priority, `must be between 0 and ${HIGHEST_PRIORITY}`)]
+    : [];
 }
 
 function validateRule(
@@ -49,8 +82,9 @@ function validateRule(
   rule: ClusterPolicyRule,
   side: 'from' | 'to',
   kinds: readonly (keyof ClusterPolicyPeer)[],
+  actions: readonly string[],
 ): FieldError[] {
-  const errors = oneOf(`${at}.action`, rule.action, ['Accept', 'Deny', 'Pass']);
+  const errors = oneOf(`${at}.action`, rule.action, actions);
   if ((rule.name ?? '').length > LONGEST_NAME) errors.push(tooLong(`${at}.name`, LONGEST_NAME));
   const peers = rule[side] ?? [];
   if (peers.length === 0) errors.push(required(`${at}.${side}`, 'at least one peer'));

@@ -2,7 +2,7 @@
 import type { KubeObject } from '../../../model/kubernetes.ts';
 import type { FieldError } from '../decode.ts';
 import type { KindSchema } from '../kinds.ts';
-import { validateClusterNetworkPolicy } from './cluster-network-policy.ts';
+import { validateClusterNetworkPolicy, validateNodeNetworkPolicy } from './cluster-network-policy.ts';
 import {
   validateConfigMap,
   validateConfigMapUpdate,
@@ -62,6 +62,7 @@ const rules: Readonly<Record<string, KindRules>> = {
     validateUpdate: validateServiceCIDRUpdate,
   },
   'policy.networking.k8s.io/ClusterNetworkPolicy': { validate: validateClusterNetworkPolicy },
+  'policy.portolan.dev/NodeNetworkPolicy': { validate: validateNodeNetworkPolicy },
 };
 
 function metaRules(schema: KindSchema): MetaRules {

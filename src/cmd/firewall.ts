@@ -1,0 +1,77 @@
+/** `portolan firewall`: what nodes themselves accept and send, and how not to lock oneself out. */
+import type { Command } from 'commander';
+import type { PolicyStatus } from '../policy/index.ts';
+import { type AskFlags, ask, asking } from './asking.ts';
+import { examples } from './help.ts';
+import { print, styled, table } from './output.ts';
+
+export interface FirewallFlags extends AskFlags {
+  kubeconfig?: string;
+}
+export interface ApplyFlags extends FirewallFlags {
+  dryRun: boolean;
+  confirmWithin?: string;
+}
+
+export function registerFirewall(program: Command): void {
+  const firewall = program
+    .command('firewall')
+    .description('policies of nodes themselves (NodeNetworkPolicy): what they accept and send')
+    .addHelpText(
+      'after',
+      examples(
+        'portolan firewall apply ssh-only.yaml --dry-run',
+        'portolan firewall apply ssh-only.yaml --confirm-within 60s',
+        'portolan firewall confirm ssh-only',
+      ),
+    );
+  asking(firewall.command('status'))
+    .description('policies that select this node, and whether they are in force')
+    .addHelpText('after', examples('portolan firewall status', 'portolan firewall status --json'))
+    .action(async (flags: AskFlags) => {
+      const { nodePolicies } = await ask<PolicyStatus>(flags, '/policy/status');
+      print({ json: flags.json, value: nodePolicies, text: () => statesText(nodePolicies) });
+    });
+  reaching(asking(firewall.command('apply')))
+    .description('write a policy; on trial with --confirm-within: nodes let go of it unless it is confirmed')
+    .argument('<file>', 'YAML or JSON of one NodeNetworkPolicy; - for standard input')
+    .option('--dry-run', 'write nothing; say what it would cut on this node, exit 1 if anything', false)
+    .option('--confirm-within <time>', 'e.g. 60s or 5m')
+    .addHelpText(
+      'after',
+      examples(
+        'portolan firewall apply ssh-only.yaml --dry-run',
+        'portolan firewall apply ssh-only.yaml --confirm-within 60s && portolan firewall confirm ssh-only',
+      ),
+    )
+    .action(async (file: string, flags: ApplyFlags) =>
+      (await import('./firewall-actions.ts')).apply(file, flags),
+    );
+  reaching(asking(firewall.command('confirm')))
+    .description('end the trial of a policy: it stays')
+    .argument('<name>', 'of the NodeNetworkPolicy')
+    .addHelpText('after', examples('portolan firewall confirm ssh-only'))
+    .action(async (name: string, flags: FirewallFlags) =>
+      (await import('./firewall-actions.ts')).confirm(name, flags),
+    );
+}
+
+function reaching(command: Command): Command {
+  return command.option('--kubeconfig <path>', 'how to reach the API server', process.env['KUBECONFIG']);
+}
+
+export function statesText(states: PolicyStatus['nodePolicies']): string {
+  if (states.length === 0) return 'no policy selects this node: it accepts and sends everything';
+  const colour = { 'in force': 'green', 'on trial': 'yellow', expired: 'red', refused: 'red' } as const;
+  const rows = states.map(({ name, generation, state, until, lockouts }) => [
+    name,
+    String(generation),
+    styled(colour[state], until ? `${state} until ${until}` : state),
+    lockouts.join(', '),
+  ]);
+  const problems = states.flatMap(({ name, problems: list }) => list.map((line) => `${name}: ${line}`));
+  return [
+    table(['POLICY', 'GENERATION', 'STATE', 'CUTS'], rows),
+    ...problems.map((line) => `${styled('red', 'problem')} ${line}`),
+  ].join('\n');
+}

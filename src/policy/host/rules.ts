@@ -1,0 +1,62 @@
+/**
+ * A node's own firewall as nft chains of one family. Pure.
+ *
+ *     policy_host_input    established, lo, neighbour discovery ──► accept;  rules by priority;  drop when denied by default
+ *     policy_host_output   the same, and what goes to pods of this node ──► accept
+ */
+import type { Family } from '../../addr/index.ts';
+import { ACCEPT, COUNTER, DROP, equals, inSet, type NftRule, ruleOf } from '../../kernel/nft/index.ts';
+import { type Logging, logRule } from '../logging.ts';
+import { comment, HOST_CHAINS, HOST_PODS } from '../names.ts';
+import { addressField, ESTABLISHED, NEIGHBOURS, ruleLines } from '../rules.ts';
+import type { Chain } from '../tables.ts';
+import type { Direction } from '../types.ts';
+import type { NodePolicyFacts } from './types.ts';
+
+const HOOKS = { ingress: 'input', egress: 'output' } as const;
+const LINKS = { ingress: 'iifname', egress: 'oifname' } as const;
+
+/** No chain for a direction about which no policy says anything. */
+export function hostChains(
+  policies: readonly NodePolicyFacts[],
+  family: Family,
+  logging: Logging,
+): Map<string, Chain> {
+  const chains = new Map<string, Chain>();
+  for (const direction of ['ingress', 'egress'] as const) {
+    const rules = hostRules(policies, direction, family, logging);
+    if (rules.length === 0) continue;
+    const always = [ESTABLISHED, ruleOf([equals(LINKS[direction], 'lo'), ACCEPT])];
+    if (family === 6) always.push(NEIGHBOURS);
+    if (direction === 'egress')
+      always.push(
+        ruleOf([inSet([addressField(family, 'daddr')], HOST_PODS), ACCEPT], 'a node reaches its own pods'),
+      );
+    chains.set(HOST_CHAINS[direction], {
+      hook: { type: 'filter', priority: 0, policy: 'accept', hook: HOOKS[direction] },
+      rules: [...always, ...rules],
+    });
+  }
+  return chains;
+}
+
+function hostRules(
+  policies: readonly NodePolicyFacts[],
+  direction: Direction,
+  family: Family,
+  logging: Logging,
+): NftRule[] {
+  const rules = policies.flatMap((policy) =>
+    policy[direction].flatMap((rule, index) => {
+      const owner = comment(`nnp ${policy.name} ${direction}[${index}]${rule.name ? ` ${rule.name}` : ''}`);
+      return rule.action === 'Accept'
+        ? ruleLines(rule, direction, family, [ACCEPT, logging === 'all' ? 'allowed' : undefined], owner)
+        : ruleLines(rule, direction, family, [DROP, logging === 'off' ? undefined : 'denied'], owner);
+    }),
+  );
+  const denying = policies.filter(({ defaultDeny }) => defaultDeny[direction]).map(({ name }) => name);
+  if (denying.length === 0) return rules;
+  const why = comment(`nnp default deny ${direction}: by ${denying.join(', ')}`);
+  if (logging !== 'off') rules.push(logRule([], 'denied', why));
+  return [...rules, ruleOf([COUNTER, DROP], why)];
+}

@@ -1,0 +1,87 @@
+/** A node's own firewall in a lab: it refuses to lock its admin out, lets go of what nobody confirms, and holds. */
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { type Lab, portolan, run, startLab, until } from '../lib/lab.ts';
+
+let lab: Lab;
+let server: ReturnType<Lab['start']>;
+before(async () => {
+  lab = await startLab('--nodes', '2', '--no-demo');
+  server = lab.start(lab.netns('node2'), lab.cgroup('node2'), [
+    ...['busybox', 'httpd', '-f', '-p', '9999', '-h', '/usr/share'],
+  ]);
+  await until(() => fromOutside(), { what: 'the server answers' });
+});
+after(async () => {
+  server?.kill();
+  await lab?.down();
+});
+
+const ADDRESS = '172.31.0.12';
+async function connects(netns: string): Promise<boolean> {
+  const command = ['curl', '-s', '-o', '/dev/null', '--max-time', '1', `http://${ADDRESS}:9999/`];
+  const [, ...args] = lab.inside(netns, lab.outside, command);
+  const { status } = await run('sh', args);
+  return status === 0;
+}
+const fromOutside = () => connects(lab.netns('underlay'));
+const fromPeer = () => connects(lab.netns('node1'));
+
+const policy = (ingress: object[]) => ({
+  apiVersion: 'policy.portolan.dev/v1alpha1',
+  kind: 'NodeNetworkPolicy',
+  metadata: { name: 'own' },
+  spec: { nodeSelector: {}, priority: 10, defaultIngress: 'Deny', ingress },
+});
+const PEERS = { name: 'peers', action: 'Accept', from: [{ nodes: {} }] };
+
+function firewall(args: string[], object?: unknown) {
+  return portolan(['firewall', ...args, '--kubeconfig', lab.kubeconfig], {
+    env: { PORTOLAN_STATE_DIR: `/run/${lab.name}/node2` },
+    ...(object === undefined ? {} : { input: JSON.stringify(object) }),
+  });
+}
+interface State {
+  state: string;
+  lockouts: string[];
+}
+const stateOf = async () =>
+  (await lab.ask<State[]>('node2', 'firewall', 'status')).map(({ state }) => state).join();
+
+test('what would cut the tunnel of peers is refused before it is written, and by every node', async () => {
+  const dry = await firewall(['apply', '-', '--dry-run'], policy([]));
+  assert.equal(dry.status, 1, dry.stderr);
+  assert.match(dry.stdout, /refused.*the tunnel from node node1 \(172\.31\.0\.11\)/);
+  assert.equal((await lab.tryKubectl(['get', 'nnp', 'own'])).status, 1);
+
+  await lab.apply(policy([]));
+  await until(async () => (await stateOf()) === 'refused', { what: 'node2 refuses it' });
+  assert.equal(await fromOutside(), true);
+  const events = await lab.kubectl(['get', 'events', '-A', '--field-selector', 'reason=WouldLockOut']);
+  assert.match(events, /does not enforce it: it would cut/);
+  await lab.kubectl(['delete', 'nnp', 'own']);
+});
+
+test('a trial that nobody confirms ends, one that is confirmed stays', async () => {
+  const trial = await firewall(['apply', '-', '--confirm-within', '4s'], policy([PEERS]));
+  assert.equal(trial.status, 0, trial.stderr);
+  await until(async () => !(await fromOutside()), { what: 'strangers are shut out' });
+  assert.equal(await fromPeer(), true);
+  await until(fromOutside, { what: 'the trial is over' });
+  assert.equal(await stateOf(), 'expired');
+  const late = await firewall(['confirm', 'own']);
+  assert.equal(late.status, 1);
+  assert.match(late.stderr, /its trial was over/);
+
+  assert.equal((await firewall(['apply', '-', '--confirm-within', '30s'], policy([PEERS]))).status, 0);
+  await until(async () => !(await fromOutside()), { what: 'strangers are shut out' });
+  assert.equal((await firewall(['confirm', 'own'])).status, 0);
+  await until(async () => (await stateOf()) === 'in force', { what: 'it is in force' });
+  assert.equal(await fromOutside(), false);
+  assert.equal(await fromPeer(), true);
+  // Whoever restarts the agent opens nothing.
+  assert.equal((await lab.cli('restart', 'node2', '--kill')).status, 0);
+  assert.equal(await fromOutside(), false);
+  await lab.kubectl(['delete', 'nnp', 'own']);
+  await until(fromOutside, { what: 'everything is accepted again' });
+});

@@ -236,7 +236,8 @@ export class NftElements {
   }
 }
 
-function refusal(part: ElementMessage, ack: Ack) {
+/** The error that says which element was refused. */
+export function refusal(part: ElementMessage, ack: Ack) {
   const { change, elements, offsets } = part;
   const { offset } = ack;
   const at = offset === undefined ? -1 : offsets.findLastIndex((begin) => begin <= offset);

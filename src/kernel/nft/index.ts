@@ -1,3 +1,5 @@
+export * from './batch.ts';
+export * from './bytecode.ts';
 export {
   changesText,
   changeText,
@@ -7,7 +9,7 @@ export {
   type NftSetShape,
   type NftTableName,
 } from './change.ts';
-export type { Datum, DatumType } from './datum.ts';
+export { type Datum, type DatumType, typesOf } from './datum.ts';
 export type { ElementChange } from './element-messages.ts';
 export { NftElements, type NftSetSummary } from './elements.ts';
 export type { NftField } from './fields.ts';

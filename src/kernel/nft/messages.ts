@@ -7,10 +7,13 @@ import type { NftFamily } from './set-element.ts';
 /** Subsystem 10 of nfnetlink in the high byte, enum nf_tables_msg_types in the low one. */
 export const NFT = {
   NEWTABLE: 0xa00,
+  GETTABLE: 0xa01,
+  DELTABLE: 0xa02,
   NEWCHAIN: 0xa03,
   GETCHAIN: 0xa04,
   DELCHAIN: 0xa05,
   NEWRULE: 0xa06,
+  GETRULE: 0xa07,
   DELRULE: 0xa08,
   NEWSET: 0xa09,
   GETSET: 0xa0a,

@@ -1,6 +1,7 @@
 /** From a plan to what the maps hold, without numbers that the engine gives out. Pure. */
 import { maglevSize, maglevTable } from '../../maglev.ts';
 import type { BackendPlan, FrontendPlan, PortPlan, SetName } from '../../types.ts';
+import { backendName, weightedMembers } from '../../weighted.ts';
 import { BACKEND, FRONTEND, KINDS } from './layout.ts';
 
 /** A table of a port: the plain one is chosen from at random, the hash one by the flow. */
@@ -62,27 +63,15 @@ function compileFrontend(frontend: FrontendPlan, port: PortPlan): CompiledFronte
 /** Entries of a table: indexes into `backends` of the port, a backend of weight 3 three times as often. */
 export function compileTable(port: PortPlan, name: TableName): ArrayLike<number> {
   const hashed = name.endsWith('-hash');
-  const { members } = port[(hashed ? name.slice(0, -5) : name) as SetName];
+  if (!hashed) return weightedMembers(port, name as SetName);
+  const { members } = port[name.slice(0, -5) as SetName];
   const weights = members.map((at) => port.backends[at]!.weight);
-  if (!hashed) {
-    const divisor = weights.reduce(greatestCommonDivisor, 0) || 1;
-    if (weights.every((weight) => weight === divisor)) return members;
-    return members.flatMap((member, at) => new Array<number>(weights[at]! / divisor).fill(member));
-  }
   const named = members.map((at) => ({
     name: backendName(port.backends[at]!),
     weight: port.backends[at]!.weight,
   }));
   const total = weights.reduce((sum, weight) => sum + weight, 0);
   return maglevTable(named, maglevSize(total)).map((at) => members[at]!);
-}
-
-export function backendName({ endpoint, port }: BackendPlan): string {
-  return `${endpoint.address}|${port}`;
-}
-
-function greatestCommonDivisor(a: number, b: number): number {
-  return b === 0 ? a : greatestCommonDivisor(b, a % b);
 }
 
 export function backendFlags(backend: BackendPlan, nodeName: string): number {

@@ -10,11 +10,11 @@ import { viewOf } from '../../../codec/index.ts';
 import { serviceError } from '../../../errors/index.ts';
 import type { BpfMap } from '../../../kernel/bpf/index.ts';
 import type { PortPlan } from '../../types.ts';
+import { backendName } from '../../weighted.ts';
 import { RangeAllocator } from './allocate.ts';
 import { ChunkedArray } from './chunked-array.ts';
 import {
   backendFlags,
-  backendName,
   type CompiledFrontend,
   compileFrontends,
   compileTable,

@@ -1,0 +1,430 @@
+/**
+ * Services in nftables, kube-proxy's nftables mode in other words: what a Service is lies in elements of sets, which
+ * are changed in place by netlink; rules are the same for all Services. See layout.ts and chains.ts.
+ */
+import { FAMILIES, type Family, parseCidr } from '../../../addr/index.ts';
+import { serviceError } from '../../../errors/index.ts';
+import { Conntrack } from '../../../kernel/conntrack/index.ts';
+import {
+  type BatchChange,
+  deleteChain,
+  type ElementChange,
+  flushChain,
+  type NftElement,
+} from '../../../kernel/nft/index.ts';
+import { Rtnl } from '../../../kernel/rtnl/index.ts';
+import type { ApplyReport, EngineDiff, EngineStatus, ServiceEngine } from '../../engine.ts';
+import type { PlanDelta, ServicePlan } from '../../types.ts';
+import { type Entry, entryId, type PlannedChain, withoutCovered } from './compile.ts';
+import { type DumpedTable, dumpPlans, dumpTables } from './dump.ts';
+import { makeChains, makeTable, NftKernel } from './kernel.ts';
+import { LAYOUTS, PLANNED_SETS, SET_IDS, type SetId, TABLE } from './layout.ts';
+import { idOf, Ledger, type Leftover, type PortChange, sameData } from './ledger.ts';
+import { leftoversOf } from './leftovers.ts';
+import { staleFlows } from './stale.ts';
+import { countersOf, storesOf } from './status.ts';
+
+export interface NftablesEngineOptions {
+  /** Namespace of the node, default the process's own. */
+  readonly netns?: number | { readonly fd: number } | undefined;
+  /** Name of the Node object. */
+  readonly nodeName: string;
+  /** Called after somebody else's change was put right, or could not be. */
+  readonly onRepaired?: (error: Error | undefined) => void;
+}
+
+/** Chains that nothing uses are taken away later: kernels before 6.2 see a moment late that an element is gone. */
+const CHAIN_REST_MS = 1500;
+/** Somebody who undoes every repair at once is answered this often. */
+const REPAIR_PAUSE_MS = 50;
+
+export class NftablesEngine implements ServiceEngine {
+  readonly name = 'nftables';
+  readonly #options: NftablesEngineOptions;
+  readonly #kernel: NftKernel;
+  readonly #ledger: Ledger;
+  readonly #podLinks = new Set<number>();
+  readonly #nodeInterfaces = new Set<number>();
+  /** Chains in the kernel that choose endpoints. */
+  readonly #chains: Readonly<Record<Family, Set<string>>> = { 4: new Set(), 6: new Set() };
+  #ranges: readonly string[] | undefined;
+  /** Whether the kernel holds what the ledger says, rather than what an earlier process left. */
+  #synced = false;
+  #started = false;
+  #sweep: NodeJS.Timeout | undefined;
+  #repair: NodeJS.Timeout | undefined;
+  #repairedAt = 0;
+  #closed = false;
+
+  private constructor(options: NftablesEngineOptions) {
+    this.#options = options;
+    this.#ledger = new Ledger(options.nodeName);
+    this.#kernel = new NftKernel({ netns: options.netns, onForeignChange: () => this.#scheduleRepair() });
+  }
+
+  /**
+   * Adopts what an earlier process left, or makes empty tables. Throws SERVICE_ENGINE_OPEN when the kernel lacks a part
+   * of nf_tables.
+   */
+  static open(options: NftablesEngineOptions): NftablesEngine {
+    const engine = new NftablesEngine(options);
+    try {
+      engine.#adopt();
+      return engine;
+    } catch (cause) {
+      engine.#kernel.close();
+      throw serviceError('SERVICE_ENGINE_OPEN', { engine: 'nftables', step: `making table ${TABLE}` }, cause);
+    }
+  }
+
+  /** Transactions since the start: a restart without a change has none. */
+  get transactions(): number {
+    return this.#kernel.transactions;
+  }
+
+  apply(delta: PlanDelta): ApplyReport {
+    const failed = new Map<string, Error>();
+    const left = delta.full && !this.#started ? this.#leftovers() : undefined;
+    for (const plan of delta.upsert) {
+      const error = this.#ledger.put(plan, left && ((front) => left.get(front)));
+      if (error) failed.set(plan.key, error);
+    }
+    for (const key of delta.remove) this.#ledger.drop(key);
+    if (delta.full) {
+      const wanted = new Set(delta.upsert.map(({ key }) => key));
+      for (const key of [...this.#ledger.services]) if (!wanted.has(key)) this.#ledger.drop(key);
+      this.#started = true;
+    }
+    const ports = this.#ledger.takeChanges();
+    let changes = 0;
+    try {
+      changes = delta.full || !this.#synced ? this.#restore() : this.#applyStaged();
+      this.#forget(ports);
+    } catch (cause) {
+      this.#synced = false;
+      for (const { key } of delta.upsert)
+        failed.set(
+          key,
+          serviceError('SERVICE_PROGRAM_FAILED', { service: key, step: 'changing nftables' }, cause),
+        );
+    }
+    if (this.#started) this.#kernel.watch();
+    return { changes, failed };
+  }
+
+  setServiceRanges(cidrs: readonly string[]): void {
+    this.#ranges = cidrs;
+    this.#write(FAMILIES.flatMap((family) => this.#compareSet(family, 'service-ranges')));
+  }
+
+  attachPodLink(ifindex: number): void {
+    if (this.#podLinks.has(ifindex)) return;
+    this.#podLinks.add(ifindex);
+    this.#write(this.#linkChanges('add', [ifindex]));
+  }
+
+  detachPodLink(ifindex: number): void {
+    if (!this.#podLinks.delete(ifindex)) return;
+    this.#write(this.#linkChanges('delete', [ifindex]));
+  }
+
+  dropGoneInterfaces(): void {
+    using rtnl = Rtnl.open({ netns: this.#options.netns });
+    const there = new Set(rtnl.links().map(({ ifindex }) => ifindex));
+    const gone = [...this.#podLinks].filter((ifindex) => !there.has(ifindex));
+    for (const ifindex of gone) this.#podLinks.delete(ifindex);
+    for (const ifindex of this.#nodeInterfaces) if (!there.has(ifindex)) this.#nodeInterfaces.delete(ifindex);
+    if (gone.length > 0) this.#write(this.#linkChanges('delete', gone));
+  }
+
+  /** Rules see the packets of all interfaces: whatever comes from no pod of this node comes from outside. */
+  attachNodeInterface(ifindex: number): void {
+    this.#nodeInterfaces.add(ifindex);
+  }
+
+  detachNodeInterface(ifindex: number): void {
+    this.#nodeInterfaces.delete(ifindex);
+  }
+
+  /** Everything that the kernel has. */
+  contents(): Record<Family, DumpedTable> {
+    const read = (family: Family): DumpedTable => ({
+      sets: this.#kernel.contents(family, SET_IDS),
+      chains: this.#kernel.state(family).choosing,
+    });
+    return { 4: read(4), 6: read(6) };
+  }
+
+  dump(): string[] {
+    return dumpTables(this.contents());
+  }
+
+  diff(plans: Iterable<ServicePlan>): EngineDiff {
+    const present = new Set(this.dump());
+    const wanted = new Set(dumpPlans(plans));
+    return {
+      missing: [...wanted].filter((line) => !present.has(line)),
+      unwanted: [...present].filter((line) => !wanted.has(line)),
+    };
+  }
+
+  status(): EngineStatus {
+    return {
+      engine: this.name,
+      programs: [],
+      stores: storesOf(this.#ledger, this.#kernel),
+      podLinks: [...this.#podLinks],
+      nodeInterfaces: [...this.#nodeInterfaces],
+      counters: countersOf(this.#kernel),
+    };
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#sweep);
+    clearTimeout(this.#repair);
+    this.#kernel.close();
+  }
+
+  remove(): void {
+    this.#kernel.remove();
+    this.close();
+  }
+
+  #adopt(): void {
+    for (const family of FAMILIES) {
+      const { state, choosing } = this.#kernel.state(family);
+      if (state === 'absent') {
+        this.#kernel.apply(makeTable(family));
+        continue;
+      }
+      // Rules of another version go on working until everything is known.
+      for (const { key } of this.#kernel.list(family, 'pod-links') ?? [])
+        this.#podLinks.add(key[0] as number);
+      if (state === 'ours') for (const name of choosing.keys()) this.#chains[family].add(name);
+    }
+  }
+
+  /** What an earlier process left, by frontend; affinity's new numbers begin behind its. */
+  #leftovers(): Map<string, Leftover> | undefined {
+    const found = new Map<string, Leftover>();
+    for (const family of FAMILIES) {
+      const tables = this.#kernel.contents(family, [
+        'vips',
+        'nodeports',
+        'slots',
+        'nodeport-slots',
+        'affinity-slots',
+      ]);
+      const left = leftoversOf(tables, this.#kernel.state(family).choosing);
+      for (const [front, leftover] of left.fronts) found.set(front, leftover);
+      const remembered = (this.#kernel.list(family, 'affinity') ?? []).map(({ key }) => key[1] as number);
+      this.#ledger.reserve(
+        left.lastPort,
+        remembered.reduce((a, b) => Math.max(a, b), left.lastEndpoint),
+      );
+    }
+    return found.size > 0 ? found : undefined;
+  }
+
+  /** Writes what the last change staged; when that fails, because somebody came in between, everything. */
+  #applyStaged(): number {
+    const changes: BatchChange[] = [];
+    let elements = 0;
+    for (const family of FAMILIES) {
+      const { deletes, adds, chains } = this.#ledger.take(family);
+      const there = this.#chains[family];
+      // A chain whose name says everything may be there from before.
+      const needed = [...chains].filter(([name, { looks }]) => looks !== '' || !there.has(name));
+      changes.push(
+        ...makeChains(
+          family,
+          needed.map(([name, { chain }]) => [name, chain] as const),
+          there,
+        ),
+      );
+      for (const [name] of needed) there.add(name);
+      changes.push(...elementChanges(family, deletes, adds));
+      elements += deletes.length + adds.length;
+    }
+    try {
+      this.#kernel.apply(changes);
+    } catch {
+      return this.#restore();
+    }
+    this.#scheduleSweep();
+    return elements;
+  }
+
+  /** Compares everything with the kernel, and writes what differs in one transaction. Returns how much that was. */
+  #restore(): number {
+    const changes: BatchChange[] = [];
+    for (const family of FAMILIES) {
+      const { state, choosing } = this.#kernel.state(family);
+      const fresh = state !== 'ours';
+      const there: ReadonlyMap<string, string> = fresh ? new Map() : choosing;
+      if (fresh) changes.push(...makeTable(family));
+      const wanted = this.#started ? this.#ledger.chains(family) : new Map<string, PlannedChain>();
+      const needed = [...wanted].filter(
+        ([name, { looks }]) => !there.has(name) || (looks !== '' && there.get(name) !== looks),
+      );
+      changes.push(
+        ...makeChains(
+          family,
+          needed.map(([name, { chain }]) => [name, chain] as const),
+          there,
+        ),
+      );
+      this.#chains[family].clear();
+      for (const name of [...there.keys(), ...wanted.keys()]) this.#chains[family].add(name);
+      if (fresh) changes.push(...this.#everything(family));
+      else changes.push(...this.#compare(family));
+    }
+    this.#kernel.apply(changes);
+    this.#ledger.settle();
+    this.#ledger.stage();
+    this.#synced = this.#started;
+    this.#scheduleSweep();
+    return changes.reduce(
+      (sum, change) =>
+        sum + (change.kind === 'add' || change.kind === 'delete' ? [...change.elements].length : 1),
+      0,
+    );
+  }
+
+  #everything(family: Family): BatchChange[] {
+    return elementChanges(
+      family,
+      [],
+      [
+        ...(this.#started ? this.#ledger.entries(family) : []),
+        ...this.#unplanned(family, 'pod-links'),
+        ...this.#unplanned(family, 'service-ranges'),
+      ],
+    );
+  }
+
+  #compare(family: Family): BatchChange[] {
+    const links = this.#compareSet(family, 'pod-links');
+    const ranges = this.#ranges ? this.#compareSet(family, 'service-ranges') : [];
+    // What an earlier process left stays until everything is known.
+    if (!this.#started) return [...links, ...ranges];
+    const present = new Map<string, Entry>();
+    for (const set of PLANNED_SETS)
+      for (const element of this.#kernel.list(family, set) ?? []) {
+        const entry: Entry = { set, element };
+        present.set(idOf(entry), entry);
+      }
+    const adds: Entry[] = [];
+    const deletes: Entry[] = [];
+    for (const entry of this.#ledger.entries(family)) {
+      if (present.size === 0) {
+        adds.push(entry);
+        continue;
+      }
+      const id = idOf(entry);
+      const there = present.get(id);
+      present.delete(id);
+      if (there && sameData(there.element, entry.element)) continue;
+      if (there) deletes.push(there);
+      adds.push(entry);
+    }
+    deletes.push(...present.values());
+    return [...links, ...ranges, ...elementChanges(family, deletes, adds)];
+  }
+
+  /** Elements of sets that plans do not decide. */
+  #unplanned(family: Family, set: 'pod-links' | 'service-ranges'): Entry[] {
+    if (set === 'pod-links')
+      return [...this.#podLinks].map((ifindex) => ({ set, element: { key: [ifindex] } }));
+    return withoutCovered((this.#ranges ?? []).map(parseCidr))
+      .filter((cidr) => cidr.family === family)
+      .map(({ address, last }) => ({ set, element: { key: [address], keyEnd: [last] } }));
+  }
+
+  #compareSet(family: Family, set: 'pod-links' | 'service-ranges'): ElementChange[] {
+    const id = (element: NftElement) => entryId(set, element.key, element.keyEnd ?? element.key);
+    const present = new Map((this.#kernel.list(family, set) ?? []).map((element) => [id(element), element]));
+    const adds = this.#unplanned(family, set).filter(({ element }) => !present.delete(id(element)));
+    const deletes = [...present.values()].map((element) => ({ set, element }));
+    return elementChanges(family, deletes, adds);
+  }
+
+  #linkChanges(kind: 'add' | 'delete', links: readonly number[]): ElementChange[] {
+    const elements = links.map((ifindex) => ({ key: [ifindex] }));
+    return FAMILIES.map((family) => ({ kind, set: LAYOUTS[family].sets['pod-links'], elements }));
+  }
+
+  /** A change besides plans; if somebody came in between, everything is compared. */
+  #write(changes: readonly BatchChange[]): void {
+    try {
+      this.#kernel.apply(changes);
+    } catch {
+      this.#restore();
+    }
+  }
+
+  /** Ends what leads to backends that have gone. */
+  #forget(ports: readonly PortChange[]): void {
+    const flows = staleFlows(ports);
+    if (flows) {
+      using conntrack = Conntrack.open({ netns: this.#options.netns });
+      for (const family of flows.families)
+        conntrack.delete(conntrack.list({ family, protocol: 17 }).filter((entry) => flows.isStale(entry)));
+    }
+  }
+
+  #scheduleSweep(): void {
+    const unused = (family: Family) =>
+      [...this.#chains[family]].filter((name) => !this.#ledger.chains(family).has(name));
+    if (this.#sweep || this.#closed || !this.#started) return;
+    if (FAMILIES.every((family) => unused(family).length === 0)) return;
+    this.#sweep = setTimeout(() => {
+      this.#sweep = undefined;
+      for (const family of FAMILIES) {
+        const names = unused(family);
+        const { place } = LAYOUTS[family];
+        for (const name of names) this.#chains[family].delete(name);
+        this.#write([
+          ...names.map((name) => flushChain(place, name)),
+          ...names.map((name) => deleteChain(place, name)),
+        ]);
+      }
+    }, CHAIN_REST_MS);
+    this.#sweep.unref();
+  }
+
+  #scheduleRepair(): void {
+    if (this.#repair || this.#closed) return;
+    const wait = Math.max(0, this.#repairedAt + REPAIR_PAUSE_MS - performance.now());
+    this.#repair = setTimeout(() => {
+      this.#repair = undefined;
+      let failure: Error | undefined;
+      try {
+        if (this.#restore() > 0) this.#options.onRepaired?.(undefined);
+      } catch (error) {
+        failure = error as Error;
+        this.#synced = false;
+        this.#options.onRepaired?.(failure);
+      }
+      this.#repairedAt = performance.now();
+      if (failure) setTimeout(() => this.#scheduleRepair(), 1000).unref();
+    }, wait);
+    this.#repair.unref();
+  }
+}
+
+/** Deletions first: a key may get other data in the same transaction. */
+function elementChanges(family: Family, deletes: readonly Entry[], adds: readonly Entry[]): ElementChange[] {
+  const { sets } = LAYOUTS[family];
+  const bySet = (kind: 'delete' | 'add', entries: readonly Entry[]): ElementChange[] => {
+    const grouped = new Map<SetId, NftElement[]>();
+    for (const { set, element } of entries) {
+      const list = grouped.get(set);
+      if (list) list.push(element);
+      else grouped.set(set, [element]);
+    }
+    return [...grouped].map(([id, elements]) => ({ kind, set: sets[id], elements }));
+  };
+  return [...bySet('delete', deletes), ...bySet('add', adds)];
+}

@@ -1,0 +1,330 @@
+/** The nftables engine: kinds of Services, policies and affinity, from everywhere a client can be, with real sockets. */
+import assert from 'node:assert/strict';
+import test, { after, before, beforeEach, describe } from 'node:test';
+import type { Service } from '../../src/model/kubernetes.ts';
+import { NftablesEngine } from '../../src/service/engines/nftables/index.ts';
+import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
+import { ServicePlanner } from '../../src/service/planner.ts';
+import { aNode, aService, aSlice } from '../../src/service/testing.ts';
+import type { ServiceFacts, SliceFacts } from '../../src/service/types.ts';
+import { ServiceNode, type TestPod } from '../lib/services.ts';
+
+const ports = [
+  { name: 'tcp', port: 80, nodePort: 30_080, protocol: 'TCP' as const },
+  { name: 'udp', port: 53, nodePort: 30_053, protocol: 'UDP' as const },
+];
+const VIP = { ip4: '10.96.0.10', ip6: 'fd00:10:96::10' } as const;
+const LB = { ip4: '203.0.113.7', ip6: 'fd00:113::7' } as const;
+const NODE = { ip4: '192.168.77.1', ip6: 'fd77::1' } as const;
+const families = ['ip4', 'ip6'] as const;
+
+describe('Services in nftables', () => {
+  let node: ServiceNode;
+  let engine: NftablesEngine;
+  let outside: TestPod;
+  let remote: TestPod;
+  let client: TestPod;
+  let one: TestPod;
+  let two: TestPod;
+  const services = new Map<string, ServiceFacts>();
+  const slices = new Map<string, SliceFacts>();
+  const planner = new ServicePlanner(
+    { services, slices },
+    aNode({ nodePortAddresses: [NODE.ip4, NODE.ip6] }),
+  );
+
+  /** Programs the Service with these endpoints; the host `remote` counts as another node's pod. */
+  function put(spec: Partial<Service['spec']>, endpoints: TestPod[], status?: Service['status']): void {
+    const service = aService(
+      { type: 'NodePort', clusterIPs: [VIP.ip4, VIP.ip6], ports, ...spec },
+      {},
+      status,
+    );
+    const facts = serviceFacts(service);
+    services.set(facts.key, facts);
+    slices.clear();
+    for (const family of families)
+      for (const { name, protocol } of ports) {
+        const words = endpoints.map((pod) => `${pod[family]} ${pod === remote ? 'node-b' : 'node-a'}`);
+        const slice = sliceFacts(aSlice(words, { name: `web-${family}-${name}`, portName: name, protocol }));
+        slices.set(slice.key, slice);
+      }
+    assert.deepEqual([...engine.apply(planner.planAll()).failed], []);
+  }
+
+  const fromOutside = () => ({ netns: outside.netns, cgroup: false });
+  const fromNode = () => ({ netns: node.prefix, cgroup: false });
+  const fromPod = () => ({ netns: client.netns, cgroup: false });
+  const host = (seen: { client?: string } | undefined) =>
+    seen?.client?.replace(/:\d+$/, '').replace(/[[\]]/g, '');
+  const servers = (seen: readonly { server?: string }[]) => [...new Set(seen.map((s) => s.server))].sort();
+  const results = (seen: readonly { result: string }[]) => [...new Set(seen.map((s) => s.result))];
+  /** The kernel's rules and sets in nft's own words. */
+  const nft = (...words: string[]) =>
+    (
+      JSON.parse(node.exec(['nft', '-j', 'list', ...words])) as {
+        nftables: Record<string, { elem?: unknown[] }>[];
+      }
+    ).nftables;
+  const elements = (family: 'ip' | 'ip6', name: string) =>
+    nft('map', family, 'portolan-services', name).flatMap((object) => object['map']?.elem ?? []);
+
+  before(async () => {
+    node = ServiceNode.create('n');
+    client = node.addPod('client');
+    one = node.addPod('one');
+    two = node.addPod('two');
+    outside = node.addHost('out', 20);
+    remote = node.addHost('rem', 30);
+    for (const pod of [one, two, remote])
+      for (const family of families) await node.serve(pod.name, pod.netns, pod[family], 8080);
+    // Output needs a route before its packets can be translated, as a node always has one.
+    node.ip('route add default via 172.20.7.9', 'route add default via fd00:20:7::9');
+    engine = NftablesEngine.open({ netns: node.netns, nodeName: 'node-a' });
+    engine.setServiceRanges(['10.96.0.0/16', 'fd00:10:96::/112']);
+    for (const pod of node.pods) engine.attachPodLink(pod.ifindex);
+    node.exec(['ip', 'route', 'add', '10.244.7.0/24', 'via', '172.30.7.1'], remote.netns);
+    node.exec(['ip', 'route', 'add', 'fd00:10:244:7::/64', 'via', 'fd00:30:7::1'], remote.netns);
+    for (const target of [`${LB.ip4}/32`, '10.96.0.0/16'])
+      node.exec(['ip', 'route', 'add', target, 'via', '172.20.7.1'], outside.netns);
+    for (const target of [`${LB.ip6}/128`, 'fd00:10:96::/112'])
+      node.exec(['ip', 'route', 'add', target, 'via', 'fd00:20:7::1'], outside.netns);
+  });
+
+  beforeEach(() => put({}, [one, two]));
+
+  after(async () => {
+    engine?.remove();
+    await node?.[Symbol.asyncDispose]();
+  });
+
+  for (const family of families) {
+    for (const kind of ['tcp', 'udp', 'udp-connected'] as const) {
+      const [port, nodePort] = kind === 'tcp' ? [80, 30_080] : [53, 30_053];
+      test(`${kind} ${family}: a ClusterIP answers pods, the node and clients outside, by all its endpoints`, async () => {
+        for (const from of [fromPod(), fromNode(), fromOutside()]) {
+          const seen = await node.attempt(kind, from, VIP[family], port, { times: 16 });
+          assert.deepEqual(results(seen), ['ok'], from.netns);
+          assert.deepEqual(servers(seen), ['one', 'two'], from.netns);
+          assert.ok(seen.every((s) => s.peer!.includes(VIP[family])));
+        }
+      });
+
+      test(`${kind} ${family}: a nodePort answers clients outside, on the node, in pods`, async () => {
+        for (const from of [fromOutside(), fromNode(), fromPod()]) {
+          const seen = await node.attempt(kind, from, NODE[family], nodePort, { times: 16 });
+          assert.deepEqual(results(seen), ['ok'], from.netns);
+          assert.deepEqual(servers(seen), ['one', 'two'], from.netns);
+        }
+      });
+    }
+
+    test(`${family}: a pod that is its own backend is answered`, async () => {
+      put({}, [one]);
+      const self = { netns: one.netns, cgroup: false };
+      const [tcp] = await node.attempt('tcp', self, VIP[family], 80);
+      assert.equal(tcp!.result, 'ok');
+      const [udp] = await node.attempt('udp', self, VIP[family], 53);
+      assert.equal(udp!.result, 'ok');
+    });
+
+    test(`${family}: pods keep their address to a ClusterIP, clients outside get this node's`, async () => {
+      put({}, [remote]);
+      const [pod] = await node.attempt('tcp', fromPod(), VIP[family], 80);
+      assert.equal(host(pod), client[family]);
+      const gateway = family === 'ip4' ? '172.30.7.1' : 'fd00:30:7::1';
+      for (const [target, port] of [
+        [VIP[family], 80],
+        [NODE[family], 30_080],
+      ] as const) {
+        const [far] = await node.attempt('tcp', fromOutside(), target, port);
+        assert.equal(far!.result, 'ok');
+        assert.equal(host(far), gateway);
+      }
+      const [large] = await node.attempt('tcp', fromOutside(), NODE[family], 30_080, {
+        size: 1 << 20,
+        timeout: 5,
+      });
+      assert.equal(large!.result, 'ok');
+    });
+
+    test(`${family}: external policy Local uses endpoints of this node and keeps the client's address`, async () => {
+      put({ externalTrafficPolicy: 'Local' }, [one, remote]);
+      const seen = await node.attempt('tcp', fromOutside(), NODE[family], 30_080, { times: 12 });
+      assert.deepEqual(servers(seen), ['one']);
+      assert.deepEqual([...new Set(seen.map(host))], [outside[family]]);
+      const short = await node.attempt('tcp', fromPod(), NODE[family], 30_080, { times: 16 });
+      assert.deepEqual(servers(short), ['one', 'rem']);
+    });
+
+    test(`${family}: external policy Local without endpoints here drops clients outside, and nobody else`, async () => {
+      put({ externalTrafficPolicy: 'Local' }, [remote]);
+      const [lost] = await node.attempt('tcp', fromOutside(), NODE[family], 30_080, { timeout: 0.3 });
+      assert.equal(lost!.result, 'timeout');
+      for (const from of [fromNode(), fromPod()]) {
+        const [seen] = await node.attempt('tcp', from, NODE[family], 30_080);
+        assert.equal(seen!.result, 'ok', from.netns);
+      }
+    });
+
+    test(`${family}: internal policy Local without endpoints here drops`, async () => {
+      put({ internalTrafficPolicy: 'Local' }, [remote]);
+      for (const from of [fromPod(), fromNode()]) {
+        const [seen] = await node.attempt('tcp', from, VIP[family], 80, { timeout: 0.3 });
+        assert.equal(seen!.result, 'timeout', from.netns);
+      }
+    });
+
+    test(`${family}: without endpoints everybody is refused, 40 of 40`, async () => {
+      put({}, []);
+      for (const [from, target, port] of [
+        [fromPod(), VIP[family], 80],
+        [fromNode(), VIP[family], 80],
+        [fromOutside(), NODE[family], 30_080],
+        [fromPod(), NODE[family], 30_080],
+      ] as const) {
+        const tcp = await node.attempt('tcp', from, target, port, { times: 40 });
+        assert.equal(tcp.filter((s) => s.result === 'ECONNREFUSED').length, 40, `${from.netns} ${target}`);
+        assert.ok(tcp.filter((s) => s.ms < 500).length >= 38);
+        const [udp] = await node.attempt('udp-connected', from, target, port === 80 ? 53 : 30_053, {
+          timeout: 1,
+        });
+        // A datagram that netfilter takes away at its own sender's is EPERM there, whatever the answer would be.
+        const want = from.netns === node.prefix ? 'EPERM' : 'ECONNREFUSED';
+        assert.equal(udp!.result, want, `${from.netns} ${target}`);
+      }
+    });
+
+    test(`${family}: a wrong port of a ClusterIP is refused, an address that no Service has is dropped`, async () => {
+      const [wrong] = await node.attempt('tcp', fromPod(), VIP[family], 81, { timeout: 1 });
+      assert.equal(wrong!.result, 'ECONNREFUSED');
+      const nobody = family === 'ip4' ? '10.96.7.7' : 'fd00:10:96::7777';
+      const [dropped] = await node.attempt('tcp', fromPod(), nobody, 80, { timeout: 0.3 });
+      assert.equal(dropped!.result, 'timeout');
+    });
+
+    test(`${family}: a load balancer address serves its source ranges only, the nodePort everybody`, async () => {
+      const status = { loadBalancer: { ingress: [{ ip: LB.ip4 }, { ip: LB.ip6 }] } };
+      const spec = { type: 'LoadBalancer' as const };
+      const attempt = async (target: string, port: number) =>
+        (await node.attempt('tcp', fromOutside(), target, port, { timeout: 0.3 }))[0]!.result;
+      put(spec, [one], status);
+      assert.equal(await attempt(LB[family], 80), 'ok');
+      // The second range lies in the first.
+      const here = ['172.20.0.0/16', '172.20.7.0/24', 'fd00:20::/32', 'fd00:20:7::/48'];
+      put({ ...spec, loadBalancerSourceRanges: here }, [one], status);
+      assert.equal(await attempt(LB[family], 80), 'ok');
+      put({ ...spec, loadBalancerSourceRanges: ['172.21.0.0/16', 'fd00:21::/32'] }, [one], status);
+      assert.equal(await attempt(LB[family], 80), 'timeout');
+      assert.equal(await attempt(NODE[family], 30_080), 'ok');
+      put({ ...spec, loadBalancerSourceRanges: [] }, [one], status);
+      assert.equal(await attempt(LB[family], 80), 'ok');
+    });
+
+    test(`${family}: affinity keeps a client at one endpoint, by every address of the Service, until it ends`, async () => {
+      const affine = { sessionAffinity: 'ClientIP' as const };
+      put(affine, [one, two]);
+      const sticky = await node.attempt('tcp', fromPod(), VIP[family], 80, { times: 12 });
+      assert.equal(servers(sticky).length, 1);
+      const [byNodePort] = await node.attempt('tcp', fromPod(), NODE[family], 30_080);
+      assert.equal(byNodePort!.server, sticky[0]!.server);
+      // The other endpoint goes and comes: nothing changes for the client.
+      const kept = sticky[0]!.server === 'one' ? one : two;
+      const other = kept === one ? two : one;
+      put(affine, [kept]);
+      put(affine, [other, kept]);
+      const again = await node.attempt('tcp', fromPod(), VIP[family], 80, { times: 8 });
+      assert.deepEqual(servers(again), [kept.name]);
+      put(affine, [other]);
+      const [moved] = await node.attempt('tcp', fromPod(), VIP[family], 80);
+      assert.equal(moved!.server, other.name);
+      put({}, [one, two]);
+      const spread = await node.attempt('tcp', fromPod(), VIP[family], 80, { times: 24 });
+      assert.equal(servers(spread).length, 2);
+    });
+
+    test(`${family}: datagrams of one socket go to another endpoint when theirs has gone`, async () => {
+      put({}, [one]);
+      const socket = node.holdUdp(fromPod(), VIP[family], 53, true);
+      assert.match(await socket.ask('a'), /^one /);
+      put({}, [two]);
+      assert.match(await socket.ask('b'), /^two /);
+      put({}, [one, two]);
+      assert.match(await socket.ask('c'), /^two /, 'an endpoint that serves keeps its flows');
+    });
+  }
+
+  test('a connection outlives its endpoint in the rules', async () => {
+    put({}, [one]);
+    const held = node.hold(fromPod(), VIP.ip4, 80);
+    assert.match(await held.ask(), /^one /);
+    put({}, [two]);
+    assert.match(await held.ask('still there'), /^echo still there/);
+  });
+
+  test('a restart without a change writes nothing, and one with a change only that', () => {
+    put({ sessionAffinity: 'ClientIP', externalTrafficPolicy: 'Local' }, [one, two, remote]);
+    const reopen = (act: (second: NftablesEngine) => void) => {
+      const second = NftablesEngine.open({ netns: node.netns, nodeName: 'node-a' });
+      try {
+        second.setServiceRanges(['10.96.0.0/16', 'fd00:10:96::/112']);
+        for (const pod of node.pods) second.attachPodLink(pod.ifindex);
+        act(second);
+      } finally {
+        second.close();
+      }
+    };
+    reopen((second) => {
+      assert.equal(second.apply(planner.everything()).changes, 0);
+      assert.equal(second.transactions, 0);
+      assert.deepEqual(second.diff(planner.plans.values()), { missing: [], unwanted: [] });
+    });
+    reopen((second) => {
+      const none = { full: true, upsert: [], remove: [] };
+      assert.equal(second.transactions, 0, 'nothing is deleted before everything is known');
+      second.apply(none);
+      assert.deepEqual(second.dump(), []);
+    });
+    engine.apply(planner.everything());
+    assert.deepEqual(engine.diff(planner.plans.values()), { missing: [], unwanted: [] });
+  });
+
+  test('another endpoint in the place of one is one element, and neither rules nor chains', () => {
+    put({ ports: [ports[0]!] }, [one, two]);
+    const rules = () =>
+      JSON.stringify(nft('table', 'ip', 'portolan-services').filter((o) => 'rule' in o || 'chain' in o));
+    const before = { rules: rules(), slots: elements('ip', 'slots') };
+    const transactions = engine.transactions;
+    put({ ports: [ports[0]!] }, [one, client]);
+    assert.equal(engine.transactions, transactions + 1);
+    const gone = before.slots
+      .map((e) => JSON.stringify(e))
+      .filter(
+        (e) =>
+          !elements('ip', 'slots')
+            .map((x) => JSON.stringify(x))
+            .includes(e),
+      );
+    assert.equal(gone.length, 1);
+    assert.ok(gone[0]!.includes(two.ip4));
+  });
+
+  for (const [what, damage] of [
+    ['a deleted table', 'delete table ip portolan-services'],
+    ['a deleted element', 'flush map ip portolan-services slots'],
+    ['an added rule', 'insert rule ip portolan-services services drop'],
+    ['a deleted rule', 'flush chain ip portolan-services postrouting'],
+  ] as const)
+    test(`${what} is put back`, async () => {
+      node.exec(['nft', damage]);
+      const until = performance.now() + 3000;
+      while (performance.now() < until) {
+        await new Promise((resolve) => setTimeout(resolve, 20));
+        const { missing } = engine.diff(planner.plans.values());
+        const [seen] =
+          missing.length === 0 ? await node.attempt('tcp', fromPod(), VIP.ip4, 80, { timeout: 0.2 }) : [];
+        if (seen?.result === 'ok') return;
+      }
+      assert.fail('it stayed away');
+    });
+});

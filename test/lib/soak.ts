@@ -3,7 +3,7 @@ import { type ChildProcess, execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 
 /** What a group of sockets saw. */
 export interface Soaked {
@@ -19,12 +19,12 @@ export interface Soaked {
   readonly failed: Record<string, number>;
 }
 
-/** Path of a program of test/lib, compiled once for each state of its source. */
+/** Path of a program beside this file, or of `../bench/NAME`, compiled once for each state of its source. */
 export function compiled(name: string): string {
   const source = join(import.meta.dirname, `${name}.c`);
   const digest = createHash('sha256').update(readFileSync(source)).digest('hex').slice(0, 16);
   const folder = join(tmpdir(), 'portolan-test-programs');
-  const output = join(folder, `${name}-${digest}`);
+  const output = join(folder, `${basename(name)}-${digest}`);
   if (existsSync(output)) return output;
   mkdirSync(folder, { recursive: true });
   const temporary = `${output}.${process.pid}`;

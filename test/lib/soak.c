@@ -6,7 +6,7 @@
  *   soak load SECONDS KIND ADDRESS PORT COUNT  COUNT sockets that talk for so long, or until SIGTERM; prints JSON
  *
  * KIND is tcp, udp, or udp-connected. A socket sends 64 bytes that nobody else sends, waits for their echo, pauses, and
- * goes on for a while; then another takes its place. One in eight stays for ever. What may not happen is counted by
+ * goes on for a while; then another takes its place. Every eighth stays for ever. What may not happen is counted by
  * name: a connection refused or timed out, reset or closed by the other side, an echo that is wrong or does not come.
  */
 #include <arpa/inet.h>
@@ -35,7 +35,7 @@ struct slot {
 	int fd;
 	long deadline; /* ms: of what it waits for, or the end of its pause */
 	long since, until;
-	unsigned got;
+	unsigned got, number;
 	char sent[SIZE], back[SIZE];
 };
 
@@ -43,7 +43,7 @@ static volatile sig_atomic_t over;
 static struct sockaddr_storage to;
 static socklen_t to_size;
 static int type, connected, ep;
-static long opened, echoed, moved, slow, slowest;
+static long opened, echoed, moved, slow, slowest, began, slow_at[16];
 static struct failure {
 	char name[48];
 	long count;
@@ -120,7 +120,7 @@ static void failed(struct slot *s, const char *what, int error)
 static void begin(struct slot *s)
 {
 	long now = now_ms();
-	int kind = rand() % 8;
+	int kind = s->number % 8;
 
 	s->fd = socket(to.ss_family, type | SOCK_NONBLOCK, 0);
 	s->since = now;
@@ -159,8 +159,11 @@ static void talk(struct slot *s)
 
 static void took(long ms)
 {
-	if (ms > SLOW_MS)
+	if (ms > SLOW_MS) {
+		if (slow < 16)
+			slow_at[slow] = now_ms() - began;
 		slow++;
+	}
 	if (ms > slowest)
 		slowest = ms;
 }
@@ -230,9 +233,12 @@ static int load(int seconds, int slots)
 	long finish = now_ms() + seconds * 1000L, lost = 0;
 	struct epoll_event events[64];
 
+	began = now_ms();
 	/* Not all in one moment. */
-	for (int i = 0; i < slots; i++)
+	for (int i = 0; i < slots; i++) {
 		all[i].deadline = now_ms() + rand() % 1000;
+		all[i].number = i;
+	}
 	while (!over && now_ms() < finish) {
 		int n = epoll_wait(ep, events, 64, 5);
 
@@ -258,7 +264,10 @@ static int load(int seconds, int slots)
 	       moved, slow, slowest);
 	for (int i = 0; i < 32 && failures[i].count; i++, lost++)
 		printf("%s\"%s\":%ld", lost ? "," : "", failures[i].name, failures[i].count);
-	printf("}}\n");
+	printf("},\"slowAtMs\":[");
+	for (int i = 0; i < 16 && i < slow; i++)
+		printf("%s%ld", i ? "," : "", slow_at[i]);
+	printf("]}\n");
 	return 0;
 }
 

@@ -16,6 +16,8 @@ export interface Soaked {
   /** Answers and connections that took longer than 900 ms: a packet was lost and sent again. */
   readonly slow: number;
   readonly slowestMs: number;
+  /** When the first 16 of them ended, from the start on. */
+  readonly slowAtMs: readonly number[];
   readonly failed: Record<string, number>;
 }
 

@@ -101,6 +101,8 @@ test(`${SECONDS} s of churning endpoints and killed agents: 500 sockets lose not
 
   const client = new ApiClient(loadKubeconfig(lab.kubeconfig));
   const counts = { kills: 0, changes: 0 };
+  const began = performance.now();
+  const killedAtMs: number[] = [];
   let over = false;
   /** A server leaves the Service or comes back to it; two at least stay. */
   const churn = async () => {
@@ -123,6 +125,7 @@ test(`${SECONDS} s of churning endpoints and killed agents: 500 sockets lose not
     while (!over) {
       await sleep(1000 + Math.random() * 2000);
       const node = NODES[counts.kills % NODES.length]!;
+      killedAtMs.push(Math.round(performance.now() - began));
       await stopProcess(lab.name, node, true);
       await sleep(Math.random() * 500);
       respawn(lab.name, node);
@@ -143,6 +146,10 @@ test(`${SECONDS} s of churning endpoints and killed agents: 500 sockets lose not
   for (const [name, seen] of results) {
     for (const key of Object.keys(total) as (keyof typeof total)[]) total[key] += seen[key];
     console.log(`${name}: ${JSON.stringify(seen)}`);
+    for (const at of seen.slowAtMs) {
+      const near = killedAtMs.map((killed) => at - killed).filter((ms) => ms > 0 && ms < 6000);
+      console.log(`  slow at ${at} ms, ${near.join(' and ') || 'more than 6000'} ms after a kill`);
+    }
     for (const [what, times] of Object.entries(seen.failed)) failed.push(`${name}: ${what}, ${times} times`);
   }
   console.log(`${SECONDS} s: ${JSON.stringify({ ...total, ...counts })}`);

@@ -4,15 +4,23 @@
 #   usage: tools/setup.sh [test|bench]      with the packages that tests and benchmarks need besides
 set -u
 cd "$(dirname "$0")/.." || exit 1
+here=$(pwd)
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "error[SETUP]: $1"; say "  $2"; exit 1; }
 
 [ -w . ] && { [ ! -e dist ] || [ -w dist ]; } || fail "$(pwd) has to be built, and this user may not write there" 'Run it once as root: sudo ./portolan --version'
 
 # One at a time: two first starts would install and build over each other.
+lock=dist/.setup.lock
+wait_s=${PORTOLAN_SETUP_WAIT:-900}
 if command -v flock >/dev/null 2>&1 && mkdir -p dist; then
-  exec 9>dist/.setup.lock
-  flock -n 9 || { say 'setup: waiting for another one'; flock 9; }
+  exec 9>>$lock
+  if ! flock -n 9; then
+    read -r holder <$lock || holder=unknown
+    say "setup: process $holder builds already; waiting for it, ${wait_s} s at most"
+    flock -w "$wait_s" 9 || fail "process $holder has held $here/$lock for more than ${wait_s} s" "See what it does: ps -f $holder; if it hangs, end it and its children: kill $holder. To wait longer: PORTOLAN_SETUP_WAIT=SECONDS"
+  fi
+  echo $$ >$lock
 fi
 
 # command:package; a command that is there needs no package, wherever it came from

@@ -13,62 +13,34 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Family } from '../addr/index.ts';
-import { ApiClient, EventRecorder, type Log, loadKubeconfig } from '../client/index.ts';
-import { answerCall, CniServer, installCni, type NetworkHealth, PodNetworking } from '../cni/index.ts';
+import { ApiClient, EventRecorder, followKubeconfig, type Log, loadKubeconfig } from '../client/index.ts';
+import { answerCall, CniServer, installCni, PodNetworking } from '../cni/index.ts';
 import { kernelError } from '../errors/index.ts';
 import { AttachmentStore } from '../ipam/index.ts';
 import { bpfFeatures, requireFeature } from '../kernel/bpf/index.ts';
 import { compactHeap, keepYoungHeapSmall } from '../kernel/process/heap.ts';
 import { Rtnl } from '../kernel/rtnl/index.ts';
-import { DEFAULT_PORT, leaseAnnotations, type OverlayConfig } from '../overlay/index.ts';
+import { DEFAULT_PORT, leaseAnnotations } from '../overlay/index.ts';
 import { PodLinks } from '../podlink/index.ts';
-import type { PodManager, ProcessRunner } from '../pods/index.ts';
 import { Durations } from '../reconcile/index.ts';
-import type { EbpfEngine, ServiceController } from '../service/index.ts';
-import type { Announcer } from './l2/announcer.ts';
 import { LastSeenFile } from './last-seen.ts';
 import { lockStateDir } from './lock.ts';
 import { agentMetrics, listenMetrics } from './metrics.ts';
-import type { NftParts } from './nft-parts.ts';
 import { nodeAddresses } from './node-addresses.ts';
-import { NodeNetwork, type Overlay } from './node-network.ts';
+import { NodeNetwork } from './node-network.ts';
 import { type NodeFacts, standardLabels } from './node-object.ts';
 import type { AgentOptions } from './options.ts';
+import type { AgentParts } from './parts.ts';
 import { openPods } from './pods.ts';
-import { type AgentPolicy, openPolicy } from './policy.ts';
+import { openPolicy } from './policy.ts';
 import { Registration } from './registration.ts';
 import { agentRoutes } from './routes.ts';
 import { openServices } from './services.ts';
 import { serveSocket } from './socket.ts';
-import { openSources, type Sources } from './sources.ts';
+import { openSources } from './sources.ts';
 
 /** After the first Services are programmed: when the other first lists are through as well. */
 const COMPACT_AFTER_MS = 2000;
-
-/** What the agent is made of; `routes.ts` answers questions from it. */
-export interface AgentParts {
-  readonly options: AgentOptions;
-  readonly startedAt: number;
-  readonly nodes: Sources['nodes'];
-  readonly services: Sources['services'];
-  readonly slices: Sources['slices'];
-  readonly registration: Registration;
-  readonly overlay: () => Overlay | undefined;
-  readonly overlayConfig: () => OverlayConfig | undefined;
-  readonly engine: EbpfEngine;
-  readonly controller: ServiceController;
-  readonly networking: PodNetworking;
-  readonly policy: AgentPolicy;
-  readonly manager: PodManager | undefined;
-  readonly runner: ProcessRunner | undefined;
-  readonly serviceRules: NftParts;
-  readonly announcer: Announcer;
-  /** Calls of the CNI plugin by verb and code. */
-  readonly cniCalls: Durations;
-  readonly health: () => NetworkHealth;
-  /** Parts that did not start, with the reason. */
-  readonly failures: ReadonlyMap<string, Error>;
-}
 
 export interface Agent {
   readonly parts: AgentParts;
@@ -113,6 +85,7 @@ async function openParts(
   mkdirSync(join(stateDir, 'pods'), { recursive: true, mode: 0o700 });
   const client = new ApiClient(access);
   undo.defer(() => client.close());
+  followKubeconfig({ path: options.kubeconfig, access, client, signal, log });
   const recorder = new EventRecorder({ client, component: 'portolan-agent', host: nodeName, log });
   const sources = openSources({ client, signal, log }, nodeName, options.services?.proxyName);
   const { nodes, ownPods } = sources;
@@ -124,6 +97,7 @@ async function openParts(
   const links = new PodLinks();
   undo.defer(() => links.close());
   let told = '';
+  let reachedFrom = addresses.map(String).join();
   const network = new NodeNetwork({
     options,
     nodes,
@@ -133,6 +107,13 @@ async function openParts(
     ignore: [links.port],
     log,
     onChange: () => {
+      const from = network.addresses.map(String).join();
+      if (from !== reachedFrom) {
+        reachedFrom = from;
+        // Connections from an address that is gone would stay silent until they time out.
+        log.info({ addresses: from }, "this node's addresses changed");
+        client.reconnect();
+      }
       registration.trigger();
       // Nodes change all the time; what Services need of this one hardly ever.
       const { isUp, zone } = network;

@@ -3,7 +3,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { agentError } from '../errors/index.ts';
 import { METRICS_TYPE, type Metric, metricsText, processMetrics, single } from '../reconcile/index.ts';
-import type { AgentParts } from './agent.ts';
+import type { AgentParts } from './parts.ts';
 import { serviceMetrics } from './service-metrics.ts';
 import { agentStatus } from './status.ts';
 

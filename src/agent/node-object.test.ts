@@ -64,7 +64,12 @@ test('planNode() keeps the transition time while only the message of a condition
 });
 
 test('planNode() beside a kubelet writes only the network condition and annotations', () => {
-  const node: Node = { apiVersion: 'v1', kind: 'Node', metadata: { name: 'node1' } };
+  const node: Node = {
+    apiVersion: 'v1',
+    kind: 'Node',
+    metadata: { name: 'node1' },
+    status: { addresses: [{ type: 'InternalIP', address: '192.0.2.99' }] },
+  };
   const changes = planNode({ ...facts, ownsStatus: false, labels: {} }, node, now);
   assert.deepEqual(
     changes.map(({ kind }) => kind),
@@ -76,5 +81,14 @@ test('planNode() beside a kubelet writes only the network condition and annotati
     status.patch.status.conditions?.map(({ type }) => type),
     ['NetworkUnavailable'],
   );
-  assert.deepEqual(planNode({ ...facts, ownsStatus: false }, undefined, now), []);
+  assert.equal(status.patch.status.addresses, undefined);
+});
+
+test('planNode() without pods and without a kubelet registers the Node with its addresses', () => {
+  const [create] = planNode({ ...facts, ownsStatus: false }, undefined, now);
+  assert.equal(create?.kind, 'create');
+  const registered: Node = { apiVersion: 'v1', kind: 'Node', metadata: { name: 'node1' } };
+  const status = planNode({ ...facts, ownsStatus: false }, registered, now).at(-1);
+  assert.ok(status?.kind === 'patchStatus');
+  assert.equal(status.patch.status.addresses?.[0]?.type, 'InternalIP');
 });

@@ -34,7 +34,7 @@ const MOST_PODS = '110';
 
 /** Compares a Node with what it should say. `now` is RFC 3339 and stamps conditions that turn over. */
 export function planNode(facts: NodeFacts, observed: Node | undefined, now: string): NodeChange[] {
-  if (!observed) return facts.ownsStatus ? [{ kind: 'create', node: freshNode(facts) }] : [];
+  if (!observed) return [{ kind: 'create', node: freshNode(facts) }];
   const changes: NodeChange[] = [];
   const labels = differing(facts.labels, observed.metadata.labels ?? {});
   const annotations = differing(facts.annotations, observed.metadata.annotations ?? {});
@@ -49,10 +49,11 @@ export function planNode(facts: NodeFacts, observed: Node | undefined, now: stri
 }
 
 function freshNode(facts: NodeFacts): Node {
+  const labels = { ...standardLabels(facts.name), ...facts.labels };
   return {
     apiVersion: 'v1',
     kind: 'Node',
-    metadata: { name: facts.name, labels: facts.labels, annotations: facts.annotations },
+    metadata: { name: facts.name, labels, annotations: facts.annotations },
     spec: {},
   };
 }
@@ -72,6 +73,9 @@ function statusPatch(facts: NodeFacts, observed: Node, now: string) {
     .filter(({ type }) => facts.ownsStatus || type === 'NetworkUnavailable')
     .flatMap((condition) => turnedOver(condition, observed.status?.conditions ?? [], now));
   if (conditions.length > 0) status.conditions = conditions;
+  // A Node without a kubelet is registered by this agent alone; one with a kubelet has its addresses from there.
+  if (!facts.ownsStatus && (observed.status?.addresses ?? []).length === 0)
+    status.addresses = desiredAddresses(facts);
   if (facts.ownsStatus) {
     const addresses = desiredAddresses(facts);
     if (JSON.stringify(observed.status?.addresses) !== JSON.stringify(addresses))

@@ -2,7 +2,7 @@
 import { tryParseIp } from '../addr/index.ts';
 import { agentError } from '../errors/index.ts';
 import { frontendKey, type PacketAnswer, type PacketQuery } from '../service/index.ts';
-import type { AgentParts } from './agent.ts';
+import type { AgentParts } from './parts.ts';
 import { serviceName } from './show-service.ts';
 
 export interface PacketReport extends PacketAnswer {

@@ -94,9 +94,9 @@ test('nothing is written before the Nodes are known', async () => {
   await api.end();
 });
 
-test('beside a kubelet a missing Node is left to it; an agent with pods makes it, and again when it is deleted', async () => {
+test('a missing Node is made, and again when it is deleted', async () => {
   for (const [ownsStatus, want] of [
-    [false, []],
+    [false, ['create', 'create']],
     [true, ['create', 'create']],
   ] as const) {
     const api = setUp({ ownsStatus });
@@ -111,6 +111,16 @@ test('beside a kubelet a missing Node is left to it; an agent with pods makes it
     );
     await api.end();
   }
+});
+
+test('beside a kubelet, credentials that may not make a Node are no failure: the kubelet registers it', async () => {
+  const api = setUp({ ownsStatus: false });
+  api.failures.push(failure('CLIENT_FORBIDDEN'));
+  api.sync();
+  await api.registration.start();
+  await api.settle();
+  assert.equal(api.registration.status.state, 'done');
+  await api.end();
 });
 
 test('two addresses replace the list: a strategic patch would merge them by type', async () => {

@@ -69,6 +69,8 @@ export class Registration {
             type: 'strategic',
           });
       } catch (error) {
+        // With a kubelet, the agent's credentials need not reach so far: the kubelet registers the Node.
+        if (change.kind === 'create' && !facts().ownsStatus && isNetError(error, 'CLIENT_FORBIDDEN')) return;
         // The table was a moment behind: the watch brings the object, and with it the next run.
         if (isNetError(error, 'CLIENT_CONFLICT') || isNetError(error, 'CLIENT_NOT_FOUND')) return;
         throw error;

@@ -3,7 +3,7 @@
  * a Service never changes from one line to another; all others are one line together, with the name "".
  */
 import type { Metric } from '../reconcile/index.ts';
-import type { AgentParts } from './agent.ts';
+import type { AgentParts } from './parts.ts';
 
 /** Used when nothing was said. */
 const MOST_SERVICES = 1000;

@@ -9,7 +9,7 @@ import {
   type ShownService,
   showService,
 } from '../service/index.ts';
-import type { AgentParts } from './agent.ts';
+import type { AgentParts } from './parts.ts';
 
 /** One Service as `portolan service list` shows it. */
 export interface ServiceRow {

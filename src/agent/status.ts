@@ -2,7 +2,7 @@
 import { isNetError } from '../errors/index.ts';
 import { type ObjectStatus, statusText } from '../reconcile/index.ts';
 import type { EngineStatus } from '../service/index.ts';
-import type { AgentParts } from './agent.ts';
+import type { AgentParts } from './parts.ts';
 
 /** Something that is not as it should be. */
 export interface Problem {

@@ -98,6 +98,16 @@ export class ApiClient {
     return this.#transport.server;
   }
 
+  /** Goes on with other credentials or another server. */
+  setAccess(access: ClusterAccess): void {
+    this.#transport.setAccess(access);
+  }
+
+  /** Makes all connections anew, because those there are may lead nowhere. Calls and watches go on by themselves. */
+  reconnect(): void {
+    this.#transport.reconnect();
+  }
+
   /** Reads one object. CLIENT_NOT_FOUND if it is absent. */
   get<T extends KubeObject>(of: Resource<T>, named: ObjectName, options: CallOptions = {}): Promise<T> {
     return this.#json({ method: 'GET', path: objectPath(of, named) }, options);

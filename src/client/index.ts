@@ -1,6 +1,7 @@
 export * from './api-client.ts';
 export * from './backoff.ts';
 export * from './event-recorder.ts';
+export * from './follow-kubeconfig.ts';
 export * from './kubeconfig.ts';
 export * from './leader-elector.ts';
 export * from './node-lease.ts';

@@ -34,43 +34,80 @@ const tokenLifeMs = 60_000;
 /** Larger than any page of 500 objects that etcd's own limit of 1.5 MiB an object makes likely. */
 const maxBodyBytes = 256 * 1024 * 1024;
 
+/** Connections by one access. */
+interface Pool {
+  readonly base: URL;
+  /** For calls, few connections that many share; and for watches, one connection each. */
+  readonly calls: http.Agent;
+  readonly streams: http.Agent;
+}
+
+function openPool(access: ClusterAccess): Pool {
+  const base = new URL(access.server);
+  const tls: https.AgentOptions = {
+    ...(access.ca !== undefined && { ca: access.ca }),
+    ...(access.cert !== undefined && { cert: access.cert, key: access.key }),
+    ...(access.serverName !== undefined && { servername: access.serverName }),
+    rejectUnauthorized: access.insecure !== true,
+  };
+  const agent = (options: http.AgentOptions): http.Agent =>
+    base.protocol === 'http:' ? new http.Agent(options) : new https.Agent({ ...options, ...tls });
+  return {
+    base,
+    calls: agent({
+      keepAlive: true,
+      keepAliveMsecs: keepAliveProbeMs,
+      maxSockets: maxConnections,
+      maxFreeSockets: maxConnections,
+    }),
+    streams: agent({ keepAlive: false }),
+  };
+}
+
 /** A pool of connections to one server. */
 export class Transport {
-  readonly server: string;
-  readonly #access: ClusterAccess;
-  /** For calls, few connections that many share; and for watches, one connection each. */
-  readonly #callAgent: http.Agent;
-  readonly #streamAgent: http.Agent;
-  readonly #base: URL;
+  #access: ClusterAccess;
+  #pool: Pool;
   readonly #inFlight = new Set<http.ClientRequest>();
   #token: { value: string; readAt: number } | undefined;
   #closed = false;
 
   constructor(access: ClusterAccess) {
     this.#access = access;
-    this.server = access.server;
-    this.#base = new URL(access.server);
-    const tls: https.AgentOptions = {
-      ...(access.ca !== undefined && { ca: access.ca }),
-      ...(access.cert !== undefined && { cert: access.cert, key: access.key }),
-      ...(access.serverName !== undefined && { servername: access.serverName }),
-      rejectUnauthorized: access.insecure !== true,
-    };
-    const agent = (options: http.AgentOptions): http.Agent =>
-      this.#base.protocol === 'http:' ? new http.Agent(options) : new https.Agent({ ...options, ...tls });
-    this.#callAgent = agent({
-      keepAlive: true,
-      keepAliveMsecs: keepAliveProbeMs,
-      maxSockets: maxConnections,
-      maxFreeSockets: maxConnections,
-    });
-    this.#streamAgent = agent({ keepAlive: false });
+    this.#pool = openPool(access);
+  }
+
+  get server(): string {
+    return this.#access.server;
+  }
+
+  /** Goes on with other credentials or another server; what is under way ends on its old connection. */
+  setAccess(access: ClusterAccess): void {
+    this.#access = access;
+    this.#token = undefined;
+    this.#replacePool();
+  }
+
+  /** Ends all connections; what was under way fails as if the server had closed them, and is sent anew by its caller. */
+  reconnect(): void {
+    this.#replacePool();
+    for (const request of this.#inFlight)
+      request.destroy(Object.assign(new Error('connections are made anew'), { code: 'ECONNRESET' }));
+  }
+
+  #replacePool(): void {
+    const { calls } = this.#pool;
+    this.#pool = openPool(this.#access);
+    // Connections in use are closed when they become free.
+    calls.maxFreeSockets = 0;
+    for (const sockets of Object.values(calls.freeSockets))
+      for (const socket of sockets ?? []) socket.destroy();
   }
 
   /** Sends a request and reads the whole answer. Throws a CLIENT_* error unless the answer is 2xx. */
   async text(request: TransportRequest): Promise<string> {
     const timeoutMs = request.timeoutMs ?? defaultTimeoutMs;
-    const response = await this.#head(request, timeoutMs, this.#callAgent);
+    const response = await this.#head(request, timeoutMs, 'calls');
     const chunks: Buffer[] = [];
     let size = 0;
     const timer = setTimeout(() => response.destroy(new Error('the answer did not end in time')), timeoutMs);
@@ -100,7 +137,7 @@ export class Transport {
 
   /** Sends a GET and returns the open answer; the caller reads or destroys it. Throws unless 2xx. */
   async stream(request: TransportRequest): Promise<http.IncomingMessage> {
-    const response = await this.#head(request, request.timeoutMs ?? defaultTimeoutMs, this.#streamAgent);
+    const response = await this.#head(request, request.timeoutMs ?? defaultTimeoutMs, 'streams');
     const status = response.statusCode ?? 0;
     if (status >= 200 && status <= 299) return response;
     const chunks: Buffer[] = [];
@@ -117,14 +154,14 @@ export class Transport {
   close(): void {
     this.#closed = true;
     for (const request of this.#inFlight) request.destroy();
-    this.#callAgent.destroy();
-    this.#streamAgent.destroy();
+    this.#pool.calls.destroy();
+    this.#pool.streams.destroy();
   }
 
   async #head(
     request: TransportRequest,
     timeoutMs: number,
-    agent: http.Agent,
+    agent: 'calls' | 'streams',
   ): Promise<http.IncomingMessage> {
     for (let attempt = 0; ; attempt++) {
       try {
@@ -137,7 +174,11 @@ export class Transport {
     }
   }
 
-  #send(request: TransportRequest, timeoutMs: number, agent: http.Agent): Promise<http.IncomingMessage> {
+  #send(
+    request: TransportRequest,
+    timeoutMs: number,
+    agent: 'calls' | 'streams',
+  ): Promise<http.IncomingMessage> {
     if (this.#closed || request.signal?.aborted)
       return Promise.reject(clientError('CLIENT_CLOSED', { request: told(request) }));
     return new Promise((resolve, reject) => {
@@ -148,14 +189,15 @@ export class Transport {
         headers['content-type'] = request.contentType ?? 'application/json';
         headers['content-length'] = Buffer.byteLength(request.body);
       }
-      const secure = this.#base.protocol === 'https:';
+      const { base } = this.#pool;
+      const secure = base.protocol === 'https:';
       const sent = (secure ? https : http).request({
-        agent,
-        protocol: this.#base.protocol,
-        hostname: this.#base.hostname.replace(/^\[|\]$/g, ''),
-        port: this.#base.port || (secure ? 443 : 80),
+        agent: this.#pool[agent],
+        protocol: base.protocol,
+        hostname: base.hostname.replace(/^\[|\]$/g, ''),
+        port: base.port || (secure ? 443 : 80),
         method: request.method,
-        path: `${this.#base.pathname.replace(/\/$/, '')}${request.path}`,
+        path: `${base.pathname.replace(/\/$/, '')}${request.path}`,
         headers,
         ...(request.signal && { signal: request.signal }),
       });

@@ -12,6 +12,7 @@ interface ControllerFlags {
   nodeCidrMaskSizeIpv4: number;
   nodeCidrMaskSizeIpv6: number;
   nodeMonitorGracePeriod: number;
+  terminatedPodGcThreshold: number;
   controllers: ControllerName[];
   leaderElect: boolean;
   logLevel: string;
@@ -41,6 +42,12 @@ export function registerController(program: Command): void {
       .option('--node-cidr-mask-size-ipv4 <length>', "prefix length of a node's IPv4 network", whole, 24)
       .option('--node-cidr-mask-size-ipv6 <length>', "prefix length of a node's IPv6 network", whole, 64)
       .option('--node-monitor-grace-period <seconds>', 'silence after which a node is unreachable', whole, 40)
+      .option(
+        '--terminated-pod-gc-threshold <pods>',
+        'finished Pods that are kept, the youngest; 0 for all',
+        whole,
+        12_500,
+      )
       .option('--controllers <names>', `some of ${controllerNames.join(',')}`, controllers, [
         ...controllerNames,
       ])
@@ -55,14 +62,18 @@ export function registerController(program: Command): void {
       ),
     )
     .action(async (flags: ControllerFlags) => {
-      const { ApiClient } = await import('../client/index.ts');
+      const { ApiClient, followKubeconfig } = await import('../client/index.ts');
       const { startControllers } = await import('../controllers/index.ts');
       const { commandLog } = await import('./log.ts');
       const log = commandLog({ level: flags.logLevel, json: flags.json });
       const { live } = await import('./life.ts');
       await live(log, async () => {
         const stop = new AbortController();
-        const client = new ApiClient(await accessOf(flags));
+        const { access, path } = await accessOf(flags);
+        const client = new ApiClient(access);
+        const { signal } = stop;
+        if (path !== undefined)
+          followKubeconfig({ path, context: flags.context, access, client, signal, log });
         const { done } = startControllers({
           client,
           clusterCidrs: flags.clusterCidr,
@@ -70,6 +81,7 @@ export function registerController(program: Command): void {
           nodeMaskV4: flags.nodeCidrMaskSizeIpv4,
           nodeMaskV6: flags.nodeCidrMaskSizeIpv6,
           nodeGraceMs: flags.nodeMonitorGracePeriod * 1000,
+          finishedPodLimit: flags.terminatedPodGcThreshold,
           leaderElect: flags.leaderElect,
           only: flags.controllers,
           signal: stop.signal,
@@ -89,9 +101,12 @@ export function registerController(program: Command): void {
 async function accessOf(flags: ControllerFlags) {
   const { inClusterAccess, loadKubeconfig } = await import('../client/index.ts');
   const path = flags.kubeconfig ?? process.env['KUBECONFIG'];
-  if (path) return loadKubeconfig(path, flags.context === undefined ? {} : { context: flags.context });
+  if (path) {
+    const context = flags.context === undefined ? {} : { context: flags.context };
+    return { path, access: loadKubeconfig(path, context) };
+  }
   const inCluster = inClusterAccess(process.env);
-  if (inCluster) return inCluster;
+  if (inCluster) return { path: undefined, access: inCluster };
   throw controllersError('CONTROLLER_BAD_OPTION', {
     option: '--kubeconfig',
     value: '',

@@ -24,7 +24,7 @@ import { type LabPlan, labError, nodeNamed } from '../lab/plan.ts';
 import { startAgain, stopProcess } from '../lab/restart.ts';
 import { isReady, picturedNodes, probeLab } from '../lab/show.ts';
 import { kubeconfigs, loadLab, running } from '../lab/state.ts';
-import { labSteps } from '../lab/up.ts';
+import { type LabStep, labSteps } from '../lab/up.ts';
 import { DEFAULT_NAME, type NamedFlags, type UpFlags } from './lab.ts';
 import { bytes, coloured, print, styled, table } from './output.ts';
 
@@ -162,23 +162,15 @@ export async function up(flags: UpFlags): Promise<void> {
       Object.assign(view, await withClient(plan, (client) => lookAt(plan, client, SETTLE_MS)));
     },
   });
-  const { Listr } = await import('listr2');
-  const list = new Listr(
-    steps.map(({ title, run }) => ({
-      title,
-      task: async () => {
-        if (signal.aborted) throw labError('LAB_INTERRUPTED', { what: title });
-        await run();
-      },
-    })),
-    {
-      renderer: flags.json ? 'silent' : process.stdout.isTTY ? 'default' : 'simple',
-      rendererOptions: { showErrorMessage: false } as object,
-      registerSignalListeners: false,
+  const guarded = steps.map(({ title, run }) => ({
+    title,
+    run: async () => {
+      if (signal.aborted) throw labError('LAB_INTERRUPTED', { what: title });
+      await run();
     },
-  );
+  }));
   try {
-    await list.run();
+    await runSteps(guarded, flags.json ? 'silent' : process.stdout.isTTY ? 'live' : 'lines');
   } catch (error) {
     await down(name);
     if (!signal.aborted) throw error;
@@ -207,6 +199,28 @@ export async function up(flags: UpFlags): Promise<void> {
     `${failed.length} of ${view.probes.length} connections fail after ${SETTLE_MS / 1000} s (${some.join('; ')}). "portolan lab exec NODE -- portolan status" tells what a node lacks.`,
   );
   process.exitCode = 1;
+}
+
+/** Runs the steps one after the other: as a list that is redrawn, as one line each when it is done, or silently. */
+async function runSteps(steps: readonly LabStep[], show: 'live' | 'lines' | 'silent'): Promise<void> {
+  if (show === 'live') {
+    const { Listr } = await import('listr2');
+    await new Listr(
+      steps.map(({ title, run }) => ({ title, task: run })),
+      { rendererOptions: { showErrorMessage: false } as object, registerSignalListeners: false },
+    ).run();
+    return;
+  }
+  for (const { title, run } of steps) {
+    const begun = performance.now();
+    try {
+      await run();
+    } catch (error) {
+      if (show === 'lines') console.log(`✖ ${title}`);
+      throw error;
+    }
+    if (show === 'lines') console.log(`✔ ${title} (${((performance.now() - begun) / 1000).toFixed(1)} s)`);
+  }
 }
 
 /** Applies the example by a real kubectl, as a user would, and waits until its pods are Ready. */

@@ -48,6 +48,8 @@ export interface ControllersOptions {
   nodePeriodMs?: number;
   /** Pods of a Node that does not exist are removed after this, 40000 by default. */
   orphanGraceMs?: number;
+  /** More finished Pods than this are not kept, 12500 by default; 0 keeps all. */
+  finishedPodLimit?: number;
   /** Timing of the leader election, as in {@link LeaderElector}. */
   leader?: { leaseDurationMs?: number; renewDeadlineMs?: number; retryPeriodMs?: number };
 }
@@ -158,6 +160,7 @@ async function run(
       ...(options.nodeGraceMs !== undefined && { graceMs: options.nodeGraceMs }),
       ...(options.nodePeriodMs !== undefined && { periodMs: options.nodePeriodMs }),
       ...(options.orphanGraceMs !== undefined && { orphanGraceMs: options.orphanGraceMs }),
+      ...(options.finishedPodLimit !== undefined && { finishedPodLimit: options.finishedPodLimit }),
     });
   if (wanted.has('endpoint-slices'))
     new EndpointSlicesController({ ...common, nodes, pods, services, slices }).start();

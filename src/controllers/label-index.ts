@@ -2,8 +2,7 @@
  * Two indexes that answer "which pods does this selector select" and "which selectors select this pod" without
  * walking over everything: 10,000 Services and a pod that becomes ready must not cost 10,000 comparisons.
  */
-import type { LabelSelector } from '../model/kubernetes.ts';
-import type { Labels } from './views.ts';
+import type { Labels } from '../model/label-selector.ts';
 
 const pairOf = (namespace: string, key: string, value: string) => `${namespace}\n${key}\n${value}`;
 
@@ -15,22 +14,6 @@ export function selects(selector: Labels, labels: Labels): boolean {
     any = true;
   }
   return any;
-}
-
-/** Whether a metav1.LabelSelector selects labels; absent selects nothing, an empty one everything. */
-export function labelSelectorSelects(selector: LabelSelector | undefined, labels: Labels): boolean {
-  if (selector === undefined) return false;
-  for (const [key, value] of Object.entries(selector.matchLabels ?? {}))
-    if (labels[key] !== value) return false;
-  for (const { key, operator, values } of selector.matchExpressions ?? []) {
-    const value = labels[key];
-    const within = value !== undefined && (values ?? []).includes(value);
-    if (operator === 'In' && !within) return false;
-    if (operator === 'NotIn' && within) return false;
-    if (operator === 'Exists' && value === undefined) return false;
-    if (operator === 'DoesNotExist' && value !== undefined) return false;
-  }
-  return true;
 }
 
 /** Objects by their label pairs. */

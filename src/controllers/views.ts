@@ -15,9 +15,11 @@ import type {
   ServiceCIDR,
   Taint,
 } from '../model/kubernetes.ts';
+import type { Labels } from '../model/label-selector.ts';
 import { type LoadBalancerView, loadBalancerView } from './load-balancers/types.ts';
 
-export type Labels = Readonly<Record<string, string>>;
+export type { Labels };
+
 const noLabels: Labels = Object.freeze({});
 const nothing: readonly never[] = Object.freeze([]);
 
@@ -54,6 +56,8 @@ export interface PodView {
   ips: readonly string[];
   /** Succeeded or Failed: it will never serve again. */
   finished: boolean;
+  /** When it was made; only of finished ones, the oldest of which are collected. */
+  createdAt?: string;
   ready: boolean;
   /** Has a deletionTimestamp. */
   deleting: boolean;
@@ -108,6 +112,7 @@ export function podView(pod: Pod): PodView {
       ...(spec.affinity?.podAntiAffinity?.requiredDuringSchedulingIgnoredDuringExecution ?? nothing),
     ],
   };
+  if (view.finished) view.createdAt = metadata.creationTimestamp ?? '';
   if (view.nodeName === '') {
     const scheduled = conditionOf(status?.conditions, 'PodScheduled');
     view.scheduling = {

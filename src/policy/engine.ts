@@ -42,9 +42,6 @@ interface Applied {
 /** What one transaction of somebody touched of ours, by family; 'all' when a whole table went. */
 type Touched = Map<Family, Set<string> | 'all'>;
 
-/** Own generations that notifications may still be told of. */
-const REMEMBERED_GENERATIONS = 256;
-
 export class NftPolicyEngine {
   readonly #options: PolicyEngineOptions;
   readonly #elements: NftElements;
@@ -55,10 +52,10 @@ export class NftPolicyEngine {
     6: { chains: new Map(), suspects: 'all', clear: [] },
   };
   readonly #sets = new Map<string, NftSet>();
-  readonly #own = new Set<number>();
+  /** By which the kernel tells this process's transactions from those of others. */
+  readonly #processId: number | undefined;
   /** Families touched since the last end of a transaction of anybody. */
   #touched: Touched = new Map();
-  #ends: { generation: number; touched: Touched }[] = [];
   #transactions = 0;
 
   /** Throws KERNEL_SYSCALL, KERNEL_NEEDS_ROOT. */
@@ -66,10 +63,11 @@ export class NftPolicyEngine {
     this.#options = options;
     this.#elements = NftElements.open({ netns: options.netns });
     this.#ruleset = NftRuleset.open({ netns: options.netns });
+    this.#processId = this.#elements.processId();
     this.#monitor = monitorNft({
       netns: options.netns,
       onEvent: (event) => this.#note(event),
-      onGeneration: (generation) => this.#ended(generation),
+      onGeneration: (_generation, processId) => this.#ended(processId),
       onResync: () => this.#foreign(new Map(FAMILIES.map((family) => [family, 'all']))),
     });
   }
@@ -93,20 +91,18 @@ export class NftPolicyEngine {
    * POLICY_NOT_PROGRAMMED; trying again is safe.
    */
   apply(tables: Readonly<Record<Family, Tables>>): boolean {
-    return this.#work(() => {
-      try {
-        return this.#applyBoth(tables);
-      } catch {
-        // Somebody else may have changed what the plan was made for: once more, from what is really there.
-        for (const family of FAMILIES) this.#applied[family].suspects = 'all';
-      }
-      try {
-        return this.#applyBoth(tables);
-      } catch (error) {
-        for (const family of FAMILIES) this.#applied[family].suspects = 'all';
-        throw policyError('POLICY_NOT_PROGRAMMED', { why: (error as Error).message }, error);
-      }
-    });
+    try {
+      return this.#applyBoth(tables);
+    } catch {
+      // Somebody else may have changed what the plan was made for: once more, from what is really there.
+      for (const family of FAMILIES) this.#applied[family].suspects = 'all';
+    }
+    try {
+      return this.#applyBoth(tables);
+    } catch (error) {
+      for (const family of FAMILIES) this.#applied[family].suspects = 'all';
+      throw policyError('POLICY_NOT_PROGRAMMED', { why: (error as Error).message }, error);
+    }
   }
 
   /**
@@ -114,12 +110,10 @@ export class NftPolicyEngine {
    * stays. Calls must not overlap with `apply`.
    */
   lockDown(addresses: readonly IpAddress[], pod: string): void {
-    this.#work(() => {
-      for (const family of FAMILIES) {
-        const own = addresses.filter((address) => address.family === family);
-        if (own.length > 0) this.#lockDown(family, own, pod);
-      }
-    });
+    for (const family of FAMILIES) {
+      const own = addresses.filter((address) => address.family === family);
+      if (own.length > 0) this.#lockDown(family, own, pod);
+    }
   }
 
   /** Sets and chains of ours in the kernel's own words, for `policy show`. */
@@ -158,19 +152,8 @@ export class NftPolicyEngine {
   #change(plans: readonly PolicyPlan[]): void {
     const changes = plans.flatMap((plan) => plan.changes);
     if (changes.length === 0) return;
-    const before = this.#elements.generation();
     this.#ruleset.apply(changes);
-    this.#remember(before, this.#elements.generation());
     this.#transactions++;
-  }
-
-  /** A number that may be somebody else's is nobody's: then the part is read back. */
-  #remember(before: number, after: number): void {
-    if (after === ((before + 1) & 0xffff_ffff)) this.#own.add(after);
-    for (const generation of this.#own) {
-      if (this.#own.size <= REMEMBERED_GENERATIONS) break;
-      this.#own.delete(generation);
-    }
   }
 
   #set(family: Family, name: string): NftSet {
@@ -281,14 +264,6 @@ export class NftPolicyEngine {
     this.#applied[family].suspects = 'all';
   }
 
-  #work<T>(work: () => T): T {
-    try {
-      return work();
-    } finally {
-      this.#judge();
-    }
-  }
-
   #note({ table, family, name, subject, deleted }: NftEvent): void {
     if (table !== TABLE || (name !== undefined && !name.startsWith(PREFIX))) return;
     // Other parts of Portolan make the table, too.
@@ -297,20 +272,12 @@ export class NftPolicyEngine {
     if (of !== undefined) touch(this.#touched, of, name === undefined ? 'all' : new Set([name]));
   }
 
-  #ended(generation: number): void {
+  /** A transaction is over. Its number would not tell whose it was: others make theirs between two looks at it. */
+  #ended(processId: number | undefined): void {
     const touched = this.#touched;
     if (touched.size === 0) return;
     this.#touched = new Map();
-    this.#ends.push({ generation, touched });
-    this.#judge();
-  }
-
-  /** Tells own transactions from others'. */
-  #judge(): void {
-    const foreign: Touched = new Map();
-    for (const { generation, touched } of this.#ends.splice(0))
-      if (!this.#own.has(generation)) for (const [family, names] of touched) touch(foreign, family, names);
-    if (foreign.size > 0) this.#foreign(foreign);
+    if (processId === undefined || processId !== this.#processId) this.#foreign(touched);
   }
 
   #foreign(touched: Touched): void {

@@ -230,6 +230,16 @@ test('pods are spread over the Nodes, become endpoints when ready, and leave whe
   assert.equal(first?.metadata.ownerReferences?.[0]?.kind, 'Service');
   assert.match(first?.endpoints?.[0]?.zone ?? '', /^z[12]$/);
   assert.equal(first?.endpoints?.[0]?.targetRef?.kind, 'Pod');
+  const endpoints = JSON.parse(await kubectl('get', 'endpoints', 'web', '-o', 'json'));
+  assert.deepEqual(endpoints.metadata.labels, { team: 'blue' });
+  const subsets = endpoints.subsets as {
+    addresses?: { ip: string }[];
+    notReadyAddresses?: { ip: string }[];
+  }[];
+  const ips = (of: 'addresses' | 'notReadyAddresses') =>
+    subsets.flatMap((subset) => (subset[of] ?? []).map(({ ip }) => ip));
+  assert.deepEqual([ips('addresses'), ips('notReadyAddresses')], [['10.244.0.5'], ['10.244.1.5']]);
+  assert.match(await kubectl('describe', 'service', 'web'), /Endpoints: .*10\.244\.0\.5:8080/);
   assert.match(await kubectl('get', 'endpointslices'), /web-\w{5}\s+IPv4\s+8080\s+10\.244\.0\.5/);
   await kubectl('delete', 'pod', 'web-1', '--grace-period=0', '--force', '--wait=false');
   await eventually('the endpoint goes', async () => told(await slicesOf('web')).length === 2);

@@ -239,6 +239,30 @@ test('MTU of tunnel and subnet.env follow the underlay', async () => {
   });
 });
 
+test('a Node follows the address of its machine at once, not when connections from the old one time out', async () => {
+  const [{ addr_info: before }] = (await lab.jsonExec<
+    [{ addr_info: { local: string; prefixlen: number }[] }]
+  >('node3', ['ip', '-j', '-4', 'addr', 'show', 'eth0'])) as [
+    { addr_info: { local: string; prefixlen: number }[] },
+  ];
+  const { local, prefixlen } = before[0]!;
+  const route = ['ip', 'route', 'replace', 'default', 'via', local.replace(/\d+$/, '1'), 'dev', 'eth0'];
+  const move = async (from: string, to: string) => {
+    await lab.mustExec('node3', ['ip', 'addr', 'del', `${from}/${prefixlen}`, 'dev', 'eth0']);
+    await lab.mustExec('node3', ['ip', 'addr', 'add', `${to}/${prefixlen}`, 'dev', 'eth0']);
+    await lab.mustExec('node3', route);
+    // A connection that is silent because its address is gone is noticed after 25 s at the earliest.
+    await until(
+      async () =>
+        (await lab.kubectl(['get', 'node', 'node3', '-o', 'jsonpath={.status.addresses[0].address}'])) === to,
+      { seconds: 15, what: `node3 has the address ${to}` },
+    );
+  };
+  const other = local.replace(/\d+$/, '99');
+  await move(local, other);
+  await move(other, local);
+});
+
 test('a Node that is deleted leaves no route, neighbour or forwarding entry on its peers, and comes back', async () => {
   const { cidr, vtep, mac } = await peer('node3');
   await stopProcess(lab.name, 'node3', true);
@@ -254,6 +278,10 @@ test('a Node that is deleted leaves no route, neighbour or forwarding entry on i
   await lab.kubectl(['delete', 'node', 'node3']);
   await until(async () => (await ofNode3()) === 0, { seconds: 5, what: 'node3 gone from node1' });
   await startAgain(lab.name, 'node3');
+  await until(async () => (await lab.kubectl(['get', 'nodes', '-o', 'name'])).includes('node3'), {
+    seconds: 20,
+    what: 'node3 registered again',
+  });
   await lab.kubectl(['wait', '--for=condition=Ready', 'node/node3', '--timeout=20s']);
   const [again] = lab.report!.nodes.slice(2);
   await until(

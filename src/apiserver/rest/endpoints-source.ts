@@ -9,6 +9,7 @@ import { prefixOf, resourceOfKind } from '../resources.ts';
 import type { Source } from './source.ts';
 
 const SERVICE_LABEL = 'kubernetes.io/service-name';
+const MANAGER_LABEL = 'endpointslice.kubernetes.io/managed-by';
 /** Endpoints hold at most this many addresses (KEP-752). */
 const MAX_ADDRESSES = 1000;
 
@@ -221,12 +222,19 @@ export class EndpointsSource implements Source {
         ...(first?.uid !== undefined && { uid: first.uid }),
         resourceVersion: String(revision),
         ...(first?.creationTimestamp !== undefined && { creationTimestamp: first.creationTimestamp }),
+        ...serviceLabels(first?.labels),
       },
       ...(slices.length > 0 && { subsets: subsetsOf(slices) }),
     };
     if (endpoints.subsets?.length === 0) delete endpoints.subsets;
     return { key: `${this.#collection}/${service}`, value: JSON.stringify(endpoints), revision, created };
   }
+}
+
+/** Labels of the Service, which its slices carry beside their own. */
+function serviceLabels(labels: Readonly<Record<string, string>> = {}): { labels?: Record<string, string> } {
+  const kept = Object.entries(labels).filter(([name]) => name !== SERVICE_LABEL && name !== MANAGER_LABEL);
+  return kept.length > 0 ? { labels: Object.fromEntries(kept) } : {};
 }
 
 /** `namespace/service` of a slice; undefined for slices of nobody. */

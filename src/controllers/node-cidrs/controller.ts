@@ -23,6 +23,9 @@ export interface NodeCidrsOptions {
   log: Log;
 }
 
+/** A Node has to be without pods for this long before its network is taken away. */
+const SETTLE_MS = 1000;
+
 /** Begins to work; `nodes` and `pods` must have synced. */
 export function startNodeCidrs(options: NodeCidrsOptions): void {
   const { client, nodes, pods, events, pools, signal, log } = options;
@@ -32,6 +35,8 @@ export function startNodeCidrs(options: NodeCidrsOptions): void {
   const told = new Map<string, string>();
   /** Nodes with a problem that ends when their last pod goes. */
   let occupied = new Set<string>();
+  /** Since when such a Node has been without pods. */
+  const emptySince = new Map<string, number>();
 
   const tell = (node: NodeView, reason: string, message: string) => {
     const key = `${node.uid} ${message}`;
@@ -56,7 +61,19 @@ export function startNodeCidrs(options: NodeCidrsOptions): void {
     // Those that run on the node's own network have no address of its pods.
     const inUse = new Set<string>();
     for (const pod of pods.items.values()) if (!pod.finished && !pod.hostNetwork) inUse.add(pod.nodeName);
-    const plan = planNodeCidrs(known, pools, cursors, (node) => !inUse.has(node.name));
+    const now = performance.now();
+    for (const name of inUse) emptySince.delete(name);
+    const isEmpty = ({ name }: NodeView) => {
+      if (inUse.has(name)) return false;
+      const since = emptySince.get(name) ?? now;
+      emptySince.set(name, since);
+      if (now - since >= SETTLE_MS) return true;
+      // Pods are told on another watch, which may be behind.
+      setTimeout(() => queue.add('all'), SETTLE_MS).unref();
+      return false;
+    };
+    const plan = planNodeCidrs(known, pools, cursors, isEmpty);
+    for (const { node } of plan.assignments) emptySince.delete(node.name);
     occupied = new Set(
       plan.problems
         .filter(({ reason }) => reason === 'CIDRDuplicate' || reason === 'CIDRInvalid')

@@ -15,6 +15,7 @@ import type { Lease, Node, Pod } from '../../model/kubernetes.ts';
 import { conditionOf, type LeaseView, type NodeView, type PodView } from '../views.ts';
 import { WorkQueue } from '../work-queue.ts';
 import { type LifecycleWrite, planNodeLifecycle } from './plan.ts';
+import { PodCollector } from './pod-collector.ts';
 
 /** Options of {@link startNodeLifecycle}. */
 export interface NodeLifecycleOptions {
@@ -33,6 +34,8 @@ export interface NodeLifecycleOptions {
   periodMs?: number;
   /** Pods of a Node that does not exist are removed after this; 40000 by default. */
   orphanGraceMs?: number;
+  /** More finished Pods than this are not kept; 12500 by default, as in Kubernetes; 0 keeps all. */
+  finishedPodLimit?: number;
   monotonicMs?: () => number;
 }
 
@@ -42,11 +45,9 @@ export function startNodeLifecycle(options: NodeLifecycleOptions): void {
   const graceMs = options.graceMs ?? 40_000;
   const startupGraceMs = options.startupGraceMs ?? 60_000;
   const periodMs = options.periodMs ?? 5_000;
-  const orphanGraceMs = options.orphanGraceMs ?? 40_000;
   const monotonicMs = options.monotonicMs ?? (() => performance.now());
   /** Node name to the last sign of life and when it was seen. */
   const seen = new Map<string, { sign: string; atMs: number }>();
-  const orphaned = new Map<string, number>();
   let deafSinceMs: number | undefined;
 
   const observe = (name: string) => {
@@ -125,34 +126,16 @@ export function startNodeLifecycle(options: NodeLifecycleOptions): void {
     }
   };
 
-  /** Pods bound to a Node that is gone for good would never be deleted by anybody. */
-  const collectOrphans = async () => {
-    const now = monotonicMs();
-    const due: PodView[] = [];
-    const present = new Set<string>();
-    for (const pod of pods.items.values()) {
-      if (pod.nodeName === '' || nodes.items.has(pod.nodeName)) continue;
-      present.add(pod.uid);
-      const since = orphaned.get(pod.uid);
-      if (since === undefined) orphaned.set(pod.uid, now);
-      else if (now - since > orphanGraceMs) due.push(pod);
-    }
-    for (const uid of orphaned.keys()) if (!present.has(uid)) orphaned.delete(uid);
-    for (const pod of due) {
-      try {
-        await client.delete(resources.pods, pod, {
-          signal,
-          gracePeriodSeconds: 0,
-          preconditions: { uid: pod.uid },
-          retryForMs: 0,
-        });
-        log.info({ pod: pod.key, node: pod.nodeName }, 'removed the pod of a node that is gone');
-      } catch (error) {
-        if (!isNetError(error, 'CLIENT_NOT_FOUND')) log.debug({ pod: pod.key }, 'orphan was not removed');
-      }
-    }
-  };
-
+  const collector = new PodCollector({
+    client,
+    nodes,
+    pods,
+    signal,
+    log,
+    monotonicMs,
+    orphanGraceMs: options.orphanGraceMs ?? 40_000,
+    finishedLimit: options.finishedPodLimit ?? 12_500,
+  });
   const queue = new WorkQueue({ name: 'node-lifecycle', work, signal, log, concurrency: 4 });
   for (const name of nodes.items.keys()) {
     observe(name);
@@ -176,7 +159,7 @@ export function startNodeLifecycle(options: NodeLifecycleOptions): void {
       deafSinceMs = undefined;
       if (forMs > periodMs * 1.5) {
         for (const entry of seen.values()) entry.atMs = monotonicMs();
-        orphaned.clear();
+        collector.forget();
       }
     }
     if (deaf) return;
@@ -185,7 +168,7 @@ export function startNodeLifecycle(options: NodeLifecycleOptions): void {
       // Silent Nodes are looked at in each round: a pod may have been bound to them meanwhile.
       if (node && (monotonicMs() - atMs > graceMs || node.ready === 'Unknown')) queue.add(name);
     }
-    void collectOrphans();
+    void collector.collect();
   }, periodMs);
   signal.addEventListener('abort', () => clearInterval(timer), { once: true });
 }

@@ -1,6 +1,6 @@
 /** Which Nodes may run a Pod, and why the others may not. Pure; the words are those of kube-scheduler. */
 import type { NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm } from '../../model/kubernetes.ts';
-import { labelSelectorSelects } from '../label-index.ts';
+import { labelSelectorSelects } from '../../model/label-selector.ts';
 import type { Labels, NodeView, PodView, SchedulingView } from '../views.ts';
 
 type Tolerations = SchedulingView['tolerations'];

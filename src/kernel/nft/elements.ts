@@ -57,6 +57,7 @@ const elementListAttributes = attributeTable('a list of set elements', {
 
 const generationAttributes = attributeTable('the generation of nftables', {
   id: [1, 'NFTA_GEN_ID', nlU32be],
+  processId: [2, 'NFTA_GEN_PROC_PID', nlU32be, 'of who changed it; in an answer, of who asked'],
 });
 
 /** A set or map by its looks. */
@@ -189,17 +190,30 @@ export class NftElements {
 
   /** The number that changes with every change of nftables in this namespace. */
   generation(): number {
+    return this.#generation().id;
+  }
+
+  /**
+   * The number by which the kernel calls this process in notifications of changes. It is not process.pid inside a
+   * PID namespace.
+   */
+  processId(): number | undefined {
+    return this.#generation().processId;
+  }
+
+  #generation(): { id: number; processId: number | undefined } {
     let id: number | undefined;
+    let processId: number | undefined;
     const cause = this.#socket.request(
       'read the generation of nftables',
       { type: NFT.GETGEN, flags: 0, write: (writer) => writeHeader(writer, 0, 0) },
       (message) => {
-        if (message.type === NFT.NEWGEN) id = generationAttributes.readFrom(message.body, 4).id;
+        if (message.type === NFT.NEWGEN) ({ id, processId } = generationAttributes.readFrom(message.body, 4));
       },
     );
     if (cause || id === undefined)
       throw nftError('NFT_LIST_FAILED', { what: 'the generation of nftables' }, cause);
-    return id;
+    return { id, processId };
   }
 
   /**

@@ -15,6 +15,8 @@ const NFNL_SUBSYS_NFTABLES = 10;
 const NFT_MSG_NEWGEN = 15;
 const NFT_MSG_GETGEN = 16;
 const NFTA_GEN_ID = 1;
+/** Who changed the rules, by the kernel's own number. */
+const NFTA_GEN_PROC_PID = 2;
 /** Rules and elements have the name of their chain or set at 2, as sets have their own. */
 const NFTA_CHAIN_NAME = 3;
 const HEADER_BYTES = 4;
@@ -59,8 +61,11 @@ export interface NftEvent {
 export function monitorNft(
   options: NftPlace & {
     readonly onEvent: (event: NftEvent) => void;
-    /** A transaction's events have all been told; its number is that of the ruleset's generation after it. */
-    readonly onGeneration?: (generation: number) => void;
+    /**
+     * A transaction's events have all been told; its number is that of the ruleset's generation after it.
+     * `processId` is who made it, as the kernel counts processes.
+     */
+    readonly onGeneration?: (generation: number, processId: number | undefined) => void;
     readonly onResync: (reason: string) => void;
   },
 ): NetlinkMonitor {
@@ -72,8 +77,8 @@ export function monitorNft(
       const event = readNftEvent(message);
       if (event) options.onEvent(event);
       else if (options.onGeneration && message.type === ((NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_NEWGEN)) {
-        const generation = readGeneration(message.body);
-        if (generation !== undefined) options.onGeneration(generation);
+        const { generation, processId } = readGeneration(message.body);
+        if (generation !== undefined) options.onGeneration(generation, processId);
       }
     },
     onResync: options.onResync,
@@ -118,19 +123,25 @@ export function nftGeneration(socket: NetlinkSocket): number | undefined {
       },
     },
     ({ body }) => {
-      generation = readGeneration(body);
+      ({ generation } = readGeneration(body));
     },
   );
   return generation;
 }
 
-function readGeneration(body: Uint8Array): number | undefined {
+function readGeneration(body: Uint8Array): {
+  generation: number | undefined;
+  processId: number | undefined;
+} {
   let generation: number | undefined;
-  if (body.length < HEADER_BYTES) return undefined;
-  readAttributes(body, HEADER_BYTES, 'the generation of the nftables rules', (attribute, value) => {
-    if (attribute === NFTA_GEN_ID && value.length === 4) generation = viewOf(value).getUint32(0);
-  });
-  return generation;
+  let processId: number | undefined;
+  if (body.length >= HEADER_BYTES)
+    readAttributes(body, HEADER_BYTES, 'the generation of the nftables rules', (attribute, value) => {
+      if (value.length !== 4) return;
+      if (attribute === NFTA_GEN_ID) generation = viewOf(value).getUint32(0);
+      if (attribute === NFTA_GEN_PROC_PID) processId = viewOf(value).getUint32(0);
+    });
+  return { generation, processId };
 }
 
 /** A socket to ask for the generation with. */

@@ -37,6 +37,9 @@ struct {
 /* Whether this kernel lets socket hooks say which error a process gets: Linux >= 5.18. */
 const volatile bool lb_sets_errors = true;
 
+/* Cookie of the node's network namespace; 0 for that of the machine. */
+const volatile __u64 lb_node_netns = 0;
+
 enum answer {
 	PASS, /* none of ours */
 	FORWARD,
@@ -86,6 +89,18 @@ static __always_inline enum answer choose(struct bpf_sock_addr *ctx, const struc
 
 	if (!frontend)
 		return no_frontend(to);
+	/*
+	 * Where sources are limited, a process of a pod goes on to the frontend itself: its link knows its address. The
+	 * node's own packets pass no link, but who the node is was known when the frontend was written.
+	 */
+	if (frontend->flags & LB_F_RANGES) {
+		if (bpf_get_netns_cookie(ctx) != (lb_node_netns ? lb_node_netns : bpf_get_netns_cookie(NULL)))
+			return PASS;
+		if (!(frontend->flags & LB_F_NODE_ALLOWED)) {
+			lb_count(LB_DROP_SOURCE_RANGE);
+			return DROP;
+		}
+	}
 	table = lb_table_of(frontend, false);
 	if (!table.size) {
 		lb_count_refused(frontend->service);

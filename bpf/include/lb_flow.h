@@ -74,17 +74,23 @@ static __always_inline struct lb_flow *lb_flow_to(struct lb_flows *flows, const 
 	return NULL;
 }
 
-static __always_inline struct lb_flow *lb_flow_from(struct lb_flows *flows, const __be32 *backend, __be16 port,
-						    __u16 hairpin)
+static __always_inline struct lb_flow *lb_flow_with(struct lb_flows *flows, const __be32 *backend, __be16 port,
+						    __u16 mask, __u16 wanted)
 {
 	for (int i = 0; i < LB_FLOWS; i++) {
 		struct lb_flow *flow = &flows->flow[i];
 
-		if ((flow->flags & (LB_FLOW_USED | LB_FLOW_HAIRPIN)) == (LB_FLOW_USED | hairpin) &&
+		if ((flow->flags & mask) == wanted &&
 		    flow->backend_port == port && lb_same_address(flow->backend, backend))
 			return flow;
 	}
 	return NULL;
+}
+
+static __always_inline struct lb_flow *lb_flow_from(struct lb_flows *flows, const __be32 *backend, __be16 port,
+						    __u16 hairpin)
+{
+	return lb_flow_with(flows, backend, port, LB_FLOW_USED | LB_FLOW_HAIRPIN, LB_FLOW_USED | hairpin);
 }
 
 static __always_inline bool lb_flow_over(const struct lb_flow *flow)

@@ -123,7 +123,7 @@ static __always_inline int no_frontend(const struct lb_packet *p)
 static __always_inline void forget_flow(struct lb_flows *flows, const struct lb_packet *p, const __be32 *backend,
 					__be16 port)
 {
-	struct lb_flow *flow = lb_flow_from(flows, backend, port, 0);
+	struct lb_flow *flow = lb_flow_with(flows, backend, port, LB_FLOW_USED, LB_FLOW_USED);
 
 	if (flow && (p->protocol == IPPROTO_UDP || lb_flow_over(flow)))
 		flow->flags = 0;
@@ -225,8 +225,7 @@ static __always_inline struct lb_flow *keep_flow(const struct lb_packet *p, cons
 		lb_count(LB_FORWARD_HAIRPIN);
 	} else {
 		flow->flags = LB_FLOW_USED;
-		/* A backend on this node answers through this node anyway: it may see who the client is. */
-		if (outside && !(choice->frontend->flags & LB_F_OUTSIDE_KEEP) && !(backend->flags & LB_B_NEAR))
+		if (outside && !(choice->frontend->flags & LB_F_OUTSIDE_KEEP))
 			flow->flags = LB_FLOW_USED | LB_FLOW_MASQUERADE;
 		lb_count(LB_FORWARD_FLOW);
 	}

@@ -28,6 +28,7 @@ enum lb_frontend_flag {
 	LB_F_RANGES = 1 << 7, /* only sources that lb_source_ranges names for this service */
 	LB_F_WILDCARD = 1 << 8, /* a ClusterIP as such; refuses ports that are not in use */
 	LB_F_DSR = 1 << 9, /* answers go back directly */
+	LB_F_NODE_ALLOWED = 1 << 10, /* its sources include this node */
 	LB_F_KIND_SHIFT = 12, /* 0 ClusterIP, 1 NodePort, 2 LoadBalancer, 3 ExternalIP, 4 HostPort */
 };
 

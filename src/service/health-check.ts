@@ -19,6 +19,8 @@ export interface HealthCheckOptions {
   readonly onResult?: (service: string, error: Error | undefined) => void;
   /** Address to listen on; default all. */
   readonly host?: string;
+  /** Listens in another way: in another namespace, for tests of several nodes. */
+  readonly listen?: (server: Server, port: number, done: () => void) => void;
 }
 
 /** Listens on the health check ports that plans ask for. Use `apply` as `onApplied` of the controller. */
@@ -92,9 +94,10 @@ export class HealthCheckServers {
       this.#options.onResult?.(service, error);
       if (this.#checks.get(port) === check) this.#close(service);
     });
-    server.listen({ port, ...(this.#options.host ? { host: this.#options.host } : {}) }, () =>
-      this.#options.onResult?.(service, undefined),
-    );
+    const { listen, host } = this.#options;
+    const done = () => this.#options.onResult?.(service, undefined);
+    if (listen) listen(server, port, done);
+    else server.listen({ port, ...(host ? { host } : {}) }, done);
     server.unref();
     this.#checks.set(port, check);
     this.#portOf.set(service, port);

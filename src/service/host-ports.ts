@@ -143,6 +143,7 @@ function portPlan(key: string, port: HostPort, family: Family, address: string, 
     algorithm: 'random',
     forwarding: undefined,
     sourceRanges: [],
+    nodeAllowed: true,
   };
 }
 

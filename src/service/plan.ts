@@ -1,3 +1,4 @@
+import { parseCidr, parseIp } from '../addr/index.ts';
 import { chooseEndpoints, EMPTY_SET, mergeEndpoints } from './endpoint-sets.ts';
 import { clusterRules, externalRules, familyOf, frontendsOf, isExternal } from './frontends.ts';
 import type {
@@ -59,6 +60,7 @@ function planPort(
     local: service.internalLocal || (external && service.externalLocal),
   };
   const sets = chooseEndpoints(mergeEndpoints(slices, port, family), wanted, node, service.weights);
+  const sourceRanges = service.sourceRanges.filter((range) => familyOf(range) === family);
   const name = port.name === '' ? service.key : `${service.key}:${port.name}`;
   return {
     key: `${name}/${port.protocol}/ip${family}`,
@@ -76,15 +78,28 @@ function planPort(
     affinitySeconds: service.affinitySeconds,
     algorithm: service.algorithm,
     forwarding: service.forwarding,
-    sourceRanges: service.sourceRanges.filter((range) => familyOf(range) === family),
+    sourceRanges,
+    nodeAllowed: sourceRanges.length === 0 || includesNode(sourceRanges, node),
   };
 }
 
-/** Ready endpoints on this node, each address once; terminating ones do not count, which is how a node drains. */
+/** Loopback does not count: what goes to a load balancer address has another source. */
+function includesNode(ranges: readonly string[], node: NodeContext): boolean {
+  const cidrs = ranges.map(parseCidr);
+  return node.localAddresses.some(
+    (address) =>
+      address !== '::1' &&
+      !address.startsWith('127.') &&
+      cidrs.some((cidr) => cidr.contains(parseIp(address))),
+  );
+}
+
+/** Ready endpoints on this node, each address once, a pod with two of them once; terminating ones do not count, which is how a node drains. */
 function localReady(slices: readonly SliceFacts[], node: NodeContext): number {
-  const addresses = new Set<string>();
+  const addresses = { 4: new Set<string>(), 6: new Set<string>() };
   for (const slice of slices)
     for (const endpoint of slice.endpoints)
-      if (endpoint.ready && endpoint.nodeName === node.nodeName) addresses.add(endpoint.address);
-  return addresses.size;
+      if (endpoint.ready && endpoint.nodeName === node.nodeName)
+        addresses[slice.family].add(endpoint.address);
+  return Math.max(addresses[4].size, addresses[6].size);
 }

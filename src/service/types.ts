@@ -181,6 +181,8 @@ export interface PortPlan {
   readonly algorithm: 'maglev' | 'random';
   readonly forwarding: 'snat' | 'dsr' | undefined;
   readonly sourceRanges: readonly string[];
+  /** Whether they have an address of this node among them: its own processes may come then. */
+  readonly nodeAllowed: boolean;
 }
 
 /** Everything about one Service. */

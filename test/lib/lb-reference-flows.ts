@@ -96,10 +96,11 @@ export function flowFrom(
   flows: Flow[],
   backend: Uint32Array,
   port: number,
-  hairpin: boolean,
+  hairpin?: boolean,
 ): Flow | undefined {
   for (const flow of flows) {
-    if ((flow.flags & FLOW.USED) === 0 || ((flow.flags & FLOW.HAIRPIN) !== 0) !== hairpin) continue;
+    if ((flow.flags & FLOW.USED) === 0) continue;
+    if (hairpin !== undefined && ((flow.flags & FLOW.HAIRPIN) !== 0) !== hairpin) continue;
     if (flow.backendPort === port && sameAddress(flow.backend, backend)) return flow;
   }
   return undefined;

@@ -161,7 +161,7 @@ export class Reference {
 
   /** What the client's port meant until now is not to be shown as that VIP's any more. */
   #forget(flows: Flow[] | undefined, backend: Uint32Array, port: number): void {
-    const flow = flows && flowFrom(flows, backend, port, false);
+    const flow = flows && flowFrom(flows, backend, port);
     if (flow && (this.#packet.protocol === PROTOCOL.UDP || isOver(flow))) flow.flags = 0;
   }
 
@@ -198,8 +198,7 @@ export class Reference {
       flow.flags |= FLOW.HAIRPIN;
       this.#count('forward-hairpin');
     } else {
-      if (this.#outside && !frontend.keep && (backend.flags & BACKEND.NEAR) === 0)
-        flow.flags |= FLOW.MASQUERADE;
+      if (this.#outside && !frontend.keep) flow.flags |= FLOW.MASQUERADE;
       this.#count('forward-flow');
     }
     this.#usedLinks[this.#outside ? 'node' : 'pod'] = true;

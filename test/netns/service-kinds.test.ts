@@ -116,9 +116,12 @@ describe('kinds of Services', () => {
       });
     }
 
-    test(`${family}: an endpoint on this node sees the client, one elsewhere sees this node`, async () => {
+    test(`${family}: endpoints see this node and not the client, wherever they are`, async () => {
       const [near] = await node.attempt('tcp', fromOutside(), address[family], 30_080);
-      assert.equal(host(near), outside[family]);
+      assert.equal(near!.result, 'ok');
+      // The link of a pod of this test has an address of its own.
+      const own = family === 'ip4' ? ['169.254.1.1', '192.168.77.1'] : ['fd77::1', 'fd00:20:7::1'];
+      assert.ok(own.includes(host(near)!), host(near));
       put({}, [remote]);
       for (const kind of ['tcp', 'udp'] as const) {
         const [far] = await node.attempt(

@@ -1,7 +1,7 @@
 /** What a case of the suite is, and the words that cases are written in. */
 import assert from 'node:assert/strict';
 import type { ServiceCluster } from './cluster.ts';
-import { type AttemptOptions, FAMILY_NAMES, type FamilyName, type Kind, type Seen } from './net.ts';
+import { type AttemptOptions, EXTRA, FAMILY_NAMES, type FamilyName, type Kind, type Seen } from './net.ts';
 
 /** One behaviour, with the ids of the acceptance cases that it holds. */
 export interface Case {
@@ -106,6 +106,18 @@ export async function dropped(
     for (const { result } of saw.seen) assert.match(result, /^(timeout|EPERM)$/, told(saw));
 }
 
+/** Nobody answers as a server: refused or dropped, whoever does it. The kernel itself limits how often it refuses. */
+export async function unserved(
+  cluster: ServiceCluster,
+  from: string | readonly string[],
+  kind: Kind,
+  to: Target,
+  port: number,
+): Promise<void> {
+  for (const saw of await attempts(cluster, from, kind, to, port, { timeout: 0.3 }))
+    for (const { result } of saw.seen) assert.notEqual(result, 'ok', told(saw));
+}
+
 /** The servers saw clients with these addresses. */
 export function sawClient(saws: readonly Saw[], client: (saw: Saw) => string): void {
   for (const saw of saws) for (const one of saw.seen) assert.equal(host(one.client), client(saw), told(saw));
@@ -113,11 +125,41 @@ export function sawClient(saws: readonly Saw[], client: (saw: Saw) => string): v
 
 /** The ClusterIPs of a Service, by family. */
 export async function clusterIPs(cluster: ServiceCluster, name: string): Promise<Target> {
-  const { resources } = await import('../../../src/client/index.ts');
-  const { spec } = await cluster.client.get(resources.services, { namespace: 'default', name });
+  const { spec } = await cluster.get(name);
   const of = (six: boolean) => spec.clusterIPs?.find((ip) => ip.includes(':') === six) ?? '';
   return { ip4: of(false), ip6: of(true) };
 }
 
 /** Everywhere a client inside can be: pods with and without socket hooks, on each node, and nodes. */
 export const INSIDE = ['a1', 'packets a1', 'b1', 'packets b1', 'node-a', 'node-b'] as const;
+
+/** The nodePort of a port of a Service, by the port's name. */
+export async function nodePortOf(cluster: ServiceCluster, name: string, port = 'tcp'): Promise<number> {
+  const { spec } = await cluster.get(name);
+  return spec.ports?.find((one) => one.name === port)?.nodePort ?? 0;
+}
+
+/** Addresses of a node as a target. */
+export function nodeTarget(cluster: ServiceCluster, letter: string): Target {
+  const { ip4, ip6 } = cluster.net.node(letter);
+  return { ip4, ip6 };
+}
+
+/** The servers saw one of these clients; a node has several addresses that hide somebody. */
+export function sawOneOf(saws: readonly Saw[], clients: (saw: Saw) => readonly string[]): void {
+  for (const saw of saws)
+    for (const one of saw.seen) assert.ok(clients(saw).includes(host(one.client)), told(saw));
+}
+
+/** Everything by which a node may hide a client. */
+export function nodeAddresses(cluster: ServiceCluster, letter: string): (saw: Saw) => readonly string[] {
+  return ({ family }) => [cluster.net.node(letter)[family], EXTRA[family]];
+}
+
+/** The API refuses it. */
+export async function forbidden(what: Promise<unknown>, message: RegExp): Promise<void> {
+  await assert.rejects(what, (error: Error) => {
+    assert.match(`${error.message} ${String(error.cause ?? '')}`, message);
+    return true;
+  });
+}

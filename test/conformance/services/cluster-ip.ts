@@ -70,6 +70,21 @@ export const clusterIpCases: readonly Case[] = [
     },
   ),
   aCase(
+    'hairpin-2',
+    'a pod that uses a port again for another of its own Services gets an answer',
+    async (cluster) => {
+      const targets = [];
+      for (const name of ['one', 'two', 'three']) {
+        await cluster.service(name, {});
+        await cluster.endpoints(name, ['a1']);
+        targets.push(await clusterIPs(cluster, name));
+      }
+      for (const kind of ['tcp', 'udp'] as const)
+        for (const to of targets)
+          await reach(cluster, 'packets a1', kind, to, 80, ['a1'], { bind: 45_678, times: 1 });
+    },
+  ),
+  aCase(
     'services-032 servicecorner-002',
     'without endpoints 40 of 40 connections are refused, and none waits',
     async (cluster) => {

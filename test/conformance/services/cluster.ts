@@ -9,6 +9,7 @@ import { type ApiServer, startApiServer } from '../../../src/apiserver/index.ts'
 import { ApiClient, type Log, loadKubeconfig, Reflector, resources } from '../../../src/client/index.ts';
 import { startControllers } from '../../../src/controllers/index.ts';
 import { type Netns, openNetns } from '../../../src/kernel/netns/index.ts';
+import { listenInNetns } from '../../../src/kernel/socket/listen.ts';
 import type {
   EndpointSlice,
   KubeObject,
@@ -19,6 +20,7 @@ import type {
 } from '../../../src/model/kubernetes.ts';
 import {
   destroyStaleSockets,
+  HealthCheckServers,
   ServiceController,
   type ServiceEngine,
   type ServiceFacts,
@@ -46,6 +48,7 @@ export interface ClusterNode {
   readonly net: NetNode;
   engine: ServiceEngine;
   controller: ServiceController;
+  healthChecks: HealthCheckServers;
 }
 
 /** What differs between nodes' agents, as their command line has it. */
@@ -200,15 +203,16 @@ export class ServiceCluster implements AsyncDisposable {
     const node: ClusterNode = { net, ...(await this.#opened(net)) };
     this.nodes.push(node);
     this.nodes.sort((a, b) => (a.net.name < b.net.name ? -1 : 1));
-    this.#undo.defer(() => {
+    this.#undo.defer(async () => {
       node.controller.close();
+      await node.healthChecks.close();
       node.engine.remove();
     });
     await node.controller.start();
   }
 
   /** An engine and its planner for a node, attached; not yet started. */
-  async #opened(net: NetNode): Promise<Pick<ClusterNode, 'engine' | 'controller'>> {
+  async #opened(net: NetNode): Promise<Omit<ClusterNode, 'net'>> {
     const engine = await this.#engine.open({
       nodeName: net.name,
       netns: net.netns,
@@ -223,15 +227,20 @@ export class ServiceCluster implements AsyncDisposable {
     });
     for (const pod of net.pods) engine.attachPodLink(pod.ifindex);
     engine.attachNodeInterface(net.uplink);
-    const controller = new ServiceController({
+    const healthChecks = new HealthCheckServers({
+      healthy: () => controller.ready,
+      listen: (server, port, done) => server.listen({ fd: listenInNetns(net.netns, net.ip4, port) }, done),
+    });
+    const controller: ServiceController = new ServiceController({
       services: this.#services,
       slices: this.#slices,
       ranges: this.#ranges,
       hostPorts: hostPortTable(this.#podsOf(net.name)),
       engine,
       node: this.#context(net),
+      onApplied: (delta) => healthChecks.apply(delta),
     });
-    return { engine, controller };
+    return { engine, controller, healthChecks };
   }
 
   /** The Pods bound to a node, as its agent watches them. */
@@ -273,6 +282,7 @@ export class ServiceCluster implements AsyncDisposable {
   async restart(letter: string): Promise<void> {
     const node = this.node(letter);
     node.controller.close();
+    await node.healthChecks.close();
     node.engine.close();
     Object.assign(node, await this.#opened(node.net));
     await node.controller.start();
@@ -379,6 +389,21 @@ export class ServiceCluster implements AsyncDisposable {
     return present
       ? this.client.update(resources.services, object)
       : this.client.create(resources.services, object);
+  }
+
+  /** A Service in namespace default, as the API has it. */
+  get(name: string): Promise<Service> {
+    return this.client.get(resources.services, { namespace: 'default', name });
+  }
+
+  async deleteService(name: string): Promise<void> {
+    await this.client.delete(resources.services, { namespace: 'default', name });
+  }
+
+  /** Changes fields of a Service by a merge patch, and waits until it is programmed. */
+  async patch(name: string, patch: object): Promise<void> {
+    await this.client.patch(resources.services, { namespace: 'default', name }, patch);
+    await this.settled();
   }
 
   /** Gives a Service of type LoadBalancer these ingress addresses, as a load balancer's controller would. */

@@ -16,5 +16,8 @@ serviceConformance({
       onStaleSockets,
     });
   },
-  cannot: {},
+  cannot: {
+    'masquerade-2': 'a process of a pod is connected to the endpoint at its socket: no node is between them',
+    'servicecorner-012': 'the same; the agent refuses --masquerade-all with this engine',
+  },
 });

@@ -10,10 +10,11 @@
  * the bridge and have the overlay's rules. At each place a process waits (prober.py); those of nodes and pods are in
  * their node's cgroup, and a second one of some pods is not: its packets stand for what no socket hook has seen.
  */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process';
 import { mkdirSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { promisify } from 'node:util';
 import { parseCidr } from '../../../src/addr/index.ts';
 import { ensureBpffs } from '../../../src/kernel/bpf/index.ts';
 import { cgroupRoot } from '../../../src/kernel/cgroup/index.ts';
@@ -21,6 +22,8 @@ import { createNetns, deleteNetns, type Netns } from '../../../src/kernel/netns/
 import { runNft } from '../../../src/kernel/nft/index.ts';
 import { NR, sys } from '../../../src/kernel/syscall/index.ts';
 import { filterPart } from '../../../src/overlay/index.ts';
+
+const execFileAsync = promisify(execFile);
 
 export type FamilyName = 'ip4' | 'ip6';
 export const FAMILY_NAMES: readonly FamilyName[] = ['ip4', 'ip6'];
@@ -275,6 +278,11 @@ export class ServiceNet implements AsyncDisposable {
     return execFileSync('ip', ['netns', 'exec', netns, ...command], { encoding: 'utf8' });
   }
 
+  /** The same without holding up this process, which may be whom the command asks. */
+  async run(netns: string, command: readonly string[]): Promise<string> {
+    return (await execFileAsync('ip', ['netns', 'exec', netns, ...command])).stdout;
+  }
+
   /** Runs lines of ip(8) there. */
   ip(netns: string, ...lines: string[]): void {
     ip(netns, ...lines);
@@ -359,21 +367,24 @@ export class ServiceNet implements AsyncDisposable {
     const ip4 = `10.244.${number}.${10 + at}`;
     const ip6 = `fd00:10:244:${number}::${10 + at}`;
     this.#namespace(netns).close();
+    const hostMac = '02:00:00:00:00:fe';
+    const podMac = `02:00:00:00:0${number}:0${at}`;
     ip(
       nodeNetns,
       `link add name ${link} type veth peer name eth0 netns ${netns}`,
-      `addr add 169.254.1.1/32 dev ${link}`,
-      `addr add fe80::1/64 dev ${link} nodad`,
-      `link set ${link} up`,
+      `link set ${link} address ${hostMac} up`,
+      `neigh add ${ip4} lladdr ${podMac} dev ${link}`,
+      `neigh add ${ip6} lladdr ${podMac} dev ${link}`,
     );
     ip(
       netns,
+      `link set eth0 address ${podMac} up`,
       `addr add ${ip4}/32 dev eth0`,
       `addr add ${ip6}/128 dev eth0 nodad`,
-      'link set eth0 up',
-      'route add 169.254.1.1 dev eth0',
-      'route add default via 169.254.1.1 dev eth0',
-      'route add default via fe80::1 dev eth0',
+      `neigh add 169.254.1.1 lladdr ${hostMac} dev eth0`,
+      `neigh add fe80::1 lladdr ${hostMac} dev eth0`,
+      'route add default via 169.254.1.1 dev eth0 onlink',
+      'route add default via fe80::1 dev eth0 onlink',
     );
     ip(nodeNetns, `route add ${ip4}/32 dev ${link}`, `route add ${ip6}/128 dev ${link}`);
     if (PACKET_PODS.includes(name)) this.packets.set(name, this.#prober(name, netns, undefined));

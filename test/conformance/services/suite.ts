@@ -6,8 +6,10 @@ import { ServiceCluster } from './cluster.ts';
 import { clusterIpCases } from './cluster-ip.ts';
 import type { EngineUnderTest } from './engine.ts';
 import { hostPortCases } from './host-port.ts';
+import { kindCases } from './kinds.ts';
+import { policyCases } from './policies.ts';
 
-export const CASES: readonly Case[] = [...clusterIpCases, ...hostPortCases];
+export const CASES: readonly Case[] = [...clusterIpCases, ...kindCases, ...policyCases, ...hostPortCases];
 
 /**
  * The conformance suite. `PORTOLAN_CASES=services-003,loopback` runs those whose ids or titles contain one of the
@@ -18,6 +20,7 @@ export function serviceConformance(engine: EngineUnderTest): void {
   const cases = CASES.filter(
     ({ ids, title }) => !wanted || wanted.some((word) => ids.includes(word) || title.includes(word)),
   );
+  if (cases.length === 0) throw new Error(`no case has ${wanted}`);
   describe(`Services by ${engine.name}`, () => {
     let cluster: ServiceCluster;
     before(async () => {

@@ -48,7 +48,10 @@ function compileFrontend(frontend: FrontendPlan, port: PortPlan): CompiledFronte
   if (outside.set === 'local') flags |= FRONTEND.OUTSIDE_LOCAL;
   if (!outside.masquerade) flags |= FRONTEND.OUTSIDE_KEEP;
   if (hashed) flags |= FRONTEND.OUTSIDE_HASH;
-  if (frontend.kind === 'LoadBalancer' && port.sourceRanges.length > 0) flags |= FRONTEND.RANGES;
+  if (frontend.kind === 'LoadBalancer' && port.sourceRanges.length > 0) {
+    flags |= FRONTEND.RANGES;
+    if (port.nodeAllowed) flags |= FRONTEND.NODE_ALLOWED;
+  }
   if (frontend.kind !== 'ClusterIP' && port.forwarding === 'dsr') flags |= FRONTEND.DSR;
   return {
     address: frontend.address,

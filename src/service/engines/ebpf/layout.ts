@@ -145,6 +145,7 @@ export const FRONTEND = {
   RANGES: 1 << 7,
   WILDCARD: 1 << 8,
   DSR: 1 << 9,
+  NODE_ALLOWED: 1 << 10,
   KIND_SHIFT: 12,
 } as const;
 

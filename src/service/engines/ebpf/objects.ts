@@ -17,6 +17,7 @@ import {
   requireNeeds,
   unpin,
 } from '../../../kernel/bpf/index.ts';
+import { netnsCookie } from '../../../kernel/netns/cookie.ts';
 import { distPath } from '../../../kernel/paths.ts';
 import { endpointStruct, frontendStruct, REASONS } from './layout.ts';
 import { keepNatSeed, NAT_PORTS, NAT_SLOTS, natConstants } from './nat.ts';
@@ -143,7 +144,10 @@ export function openObjects(
     });
     const nat = natConstants(netns, maps['lb_nat_heads'], sizes.natPorts ?? NAT_PORTS);
     const constants = {
-      lb_socket: { lb_sets_errors: bpfFeatures.socketErrors.available() !== false },
+      lb_socket: {
+        lb_sets_errors: bpfFeatures.socketErrors.available() !== false,
+        lb_node_netns: netnsCookie(typeof netns === 'object' ? netns.fd : netns) ?? 0n,
+      },
       lb_pod: {},
       lb_node: nat,
     };

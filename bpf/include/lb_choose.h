@@ -158,6 +158,15 @@ static __always_inline __u32 lb_choose(const struct lb_frontend *frontend, const
 	return id;
 }
 
+/* Whether flows are being carried over from the maps of an earlier version. */
+static __always_inline bool lb_holding(void)
+{
+	__u32 only = 0;
+	struct lb_config *config = bpf_map_lookup_elem(&lb_config, &only);
+
+	return config && config->hold;
+}
+
 static __always_inline bool lb_in_service_range(const __be32 *address)
 {
 	__u32 only = 0;

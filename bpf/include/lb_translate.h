@@ -154,6 +154,10 @@ static __always_inline void choose_backend(const struct lb_packet *p, bool opens
 		return;
 	}
 	table = lb_table_of(frontend, outside);
+	if (p->protocol == IPPROTO_TCP && !opens && lb_holding()) {
+		*verdict = dropped(LB_DROP_HOLD);
+		return;
+	}
 	/* Where the hash decides, a connection may have begun at another node, which chose the same backend. */
 	if (p->protocol == IPPROTO_TCP && !opens && !table.hash) {
 		*verdict = REFUSED + LB_REJECT_NO_FLOW;

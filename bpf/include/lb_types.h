@@ -142,7 +142,7 @@ struct lb_range {
 #define LB_RANGES 8
 struct lb_config {
 	__u32 range_count;
-	__u32 pad;
+	__u32 hold; /* flows are being carried over from maps of another layout: what is unknown may soon be known */
 	struct lb_range range[LB_RANGES]; /* Service ranges (ServiceCIDR) */
 };
 
@@ -168,6 +168,7 @@ enum lb_reason {
 	LB_DROP_HOP_LIMIT, /* its hops were used up; the sender was told */
 	LB_DROP_NAT_FULL, /* a new flow, and all ports that it may have are taken */
 	LB_DROP_NO_ROUTE, /* this node has no route to the backend, or back to the client */
+	LB_DROP_HOLD, /* of no connection that is known, while flows are carried over: the sender repeats it */
 	LB_REASONS, /* number of reasons */
 };
 

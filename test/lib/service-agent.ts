@@ -18,6 +18,8 @@ export interface AgentInput {
   /** Endpoints that are there all the time, and one that comes and goes. */
   readonly endpoints: readonly string[];
   readonly flapping: string;
+  /** The Service has affinity. */
+  readonly affinity?: boolean;
   /** Other Services, without endpoints. */
   readonly others: number;
 }
@@ -32,11 +34,13 @@ const engine = EbpfEngine.open({
 });
 const services = new Map<string, ServiceFacts>();
 const slices = new Map<string, SliceFacts>();
-const add = (name: string, ip: string) => {
-  const facts = serviceFacts(aService({ clusterIPs: [ip] }, { name }));
+const add = (name: string, ip: string, affinity = false) => {
+  const facts = serviceFacts(
+    aService({ clusterIPs: [ip], ...(affinity ? { sessionAffinity: 'ClientIP' as const } : {}) }, { name }),
+  );
   services.set(facts.key, facts);
 };
-add('web', input.vip);
+add('web', input.vip, input.affinity);
 for (let at = 0; at < input.others; at++) add(`other-${at}`, `10.97.${at >> 8}.${at & 255}`);
 const put = (endpoints: readonly string[]) => {
   const slice = sliceFacts(aSlice(endpoints.map((address) => `${address} node-a`)));

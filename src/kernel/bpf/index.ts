@@ -28,6 +28,16 @@ export {
   type XdpMode,
 } from './link.ts';
 export { BpfMap, type MapCreation, type MapInfo, type MapShape, splitPerCpu } from './map.ts';
+export {
+  type Leaf,
+  layoutOfMap,
+  leavesOf,
+  type MapLayout,
+  openProgramBtf,
+  sameLeaves,
+  type Translate,
+  translator,
+} from './map-layout.ts';
 export { BpfObject, type LoadOptions, loadObject } from './object.ts';
 export { type MapDefinition, type ObjectFile, readObjectFile } from './object-file.ts';
 export { ensureBpffs, isBpffs, listPins, unpin } from './pin.ts';

@@ -1,5 +1,12 @@
 import { viewOf } from '../../../codec/index.ts';
-import { BpfMap, MAP_TYPE, mapById, mapMemoryBytes, possibleCpus } from '../../../kernel/bpf/index.ts';
+import {
+  BpfMap,
+  MAP_TYPE,
+  type MapCreation,
+  mapById,
+  mapMemoryBytes,
+  possibleCpus,
+} from '../../../kernel/bpf/index.ts';
 import { CHUNK } from './layout.ts';
 
 export interface ChunkedArrayOptions {
@@ -7,6 +14,8 @@ export interface ChunkedArrayOptions {
   readonly valueSize: number;
   /** Each CPU has its own values. They are the programs' own, so nothing is known about what they ought to be. */
   readonly perCpu?: boolean;
+  /** Types of its elements, which whoever reads the maps later finds there. */
+  readonly created?: MapCreation;
 }
 
 /**
@@ -18,6 +27,7 @@ export class ChunkedArray {
   readonly #outer: BpfMap;
   readonly #valueSize: number;
   readonly #perCpu: boolean;
+  readonly #created: MapCreation;
   /** Of an element as one lookup returns it. */
   readonly #valueBytes: number;
   readonly #chunks = new Map<number, BpfMap>();
@@ -31,10 +41,11 @@ export class ChunkedArray {
    * Adopts the chunks that are there. They have no gaps, so the first that is missing is the end: on Linux 6.1
    * each element read from a map of maps waits for an RCU grace period, too, and all of them would take a minute.
    */
-  constructor(outer: BpfMap, { valueSize, perCpu = false }: ChunkedArrayOptions) {
+  constructor(outer: BpfMap, { valueSize, perCpu = false, created = {} }: ChunkedArrayOptions) {
     this.#outer = outer;
     this.#valueSize = valueSize;
     this.#perCpu = perCpu;
+    this.#created = created;
     this.#valueBytes = perCpu ? ((valueSize + 7) & ~7) * possibleCpus() : valueSize;
     this.#staged = new Uint8Array(this.#valueBytes * 16);
     for (let chunk = 0; chunk < outer.maxEntries; chunk++) {
@@ -218,13 +229,16 @@ export class ChunkedArray {
   #add(numbers: readonly number[]): void {
     if (numbers.length === 0) return;
     const made = numbers.map((number) => {
-      const map = BpfMap.create({
-        name: this.#outer.name.slice(0, 15),
-        type: this.#perCpu ? MAP_TYPE.PERCPU_ARRAY : MAP_TYPE.ARRAY,
-        keySize: 4,
-        valueSize: this.#valueSize,
-        maxEntries: CHUNK,
-      });
+      const map = BpfMap.create(
+        {
+          name: this.#outer.name.slice(0, 15),
+          type: this.#perCpu ? MAP_TYPE.PERCPU_ARRAY : MAP_TYPE.ARRAY,
+          keySize: 4,
+          valueSize: this.#valueSize,
+          maxEntries: CHUNK,
+        },
+        this.#created,
+      );
       this.#chunks.set(number, map);
       this.#ids.set(number, map.info().id);
       if (!this.#perCpu) this.#wanted.set(number, new Uint8Array(CHUNK * this.#valueSize));

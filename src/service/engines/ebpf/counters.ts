@@ -8,7 +8,7 @@
  * has such a number is not counted.
  */
 import { viewOf } from '../../../codec/index.ts';
-import { type BpfMap, possibleCpus } from '../../../kernel/bpf/index.ts';
+import { type BpfMap, type MapCreation, possibleCpus } from '../../../kernel/bpf/index.ts';
 import type { Count } from '../../engine.ts';
 import { ChunkedArray } from './chunked-array.ts';
 import { CHUNK, countStruct } from './layout.ts';
@@ -33,8 +33,8 @@ export class Counters {
   #staged = false;
 
   /** `limitBytes` is for all CPUs together. */
-  constructor(outer: BpfMap, limitBytes: number) {
-    this.#array = new ChunkedArray(outer, { valueSize: countStruct.size, perCpu: true });
+  constructor(outer: BpfMap, limitBytes: number, created: MapCreation) {
+    this.#array = new ChunkedArray(outer, { valueSize: countStruct.size, perCpu: true, created });
     this.#limit = Math.min(
       this.#array.limit,
       Math.floor(limitBytes / (countStruct.size * possibleCpus()) / CHUNK) * CHUNK,

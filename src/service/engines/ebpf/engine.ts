@@ -19,6 +19,7 @@ import { dumpMaps, dumpPlans, withoutIds } from './dump.ts';
 import { explainPacket, type PacketAnswer, type PacketQuery } from './explain.ts';
 import { Healer } from './heal.ts';
 import { encodeRanges, LINE_ENTRIES, PROTOCOL_NUMBER, peerStruct, REASONS, readAddress } from './layout.ts';
+import { LayoutMove } from './layout-move.ts';
 import { Links } from './links.ts';
 import { countNatFlows, encodeInterface, INTERFACE } from './nat.ts';
 import { type EngineObjects, type EngineSizes, openObjects } from './objects.ts';
@@ -110,9 +111,13 @@ export class EbpfEngine implements ServiceEngine {
         netns: options.netns,
         programs,
       });
+      // Before anything is read of the maps: what they had in another layout.
+      const move = LayoutMove.begin(objects);
       const engine = new EbpfEngine(options, objects, links);
       try {
-        links.open();
+        if (move) move.finish(links);
+        else links.open();
+        links.closeBeside();
       } catch (cause) {
         links.close();
         throw serviceError('SERVICE_ENGINE_OPEN', { engine: 'ebpf', step: 'attaching programs' }, cause);
@@ -341,6 +346,7 @@ export class EbpfEngine implements ServiceEngine {
         linesLimit: sizes.linesLimit ?? 1 << 24,
         counterBytes: sizes.counterBytes ?? 64 << 20,
         now: this.#now,
+        types: this.#objects.types,
       },
     );
   }

@@ -16,6 +16,7 @@ import {
   readAddress,
 } from './layout.ts';
 import { bytesOf, textOf, VALUE } from './leftovers.ts';
+import type { InnerTypes } from './map-types.ts';
 import { growFrontends, openFrontends } from './objects.ts';
 
 /** Key and value as text, because text is smaller than a typed array and compares by value. */
@@ -37,6 +38,7 @@ export interface FrontendStoreOptions {
   readonly entries: number;
   readonly limit: number;
   readonly now: () => number;
+  readonly types: InnerTypes;
 }
 
 const WILDCARD_VALUE = textOf(
@@ -70,6 +72,7 @@ export class FrontendStore {
   /** Entries to begin with. */
   readonly #smallest: number;
   readonly #ids: RangeAllocator;
+  readonly #types: InnerTypes;
   #map: BpfMap;
   #count = 0;
   /** What an earlier process left and no plan has claimed yet. */
@@ -80,12 +83,13 @@ export class FrontendStore {
   readonly #wildcardUsers = new Map<string, number>();
   #goneIds: number[] = [];
 
-  constructor(outer: BpfMap, { entries, limit, now }: FrontendStoreOptions) {
+  constructor(outer: BpfMap, { entries, limit, now, types }: FrontendStoreOptions) {
     this.#outer = outer;
     this.#limit = limit;
     this.#smallest = entries;
     this.#ids = new RangeAllocator({ first: 1, limit: 2 ** 31, now });
-    this.#map = openFrontends(outer, entries);
+    this.#types = types;
+    this.#map = openFrontends(outer, entries, types);
   }
 
   /** The hash in use now. */
@@ -124,7 +128,8 @@ export class FrontendStore {
     let entries = this.#map.maxEntries;
     while (entries < this.#count + more) entries *= 2;
     entries = Math.min(entries, this.#limit);
-    if (entries > this.#map.maxEntries) this.#map = growFrontends(this.#outer, this.#map, entries);
+    if (entries > this.#map.maxEntries)
+      this.#map = growFrontends(this.#outer, this.#map, entries, this.#types);
   }
 
   /** Gives memory back when most of the buckets are for nobody; true when it did. */
@@ -133,7 +138,7 @@ export class FrontendStore {
     while (entries < this.#count * 2) entries *= 2;
     const SPARE = 4;
     if (entries * SPARE > this.#map.maxEntries) return false;
-    this.#map = growFrontends(this.#outer, this.#map, Math.min(entries, this.#limit));
+    this.#map = growFrontends(this.#outer, this.#map, Math.min(entries, this.#limit), this.#types);
     return true;
   }
 

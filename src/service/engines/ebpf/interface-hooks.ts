@@ -55,6 +55,8 @@ export interface InterfaceHooks {
   list(): Place[];
   /** Attaches, or puts the program in the place of the present one. Throws BPF_ATTACH_FAILED (no such interface: ENODEV, EINVAL). */
   attach(place: Place, program: BpfProgram): void;
+  /** Attaches another program to the same packets, pinned under the place's name with this end. */
+  attachBeside(place: Place, program: BpfProgram, end: string): void;
   /** Detached or absent is success. */
   detach(place: Place): void;
   /** Id of the program of ours that packets meet at this place; undefined when there is none. */
@@ -111,6 +113,13 @@ class TcxHooks implements InterfaceHooks {
     const { netns } = this.#options;
     using link = attachTcx(program, { ifindex, ...(netns === undefined ? {} : { netns }) });
     link.pin(path);
+  }
+
+  attachBeside(place: Place, program: BpfProgram, end: string): void {
+    const { netns } = this.#options;
+    const { ifindex } = place;
+    using link = attachTcx(program, { ifindex, ...(netns === undefined ? {} : { netns }) });
+    link.pin(`${this.#path(place)}${end}`);
   }
 
   detach(place: Place): void {
@@ -182,6 +191,9 @@ class ClsactHooks implements InterfaceHooks {
   attach({ ifindex, direction }: Place, program: BpfProgram): void {
     this.#filters.attach(program, ifindex, SIDE[direction]);
   }
+
+  /** There is one filter of ours a direction: packets of the moment between two programs are repeated. */
+  attachBeside(): void {}
 
   detach({ kind, ifindex, direction }: Place): void {
     const side = SIDE[direction];

@@ -194,6 +194,7 @@ export const REASONS = [
   'drop-hop-limit',
   'drop-nat-full',
   'drop-no-route',
+  'drop-hold',
 ] as const;
 
 export type Reason = (typeof REASONS)[number];

@@ -2,7 +2,7 @@
  * Where programs are attached. What is attached works on without this process; a later process finds it and puts its
  * own programs in their place, which is atomic.
  */
-import { statSync } from 'node:fs';
+import { renameSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { isNetError, kernelCause, serviceError } from '../../../errors/index.ts';
 import {
@@ -36,6 +36,12 @@ export const SOCKET_HOOKS = [
   'getpeername6',
 ] as const;
 
+/** Hooks that read what the others wrote. */
+const READERS: ReadonlySet<string> = new Set(['recvmsg4', 'recvmsg6', 'getpeername4', 'getpeername6']);
+
+/** End of the names of pins that are there while programs change. A bpffs takes no dots in names. */
+const BESIDE = '_beside';
+
 export interface LinkOptions {
   readonly folder: string;
   readonly cgroupPath: string;
@@ -64,11 +70,13 @@ export class Links {
   }
 
   /** Attaches to the cgroup what is not attached, and gives everything that an earlier process left the present programs. */
-  open(): void {
+  open(which: 'all' | 'writers' = 'all'): void {
     const { cgroupPath } = this.#options;
     const cgroup = statSync(cgroupPath, { bigint: true }).ino;
-    for (const hook of SOCKET_HOOKS) this.#attachSocketHook(hook, cgroup);
+    for (const hook of SOCKET_HOOKS)
+      if (which === 'all' || !READERS.has(hook)) this.#attachSocketHook(hook, cgroup);
     for (const place of this.#hooks.list()) {
+      if (which === 'writers' && place.direction === 'to') continue;
       try {
         this.#put(place);
         this.#attached[place.kind].add(place.ifindex);
@@ -77,6 +85,37 @@ export class Links {
         if (!isNetError(error, 'SERVICE_LINK_MISSING')) throw error;
       }
     }
+  }
+
+  /**
+   * Attaches the present programs beside those of an earlier version wherever flows are only read: each finds the
+   * flows of its own maps, and lets pass what it does not know. Where the kernel has no tcx nothing is attached.
+   */
+  openBeside(): void {
+    const { folder, cgroupPath } = this.#options;
+    this.closeBeside();
+    const pins = new Set(listPins(folder));
+    for (const hook of READERS) {
+      if (!pins.has(`link_${hook}`)) continue;
+      using link = attachCgroup(this.#program(`lb_${hook}`), { cgroup: cgroupPath });
+      link.pin(`${this.#socketPin(hook)}${BESIDE}`);
+    }
+    for (const place of this.#hooks.list())
+      if (place.direction === 'to')
+        this.#hooks.attachBeside(place, this.#program(PROGRAMS[place.kind].to!), BESIDE);
+  }
+
+  /** What openBeside() attached gets the places of what it stands beside, which goes by that. */
+  keepBeside(): void {
+    const { folder } = this.#options;
+    for (const name of listPins(folder))
+      if (name.endsWith(BESIDE)) renameSync(join(folder, name), join(folder, name.slice(0, -BESIDE.length)));
+  }
+
+  /** Takes away what openBeside() attached, of this process or an earlier one. */
+  closeBeside(): void {
+    const { folder } = this.#options;
+    for (const name of listPins(folder)) if (name.endsWith(BESIDE)) unpin(join(folder, name));
   }
 
   /** Attaches both directions of an interface. Throws SERVICE_LINK_MISSING. */

@@ -1,5 +1,5 @@
 /** Maps and programs of the engine: adopted where an earlier process pinned them, else made and pinned. */
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { viewOf } from '../../../codec/index.ts';
 import { isNetError, serviceError } from '../../../errors/index.ts';
@@ -14,12 +14,14 @@ import {
   MAP_TYPE,
   mapById,
   type NetnsLike,
+  readObjectFile,
   requireNeeds,
   unpin,
 } from '../../../kernel/bpf/index.ts';
 import { netnsCookie } from '../../../kernel/netns/cookie.ts';
 import { distPath } from '../../../kernel/paths.ts';
-import { endpointStruct, frontendStruct, REASONS } from './layout.ts';
+import { endpointStruct, frontendStruct } from './layout.ts';
+import { InnerTypes, nextPin, type OutdatedMap, outdatedMap } from './map-types.ts';
 import { keepNatSeed, NAT_PORTS, NAT_SLOTS, natConstants } from './nat.ts';
 import { ENGINE_NEEDS } from './needs.ts';
 
@@ -85,14 +87,24 @@ const SHARED = [
 
 export type MapName = (typeof SHARED)[number];
 
-/** Version of the layout of all maps: a change of a structure takes a new folder. */
+/**
+ * Version of what the maps mean. A change of a structure needs no new one: maps carry their layout, and what they
+ * hold is carried over (LayoutMove).
+ */
 export const LAYOUT_VERSION = 'v1';
+
+/** Objects of bpf/, in the order in which they are loaded. */
+const FILES = ['lb_socket', 'lb_pod', 'lb_node'] as const;
 
 export interface EngineObjects {
   /** Folder in bpffs. */
   readonly folder: string;
   readonly maps: Readonly<Record<MapName, BpfMap>>;
   readonly programs: ReadonlyMap<string, BpfProgram>;
+  /** Pinned maps of another layout, by name: `maps` has new ones in their place, see LayoutMove. */
+  readonly outdated: ReadonlyMap<MapName, OutdatedMap>;
+  /** Types of what lies in maps of maps. */
+  readonly types: InnerTypes;
   close(): void;
 }
 
@@ -121,28 +133,50 @@ export function openObjects(
   step(`creating "${folder}"`, () => mkdirSync(folder, { recursive: true, mode: 0o700 }));
 
   const maps: Record<string, BpfMap> = {};
-  const adopted = new Set<string>();
+  const outdated = new Map<MapName, OutdatedMap>();
   const objects: BpfObject[] = [];
   const close = () => {
     for (const object of objects) object.close();
     for (const map of Object.values(maps)) map.close();
+    for (const { map } of outdated.values()) map.close();
+    types?.close();
   };
+  let types: InnerTypes | undefined;
   try {
     step(`adopting maps of "${folder}"`, () => {
       for (const name of SHARED) {
         const map = adoptMap(join(folder, name), name);
         if (!map) continue;
-        // An older one, which counts less.
-        if (name === 'lb_counters' && map.maxEntries < REASONS.length) {
-          map.close();
-          unpin(join(folder, name));
-          continue;
-        }
         maps[name] = map;
-        adopted.add(name);
       }
     });
-    const nat = natConstants(netns, maps['lb_nat_heads'], sizes.natPorts ?? NAT_PORTS);
+    step(`comparing layouts of "${folder}"`, () => {
+      const files = FILES.map((file) => readObjectFile(readFileSync(distPath(`bpf/${file}.bpf.o`)), file));
+      for (const name of SHARED) {
+        const found = maps[name] && outdatedMap(name, maps[name], files, name in SIZED);
+        if (!found) continue;
+        delete maps[name];
+        outdated.set(name, { ...found, resumed: false });
+      }
+      for (const name of SHARED) {
+        const path = nextPin(folder, name);
+        const next = adoptMap(path, name);
+        if (!next) continue;
+        const old = outdated.get(name);
+        if (old && !outdatedMap(name, next, files, name in SIZED)) {
+          maps[name] = next;
+          outdated.set(name, { ...old, resumed: true });
+        } else {
+          next.close();
+          unpin(path);
+        }
+      }
+    });
+    const nat = natConstants(
+      netns,
+      maps['lb_nat_heads'] ?? outdated.get('lb_nat_heads')?.map,
+      sizes.natPorts ?? NAT_PORTS,
+    );
     const constants = {
       lb_socket: {
         lb_sets_errors: bpfFeatures.socketErrors.available() !== false,
@@ -151,10 +185,13 @@ export function openObjects(
       lb_pod: {},
       lb_node: nat,
     };
-    for (const file of ['lb_socket', 'lb_pod', 'lb_node'] as const) {
+    for (const file of FILES) {
       const object = step(`loading ${file}`, () => {
         const wanted: Record<string, BpfMap | { maxEntries: number }> = { ...maps };
-        for (const [name, size] of Object.entries(SIZED)) wanted[name] ??= { maxEntries: size(sizes) };
+        for (const [name, size] of Object.entries(SIZED)) {
+          const old = outdated.get(name as MapName)?.map.maxEntries;
+          wanted[name] ??= { maxEntries: old ?? size(sizes) };
+        }
         return loadObject(distPath(`bpf/${file}.bpf.o`), { maps: wanted, rodata: constants[file] });
       });
       objects.push(object);
@@ -162,16 +199,22 @@ export function openObjects(
         const map = object.maps.get(name);
         if (!map || maps[name]) continue;
         if (name === 'lb_nat_heads') keepNatSeed(map, nat['lb_nat_seed'] as bigint);
-        step(`pinning ${name}`, () => map.pin(join(folder, name)));
+        step(`pinning ${name}`, () =>
+          map.pin(outdated.has(name) ? nextPin(folder, name) : join(folder, name)),
+        );
         maps[name] = map;
       }
     }
+    const pod = objects[FILES.indexOf('lb_pod')]!;
+    types = new InnerTypes(pod.btf, pod.program('lb_from_pod'));
   } catch (error) {
     close();
     throw error;
   }
   return {
     folder,
+    outdated,
+    types,
     maps: maps as Record<MapName, BpfMap>,
     programs: new Map(objects.flatMap((object) => [...object.programs])),
     close,
@@ -181,30 +224,33 @@ export function openObjects(
 const FIRST = new Uint8Array(4);
 
 /** The frontend hash that is in use now, made when there is none. */
-export function openFrontends(outer: BpfMap, entries: number): BpfMap {
+export function openFrontends(outer: BpfMap, entries: number, types: InnerTypes): BpfMap {
   const current = outer.get(FIRST);
   const id = current ? viewOf(current).getUint32(0, true) : 0;
-  return id !== 0 ? mapById(id, 'lb_frontends') : putFrontends(outer, createFrontends(entries));
+  return id !== 0 ? mapById(id, 'lb_frontends') : putFrontends(outer, createFrontends(entries, types));
 }
 
 /** Copies all frontends into a larger hash and puts that in place. Programs see the one or the other, both whole. */
-export function growFrontends(outer: BpfMap, old: BpfMap, entries: number): BpfMap {
-  const larger = createFrontends(entries);
+export function growFrontends(outer: BpfMap, old: BpfMap, entries: number, types: InnerTypes): BpfMap {
+  const larger = createFrontends(entries, types);
   larger.setMany(old.entries());
   putFrontends(outer, larger);
   old.close();
   return larger;
 }
 
-function createFrontends(maxEntries: number): BpfMap {
-  return BpfMap.create({
-    name: 'lb_frontends',
-    type: MAP_TYPE.HASH,
-    keySize: endpointStruct.size,
-    valueSize: frontendStruct.size,
-    maxEntries,
-    flags: MAP_FLAG.NO_PREALLOC,
-  });
+export function createFrontends(maxEntries: number, types: InnerTypes): BpfMap {
+  return BpfMap.create(
+    {
+      name: 'lb_frontends',
+      type: MAP_TYPE.HASH,
+      keySize: endpointStruct.size,
+      valueSize: frontendStruct.size,
+      maxEntries,
+      flags: MAP_FLAG.NO_PREALLOC,
+    },
+    types.of('lb_frontends'),
+  );
 }
 
 function putFrontends(outer: BpfMap, inner: BpfMap): BpfMap {

@@ -33,6 +33,7 @@ import {
   writeAddress,
 } from './layout.ts';
 import { bytesOf, type LeftBackend, Leftovers, textOf, VALUE } from './leftovers.ts';
+import type { InnerTypes } from './map-types.ts';
 import { backendText } from './observe.ts';
 import { SourceRanges } from './source-ranges.ts';
 
@@ -75,6 +76,7 @@ export interface WriterOptions {
   /** Memory for each of the two kinds of counters. */
   readonly counterBytes: number;
   readonly now: () => number;
+  readonly types: InnerTypes;
 }
 
 /** What is undone when a port cannot be programmed, and what is written when it can. */
@@ -107,18 +109,30 @@ export class Writer {
   #gone: GoneBackend[] = [];
 
   constructor(maps: WriterMaps, options: WriterOptions) {
-    const { now } = options;
+    const { now, types } = options;
     this.#options = options;
     this.#ranges = new SourceRanges(maps.ranges);
     this.#frontends = new FrontendStore(maps.frontends, {
       entries: options.frontends,
       limit: options.frontendsLimit,
       now,
+      types,
     });
-    this.#tables = new ChunkedArray(maps.tables, { valueSize: LINE_BYTES });
-    this.#backends = new ChunkedArray(maps.backends, { valueSize: backendStruct.size });
-    this.backendCounts = new Counters(maps.backendCounts, options.counterBytes);
-    this.serviceCounts = new Counters(maps.serviceCounts, options.counterBytes);
+    this.#tables = new ChunkedArray(maps.tables, { valueSize: LINE_BYTES, created: types.of('lb_tables') });
+    this.#backends = new ChunkedArray(maps.backends, {
+      valueSize: backendStruct.size,
+      created: types.of('lb_backends'),
+    });
+    this.backendCounts = new Counters(
+      maps.backendCounts,
+      options.counterBytes,
+      types.of('lb_backend_counts'),
+    );
+    this.serviceCounts = new Counters(
+      maps.serviceCounts,
+      options.counterBytes,
+      types.of('lb_service_counts'),
+    );
     this.#lines = new RangeAllocator({ limit: Math.min(options.linesLimit, this.#tables.limit), now });
     // Number 0 is nobody: a limit of 10 backends are the numbers 1 to 10.
     this.#ids = new RangeAllocator({
@@ -127,6 +141,9 @@ export class Writer {
       now,
     });
     this.#services = new RangeAllocator({ first: 1, limit: 2 ** 31, now });
+    // With one chunk in it, a map of maps tells the layout of all of them.
+    this.reserve({ frontends: 0, lines: 1, backends: 1 });
+    this.serviceCounts.reserve(1);
     this.#adopt(maps.ranges);
   }
 

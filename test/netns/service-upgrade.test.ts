@@ -1,0 +1,123 @@
+/** A version with other structures takes over, and the earlier one again, while connections are made and held. */
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { after, before, describe } from 'node:test';
+import { bpftool } from '../lib/bpf.ts';
+import { otherLayout } from '../lib/other-layout.ts';
+import type { AgentInput } from '../lib/service-agent.ts';
+import { type Seen, ServiceNode, type Talker, type TestPod } from '../lib/services.ts';
+
+const VIP = '10.96.0.10';
+
+describe('a version with other structures', () => {
+  let node: ServiceNode;
+  let clients: { name: string; pod: TestPod; cgroup: boolean }[];
+  let input: AgentInput;
+  let agent: ChildProcess | undefined;
+  const own = join(import.meta.dirname, '../lib/service-agent.ts');
+
+  async function start(script: string): Promise<number> {
+    const child = spawn(process.execPath, [script, JSON.stringify(input)], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    agent = child;
+    const line = await new Promise<string>((resolve, reject) => {
+      child.stdout!.once('data', (data: Buffer) => resolve(data.toString()));
+      child.once('exit', (code) => reject(new Error(`agent ended with ${code}`)));
+    });
+    return Number(line.split(' ')[1]);
+  }
+
+  async function kill(): Promise<void> {
+    const child = agent!;
+    const ended = new Promise((resolve) => child.once('exit', resolve));
+    child.kill('SIGKILL');
+    await ended;
+  }
+
+  before(async () => {
+    node = ServiceNode.create('u');
+    clients = [
+      { name: 'sockets', cgroup: true },
+      { name: 'packets', cgroup: false },
+    ].map(({ name, cgroup }) => ({ name, cgroup, pod: node.addPod(name) }));
+    const servers = ['one', 'two', 'three'].map((name) => node.addPod(name));
+    for (const pod of servers) await node.serve(pod.name, pod.netns, pod.ip4, 8080);
+    input = {
+      bpffs: node.bpffs,
+      cgroup: node.cgroup,
+      netns: node.prefix,
+      podLinks: node.pods.map((pod) => pod.ifindex),
+      vip: VIP,
+      endpoints: servers.slice(0, 2).map((pod) => pod.ip4),
+      flapping: servers[2]!.ip4,
+      others: 300,
+      affinity: true,
+    };
+  });
+
+  after(async () => {
+    if (agent?.exitCode === null) agent.kill('SIGKILL');
+    await node?.[Symbol.asyncDispose]();
+  });
+
+  const valueSize = (map: string) =>
+    (bpftool('map', 'show', 'pinned', `${node.bpffs}/lb-v1/${map}`) as { bytes_value: number }).bytes_value;
+
+  test('takes over flows, affinities and numbers; no connection breaks and none is refused', async () => {
+    using other = otherLayout();
+    await start(own);
+    const from = ({ pod, cgroup }: (typeof clients)[number]) => ({ netns: pod.netns, cgroup });
+    const held: Talker[] = [];
+    const chosen: string[] = [];
+    for (const client of clients) {
+      for (let at = 0; at < 4; at++) {
+        const talker = node.hold(from(client), VIP, 80);
+        chosen.push((await talker.ask()).split(' ')[0]!);
+        held.push(talker);
+      }
+    }
+    assert.equal(new Set(chosen.slice(0, 4)).size, 1, 'a client has one backend');
+    let going = true;
+    const seen: Seen[] = [];
+    const load = clients.map(async (client) => {
+      while (going)
+        seen.push(...(await node.attempt('tcp', from(client), VIP, 80, { times: 200, timeout: 3 })));
+    });
+    const sizes = { lb_flows: 256, lb_sockets: 40, lb_affinities: 16 };
+    const versions = [
+      {
+        script: other.file('test/lib/service-agent.ts'),
+        more: { lb_flows: 64, lb_sockets: 8, lb_affinities: 8 },
+      },
+      { script: own, more: { lb_flows: 0, lb_sockets: 0, lb_affinities: 0 } },
+      {
+        script: other.file('test/lib/service-agent.ts'),
+        more: { lb_flows: 64, lb_sockets: 8, lb_affinities: 8 },
+      },
+    ];
+    for (const [round, { script, more }] of versions.entries()) {
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      await kill();
+      const changes = await start(script);
+      assert.ok(changes < 10, `${changes} changes at start ${round}: numbers were not found again`);
+      for (const map of ['lb_flows', 'lb_sockets', 'lb_affinities'] as const)
+        assert.equal(valueSize(map), sizes[map] + more[map], map);
+      const left = readdirSync(join(node.bpffs, 'lb-v1')).filter((name) => /_(next|beside)$/.test(name));
+      assert.deepEqual(left, []);
+      for (const talker of held) assert.equal(await talker.ask(`round ${round}`), `echo round ${round}`);
+      for (const [at, client] of clients.entries()) {
+        const [now] = await node.attempt('tcp', from(client), VIP, 80);
+        assert.equal(now!.server, chosen[at * 4], `${client.name}: affinity went on`);
+      }
+    }
+    going = false;
+    await Promise.all(load);
+    const failed = seen.filter((s) => s.result !== 'ok');
+    assert.deepEqual(failed, [], `${failed.length} of ${seen.length} failed`);
+    assert.ok(seen.length > 300);
+    await kill();
+  });
+});

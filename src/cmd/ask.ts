@@ -131,7 +131,12 @@ function statusText(status: AgentStatus): string {
     ['addresses', status.addresses.join(', ')],
     [
       'pod CIDRs',
-      podLinks.pools.map(({ pool, used, usable }) => `${pool} (${used} of ${usable} used)`).join(', '),
+      podLinks.pools
+        .map(
+          // Of a /64 nobody wants to count.
+          ({ pool, used, usable }) => `${pool} (${used}${usable < 1e9 ? ` of ${usable}` : ''} used)`,
+        )
+        .join(', '),
     ],
     ['pods', `${status.pods}, ${podLinks.count} links, MTU ${status.podMtuBytes ?? 'unknown'}`],
     [

@@ -87,6 +87,10 @@ export class PolicyCompiler implements PolicyWorld {
   readonly #labelsOf = (namespace: string) => this.#namespaces.get(namespace);
   #gone: LocalPod[] = [];
   #dirtyPolicies = false;
+  /** Where pods may stand under other policies than before: in these namespaces, or anywhere. */
+  #dirtyNamespaces: Set<string> | 'all' = new Set();
+  /** Chains of groups by family and name, with all that they were made of. */
+  #groups = new Map<string, { madeOf: string; chain: Chain }>();
   #structure = '';
 
   constructor(options: CompilerOptions) {
@@ -118,6 +122,7 @@ export class PolicyCompiler implements PolicyWorld {
       if (list.size === 0) this.#byNamespace.delete(namespace);
     }
     this.#dirtyPolicies = true;
+    if (this.#dirtyNamespaces !== 'all') this.#dirtyNamespaces.add(namespace);
   }
 
   setClusterPolicy(name: string, policy: ClusterPolicyFacts | undefined): void {
@@ -130,6 +135,7 @@ export class PolicyCompiler implements PolicyWorld {
     const of = (tier: Tier) => sorted.filter((each) => each.tier === tier);
     this.#tiers = { Admin: of('Admin'), Baseline: of('Baseline') };
     this.#dirtyPolicies = true;
+    this.#dirtyNamespaces = 'all';
   }
 
   /** Policies of the node itself that are enforced, in order. */
@@ -271,17 +277,24 @@ export class PolicyCompiler implements PolicyWorld {
     }
     for (const name of this.#dirtyNodes) this.#memberships.updateNode(name, this.#nodes.get(name));
     this.#dirtyNodes.clear();
-    if (this.#dirtyPolicies) for (const local of this.#locals.values()) this.#updateLocal(local);
-    else
-      for (const key of dirty)
-        for (const local of this.#localsByPod.get(key)?.values() ?? []) this.#updateLocal(local);
+    const locals = this.#localsIn(this.#dirtyNamespaces, dirty);
+    this.#dirtyNamespaces = new Set();
+    for (const local of locals) this.#updateLocal(local);
     this.#updateStructure(this.#dirtyPolicies);
-    const locals = this.#dirtyPolicies
-      ? this.#locals.values()
-      : dirty.flatMap((key) => [...(this.#localsByPod.get(key)?.values() ?? [])]);
     this.#dirtyPolicies = false;
     this.#updateVerdicts(locals);
     return true;
+  }
+
+  /** Local pods of these namespaces, and those of these pods. */
+  #localsIn(namespaces: ReadonlySet<string> | 'all', pods: readonly string[]): Set<LocalPod> {
+    const locals = [...this.#locals.values()];
+    if (namespaces === 'all') return new Set(locals);
+    const found = new Set(
+      namespaces.size === 0 ? [] : locals.filter(({ namespace }) => namespaces.has(namespace)),
+    );
+    for (const key of pods) for (const local of this.#localsByPod.get(key)?.values() ?? []) found.add(local);
+    return found;
   }
 
   #updateLocal(local: LocalPod): void {
@@ -316,6 +329,7 @@ export class PolicyCompiler implements PolicyWorld {
     const active = [...this.activePolicies()].sort().map((key) => this.#policies.get(key)!);
     const cluster = [...this.activeClusterPolicies()].map((name) => this.#clusterPolicies.get(name)!);
     this.#updateMemberships(active, cluster);
+    const made = new Map<string, { madeOf: string; chain: Chain }>();
     for (const family of FAMILIES) {
       const tables = this.tables[family];
       const chains = new Map<string, Chain>();
@@ -346,26 +360,46 @@ export class PolicyCompiler implements PolicyWorld {
       for (const [name, { direction, standing }] of groups) {
         const tierOf = (names: readonly string[]) => {
           const policies = names.map((each) => this.#clusterPolicies.get(each)!);
-          const made = tierChain(policies, direction, family, this.#logging);
-          if (made) chains.set(made.name, made.chain);
-          return made?.name;
+          const tier = tierChain(policies, direction, family, this.#logging);
+          if (tier) chains.set(tier.name, tier.chain);
+          return tier?.name;
         };
         const tiers = { admin: tierOf(standing.admin), baseline: tierOf(standing.baseline) };
-        chains.set(
-          name,
-          groupChain(
-            standing,
-            direction,
-            tiers,
-            (key) => {
-              const chainName = policyChainName(key, direction);
-              return chains.has(chainName) ? chainName : undefined;
-            },
-            this.#logging,
-          ),
-        );
+        chains.set(name, this.#groupChain(family, name, { direction, standing, tiers, chains }, made));
       }
     }
+    this.#groups = made;
+  }
+
+  /** The chain of a group: the same object as before when it is made of the same, so that nobody compares its rules. */
+  #groupChain(
+    family: Family,
+    name: string,
+    {
+      direction,
+      standing,
+      tiers,
+      chains,
+    }: {
+      readonly direction: Direction;
+      readonly standing: Standing;
+      readonly tiers: Readonly<Record<'admin' | 'baseline', string | undefined>>;
+      readonly chains: ReadonlyMap<string, Chain>;
+    },
+    made: Map<string, { madeOf: string; chain: Chain }>,
+  ): Chain {
+    const chainOf = (key: string) => {
+      const chainName = policyChainName(key, direction);
+      return chains.has(chainName) ? chainName : undefined;
+    };
+    const key = `${family} ${name}`;
+    const parts = standing.policies.map((policy) => chainOf(policy) ?? '');
+    const madeOf = [this.#logging, tiers.admin, tiers.baseline, ...parts].join(' ');
+    let group = this.#groups.get(key);
+    if (group?.madeOf !== madeOf)
+      group = { madeOf, chain: groupChain(standing, direction, tiers, chainOf, this.#logging) };
+    made.set(key, group);
+    return group.chain;
   }
 
   #updateMemberships(active: readonly PolicyFacts[], cluster: readonly ClusterPolicyFacts[]): void {

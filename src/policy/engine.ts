@@ -68,7 +68,10 @@ export class NftPolicyEngine {
       netns: options.netns,
       onEvent: (event) => this.#note(event),
       onGeneration: (_generation, processId) => this.#ended(processId),
-      onResync: () => this.#foreign(new Map(FAMILIES.map((family) => [family, 'all']))),
+      onResync: () => {
+        this.#suspect(new Map(FAMILIES.map((family) => [family, 'all'])));
+        this.#options.onForeignChange?.();
+      },
     });
   }
 
@@ -269,7 +272,7 @@ export class NftPolicyEngine {
     // Other parts of Portolan make the table, too.
     if (subject === 'table' && !deleted) return;
     const of: Family | undefined = family === 'ip' ? 4 : family === 'ip6' ? 6 : undefined;
-    if (of !== undefined) touch(this.#touched, of, name === undefined ? 'all' : new Set([name]));
+    if (of !== undefined) touch(this.#touched, of, name);
   }
 
   /** A transaction is over. Its number would not tell whose it was: others make theirs between two looks at it. */
@@ -277,16 +280,17 @@ export class NftPolicyEngine {
     const touched = this.#touched;
     if (touched.size === 0) return;
     this.#touched = new Map();
-    if (processId === undefined || processId !== this.#processId) this.#foreign(touched);
+    if (processId !== undefined && processId === this.#processId) return;
+    this.#suspect(touched);
+    this.#options.onForeignChange?.();
   }
 
-  #foreign(touched: Touched): void {
+  #suspect(touched: Touched): void {
     for (const [family, names] of touched) {
       const applied = this.#applied[family];
       if (names === 'all' || applied.suspects === 'all') applied.suspects = 'all';
       else for (const name of names) applied.suspects.add(name);
     }
-    this.#options.onForeignChange?.();
   }
 }
 
@@ -296,10 +300,13 @@ interface Found {
   readonly sets: ReadonlyMap<string, NftSetSummary>;
 }
 
-function touch(touched: Touched, family: Family, names: ReadonlySet<string> | 'all'): void {
+/** Notes a name, or the whole table when there is none. */
+function touch(touched: Touched, family: Family, name: string | undefined): void {
   const before = touched.get(family);
-  if (names === 'all' || before === 'all') touched.set(family, 'all');
-  else touched.set(family, new Set([...(before ?? []), ...names]));
+  if (before === 'all') return;
+  if (name === undefined) touched.set(family, 'all');
+  else if (before) before.add(name);
+  else touched.set(family, new Set([name]));
 }
 
 /** The key under which SetTable keeps an element. */

@@ -53,8 +53,19 @@ export function policyChainName(key: string, direction: Direction): string {
   return name.length <= 100 ? name : `${name.slice(0, 87)}_${digest(key)}`;
 }
 
+/** Names by standing: a policy that changes asks for those of all pods. */
+const groupNames = new WeakMap<Standing, Partial<Record<Direction, string>>>();
+
 /** Chain of pods that stand under the same policies in a direction. */
-export function groupChainName({ admin, policies, baseline }: Standing, direction: Direction): string {
+export function groupChainName(standing: Standing, direction: Direction): string {
+  const names = groupNames.get(standing) ?? {};
+  groupNames.set(standing, names);
+  const name = names[direction] ?? nameOfGroup(standing, direction);
+  names[direction] = name;
+  return name;
+}
+
+function nameOfGroup({ admin, policies, baseline }: Standing, direction: Direction): string {
   const keys = [
     ...admin.map((name) => `admin ${name}`),
     ...policies,

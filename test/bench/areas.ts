@@ -51,6 +51,11 @@ export const areas: readonly Area[] = [
     run: async (options) => (await import('./endpoints.ts')).benchEndpoints(options),
   },
   {
+    name: 'policy',
+    about: 'Network policy: API write to kernel, programming, repair, cost of a packet',
+    run: async (options) => (await import('./policy.ts')).benchPolicyArea(options),
+  },
+  {
     name: 'api',
     about: 'The API server',
     run: async (options) => (await adapters()).apiFigures(options),

@@ -1,146 +1,131 @@
 /**
- * Programming network policies: first time, a pod, a label, a policy. Root; makes its own network namespace.
+ * Network policy: what it costs to program, to change, to put right, and for each packet. Root; makes network
+ * namespaces of its own.
  *
- *   node test/bench/policy.ts
+ *   npm run bench -- policy
  */
-import { execFileSync } from 'node:child_process';
-import { IpAddress, parseIp } from '../../src/addr/index.ts';
-import type { Attachment } from '../../src/ipam/index.ts';
+import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { createNetns, deleteNetns } from '../../src/kernel/netns/index.ts';
+import { monitorNft, NftRuleset } from '../../src/kernel/nft/index.ts';
 import {
   namespaceLabels,
   type PodFacts,
   PolicyController,
   type PolicyFacts,
+  podFacts,
   policyFacts,
 } from '../../src/policy/index.ts';
-import { attachmentOf, MemoryTable } from '../lib/policy-cluster.ts';
+import { MemoryTable } from '../lib/policy-cluster.ts';
+import { type AreaOptions, atMost, type Figure, median, quantile, type Unit } from './figure.ts';
+import { benchPolicyApi } from './policy-api.ts';
+import { benchPolicyPackets } from './policy-packets.ts';
+import {
+  attachment,
+  LOCAL,
+  NAMESPACES,
+  NODE,
+  namespaceObject,
+  podObject,
+  policyObject,
+} from './policy-world.ts';
 
-export interface PolicyBenchRow {
-  readonly what: string;
-  readonly ms: number;
+const run = promisify(execFile);
+
+export async function benchPolicyArea({ quick }: AreaOptions): Promise<Figure[]> {
+  const figures: Figure[] = [];
+  figures.push(...(await benchPolicyApi(quick ? 15 : 60)));
+  for (const [pods, policies] of [
+    [5_000, 1_000],
+    [10_000, 500],
+  ] as const)
+    figures.push(...(await benchProgramming(pods, policies, quick ? 11 : 41)));
+  figures.push(...(await benchPolicyPackets(quick ? 5 : 21)));
+  return figures;
 }
 
-const NAMESPACES = 50;
-const APPS = 20;
-const LOCAL = 250;
-const ROUNDS = 21;
-
-export async function benchPolicies(podCount: number, policyCount: number): Promise<PolicyBenchRow[]> {
+/** Compiler, engine and kernel by themselves, fed from memory. */
+export async function benchProgramming(
+  podCount: number,
+  policyCount: number,
+  rounds: number,
+): Promise<Figure[]> {
   const name = `pt-bp-${process.pid}-${podCount}`;
   const netns = createNetns(name);
-  const rows: PolicyBenchRow[] = [];
+  const label = `${podCount.toLocaleString('en')} pods, ${policyCount.toLocaleString('en')} policies, ${LOCAL} local pods`;
+  const figures: Figure[] = [];
   const policies = new MemoryTable<PolicyFacts>();
   const pods = new MemoryTable<PodFacts>();
   const namespaces = new MemoryTable<Readonly<Record<string, string>>>();
-  for (let at = 0; at < NAMESPACES; at++)
-    namespaces.set(
-      `ns${at}`,
-      namespaceLabels({ metadata: { name: `ns${at}`, labels: { team: `t${at % 5}` } } }),
-    );
-  const v6 = BigInt(parseIp('fd00:10:244::').value);
-  const facts = (at: number, labels: Record<string, string> = {}): PodFacts => ({
-    namespace: `ns${at % NAMESPACES}`,
-    name: `p${at}`,
-    uid: `${at}`,
-    labels: { app: `a${Math.floor(at / NAMESPACES) % APPS}`, ...labels },
-    node: at < LOCAL ? 'local' : `n${Math.floor(at / 250)}`,
-    hostNetwork: false,
-    ended: false,
-    addresses: [IpAddress.v4(0x0af4_0000 + at), IpAddress.v6(v6 + BigInt(at))],
-    ports: [{ name: 'http', protocol: 'TCP', port: 8080 }],
-  });
-  const set = (at: number, labels?: Record<string, string>) => {
-    const made = facts(at, labels);
+  const setNamespace = (at: number, team?: number) => {
+    const made = namespaceObject(at, team);
+    namespaces.set(made.metadata.name, namespaceLabels(made));
+  };
+  const setPod = (at: number, labels?: Record<string, string>, node?: string) => {
+    const made = { ...podFacts(podObject(at, labels, node)), uid: `${at}` };
     pods.set(`${made.namespace}/${made.name}`, made);
   };
-  const attachment = (at: number): Attachment => {
-    const made = facts(at);
-    const [ip4, ip6] = made.addresses;
-    return {
-      ...attachmentOf({ name: '', netns: `c${at}`, ip4: ip4!, ip6: ip6! }, `${made.namespace}/${made.name}`),
-      pod: { namespace: made.namespace, name: made.name, uid: made.uid },
-    };
+  const setPolicy = (at: number, generation?: number) => {
+    const made = policyFacts(policyObject(at, generation));
+    policies.set(made.key, made);
   };
-  const policy = (at: number, generation = 1): PolicyFacts =>
-    policyFacts({
-      apiVersion: 'networking.k8s.io/v1',
-      kind: 'NetworkPolicy',
-      metadata: { namespace: `ns${at % NAMESPACES}`, name: `np${at}`, generation },
-      spec: {
-        podSelector: { matchLabels: { app: `a${Math.floor(at / NAMESPACES) % APPS}` } },
-        ingress: [
-          {
-            from: [
-              { podSelector: { matchLabels: { app: `a${(at + generation) % APPS}` } } },
-              { namespaceSelector: { matchLabels: { team: `t${at % 5}` } } },
-            ],
-            ports: [{ port: 'http' }, { port: 9000, endPort: 9100 }],
-          },
-        ],
-      },
-    });
-  for (let at = 0; at < podCount; at++) set(at);
-  for (let at = 0; at < policyCount; at++) policies.set(`ns${at % NAMESPACES}/np${at}`, policy(at));
-  const controller = new PolicyController({ nodeName: 'local', policies, pods, namespaces, netns });
-  const timed = async (what: string, work: (round: number) => unknown, rounds = ROUNDS) => {
+  for (let at = 0; at < NAMESPACES; at++) setNamespace(at);
+  for (let at = 0; at < podCount; at++) setPod(at);
+  for (let at = 0; at < policyCount; at++) setPolicy(at);
+  const controller = new PolicyController({ nodeName: NODE, policies, pods, namespaces, netns });
+  const timed = async (what: string, limitMs: number | undefined, work: (round: number) => unknown) => {
     const times: number[] = [];
-    for (let round = 0; round < rounds; round++) {
+    for (let round = -2; round < rounds; round++) {
       const began = performance.now();
-      await work(round);
+      await work(round + 2);
       await controller.settled();
-      times.push(performance.now() - began);
+      if (round >= 0) times.push(performance.now() - began);
+      await sleep(2);
     }
-    times.sort((a, b) => a - b);
-    rows.push({ what, ms: times[times.length >> 1]! });
+    figures.push(...spread(`${what}; ${label}`, times, limitMs));
   };
   try {
+    const kernelBefore = kernelMiB();
     const before = process.memoryUsage.rss();
-    await timed(
-      'first programming',
-      () => controller.start(Array.from({ length: LOCAL }, (_, at) => attachment(at))),
-      1,
+    const began = performance.now();
+    await controller.start(Array.from({ length: LOCAL }, (_, at) => attachment(at)));
+    const first = performance.now() - began;
+    figures.push({
+      name: `first programming; ${label}`,
+      value: first,
+      unit: 'ms',
+      budget: atMost(first, 1000, 'ms'),
+    });
+    await sleep(200);
+    figures.push(
+      {
+        name: `memory of the agent for it; ${label}`,
+        value: Math.max(0, process.memoryUsage.rss() - before) / 2 ** 20,
+        unit: 'MiB',
+      },
+      {
+        name: `memory of the kernel for it; ${label}`,
+        value: Math.max(0, kernelMiB() - kernelBefore),
+        unit: 'MiB',
+      },
     );
-    const memory = Math.round((process.memoryUsage.rss() - before) / 2 ** 20);
-    await timed('a pod elsewhere added', (round) => set(podCount + round));
-    await timed('a label of a pod elsewhere', (round) => set(LOCAL + 1, { app: `a${round % APPS}` }));
-    await timed('a local pod added (isolate)', (round) => {
-      const at = 20 * podCount + round * NAMESPACES;
-      const made = { ...facts(at), node: 'local' };
-      pods.set(`${made.namespace}/${made.name}`, made);
+    await timed('a policy changes', 10, (round) => setPolicy(0, 2 + round));
+    await timed('a pod elsewhere comes', 10, (round) => setPod(podCount + round));
+    await timed('a label of a pod elsewhere changes', 10, (round) =>
+      setPod(LOCAL + 1, { app: `a${round % 20}` }),
+    );
+    await timed('a local pod is isolated', 10, (round) => {
+      const at = 20_000 + round * NAMESPACES;
+      setPod(at, undefined, NODE);
       return controller.isolate(attachment(at));
     });
-    await timed('a policy changed', (round) => policies.set('ns0/np0', policy(0, 2 + round)));
-    await timed('a namespace label changed', (round) =>
-      namespaces.set(
-        'ns1',
-        namespaceLabels({ metadata: { name: 'ns1', labels: { team: `t${round % 5}` } } }),
-      ),
-    );
-    await timed(
-      'table deleted, back',
-      async () => {
-        execFileSync('ip', ['netns', 'exec', name, 'nft', 'delete', 'table', 'ip', 'portolan']);
-        const began = performance.now();
-        for (;;) {
-          await new Promise((resolve) => setTimeout(resolve, 2));
-          await controller.settled();
-          const text = execFileSync('ip', ['netns', 'exec', name, 'nft', '-t', 'list', 'tables'], {
-            encoding: 'utf8',
-          });
-          if (text.includes('ip portolan')) break;
-          if (performance.now() - began > 10_000) throw new Error('not back');
-        }
-      },
-      3,
-    );
-    const status = controller.status();
-    if (status.state.state !== 'done') throw new Error('not programmed');
-    rows.push({
-      what: `active policies ${status.active}, isolated pods ${status.isolatedPods}, memory of it MiB`,
-      ms: memory,
-    });
-    return rows;
+    await timed("a namespace's label changes", undefined, (round) => setNamespace(1, round % 5));
+    figures.push(...(await repairs(controller, name, netns, label, rounds)));
+    const { state } = controller.status();
+    if (state.state !== 'done') throw new Error(`not programmed: ${JSON.stringify(state)}`);
+    return figures;
   } finally {
     await controller.close();
     netns.close();
@@ -148,12 +133,64 @@ export async function benchPolicies(podCount: number, policyCount: number): Prom
   }
 }
 
-if (import.meta.main)
-  for (const [podCount, policyCount] of [
-    [5_000, 1_000],
-    [10_000, 500],
-  ] as const) {
-    console.log(`${podCount} pods, ${policyCount} policies, ${LOCAL} local pods`);
-    for (const { what, ms } of await benchPolicies(podCount, policyCount))
-      console.log(`  ${what.padEnd(40)} ${ms.toFixed(2)}${what.includes('MiB') ? '' : ' ms'}`);
+/** Others delete or edit what is ours, by nft(8): from their transaction's end to the end of ours. */
+async function repairs(
+  controller: PolicyController,
+  name: string,
+  netns: { readonly fd: number },
+  label: string,
+  rounds: number,
+): Promise<Figure[]> {
+  using ruleset = NftRuleset.open({ netns });
+  const chains = () => ruleset.chains('ip', 'portolan').length;
+  const all = chains();
+  let ends: number[] = [];
+  const monitor = monitorNft({
+    netns,
+    onEvent: () => {},
+    onGeneration: () => ends.push(performance.now()),
+    onResync: () => {},
+  });
+  const edits = {
+    'a deleted table is back': ['delete', 'table', 'ip', 'portolan'],
+    'an emptied chain is back': ['flush', 'chain', 'ip', 'portolan', 'policy_forward'],
+    'a rule put before ours is gone': ['insert', 'rule', 'ip', 'portolan', 'policy_forward', 'accept'],
+  };
+  const figures: Figure[] = [];
+  for (const [what, args] of Object.entries(edits)) {
+    const times: number[] = [];
+    for (let round = 0; round < Math.max(5, rounds >> 2); round++) {
+      await sleep(20);
+      ends = [];
+      await run('ip', ['netns', 'exec', name, 'nft', ...args]);
+      while (ends.length < 2) await sleep(1);
+      await controller.settled();
+      if (chains() !== all) throw new Error(`${what}: ${chains()} of ${all} chains`);
+      times.push(ends[1]! - ends[0]!);
+    }
+    figures.push(...spread(`${what}; ${label}`, times, 200));
   }
+  monitor.close();
+  return figures;
+}
+
+/** Median with its budget, and the 99th percentile. */
+export function spread(name: string, times: number[], limit?: number, unit: Unit = 'ms'): Figure[] {
+  const p50 = median(times);
+  return [
+    {
+      name: `${name}, p50`,
+      value: p50,
+      unit,
+      ...(limit !== undefined && { budget: atMost(p50, limit, unit) }),
+    },
+    { name: `${name}, p99`, value: quantile(times, 0.99), unit },
+  ];
+}
+
+/** What the kernel holds of its own, all of the machine: others' changes are in it, too. */
+function kernelMiB(): number {
+  const text = readFileSync('/proc/meminfo', 'utf8');
+  const of = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(text)?.[1] ?? 0) / 1024;
+  return of('SUnreclaim') + of('VmallocUsed') + of('Percpu');
+}

@@ -161,7 +161,7 @@ export function policyNet(prefix: string, nodeCount: number, podsANode: number):
         'ip',
         ['-n', first.netns, '-batch', '-'],
         [
-          'link add eth0 type dummy',
+          'link add eth0 type veth peer name far',
           'link set eth0 up',
           `addr add ${first.ip4}/24 dev eth0`,
           `addr add ${first.ip6}/64 dev eth0 nodad`,

@@ -6,6 +6,8 @@ import { ElementWriter, type NftElement, type NftSet } from './set-element.ts';
 export const NFTA_SET_ELEM_LIST = { TABLE: 1, SET: 2, ELEMENTS: 3 } as const;
 const ELEMENTS_A_MESSAGE = 1500;
 const BYTES_A_MESSAGE = 60_000;
+/** Most changes are a few elements; the buffer grows for others. */
+const SMALL_BYTES = 1024;
 /** struct nlmsghdr and struct nfgenmsg before the attributes. */
 const HEADERS = 20;
 
@@ -54,7 +56,7 @@ export function* elementMessages(change: ElementChange): Generator<ElementMessag
     yield part(undefined, [], []);
     return;
   }
-  const writer = new ElementWriter(set);
+  const writer = new ElementWriter(set, SMALL_BYTES);
   let elements: NftElement[] = [];
   let offsets: number[] = [];
   for (const element of change.elements) {

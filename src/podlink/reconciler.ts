@@ -1,5 +1,6 @@
 import { isNetError } from '../errors/net-error.ts';
 import { RT_TABLE, RTPROT_PORTOLAN, type RtnlEvent, RtnlMonitor } from '../kernel/rtnl/index.ts';
+import { cpuTimeMs, restMs } from '../reconcile/index.ts';
 import type { PodLinks } from './links.ts';
 import { isHostLinkWell } from './plan.ts';
 import { isHostLinkName, type PodLink, type PodLinkSpec } from './types.ts';
@@ -26,7 +27,7 @@ export interface PodLinkReconcilerOptions {
   readonly onError?: (error: unknown) => void;
   /** Waits this long after a notification for more of them; default 25. */
   readonly coalesceMs?: number;
-  /** Looks at everything this often although nothing was notified; default 60,000. */
+  /** Looks at everything this often although nothing was notified; default 60,000. Less often when it is dear. */
   readonly resyncMs?: number;
 }
 
@@ -79,12 +80,22 @@ export class PodLinkReconciler {
       onEvent: (event) => this.#look(event),
       onResync: () => this.trigger(),
     });
-    this.#resync = setInterval(() => {
-      this.#full = true;
-      this.trigger();
-    }, this.#options.resyncMs ?? 60_000);
-    this.#resync.unref();
+    this.#rest(0);
     return this.#run();
+  }
+
+  /** Looks at everything after a while, settings below /proc/sys too. */
+  #rest(costMs: number): void {
+    this.#resync = setTimeout(
+      () => {
+        this.#full = true;
+        const before = cpuTimeMs();
+        this.#run();
+        this.#rest(cpuTimeMs() - before);
+      },
+      restMs(this.#options.resyncMs ?? 60_000, costMs),
+    );
+    this.#resync.unref();
   }
 
   /** A link was made elsewhere: from now on changes of its routes and neighbours count. */
@@ -126,7 +137,7 @@ export class PodLinkReconciler {
     this.#monitor?.close();
     this.#monitor = undefined;
     clearTimeout(this.#timer);
-    clearInterval(this.#resync);
+    clearTimeout(this.#resync);
   }
 
   [Symbol.dispose](): void {

@@ -1,3 +1,4 @@
+import { cpuTimeMs, restMs } from './pacing.ts';
 import { type ObjectStatus, PENDING } from './status.ts';
 
 export interface ReconcilerOptions {
@@ -10,7 +11,10 @@ export interface ReconcilerOptions {
   readonly run: (signal: AbortSignal) => void | Promise<void>;
   /** How long triggers are gathered before a run; default 5 ms. */
   readonly coalesceMs?: number;
-  /** A run without any trigger after this time, because notifications may lie; default 30 s, 0 never. */
+  /**
+   * A run without any trigger after this time, because notifications may lie; default 30 s, 0 never. Later when runs
+   * are dear, see `restMs`.
+   */
   readonly resyncMs?: number;
   /** First and longest wait after a failure; doubled each time; default 100 ms and 30 s. */
   readonly retryMs?: number;
@@ -42,6 +46,8 @@ export class Reconciler {
   #running: Promise<void> | undefined;
   #dirty = false;
   #failures = 0;
+  /** CPU of the last run, ms. */
+  #costMs = 0;
   #runs = 0;
   /** When the last runs began. */
   #recent: number[] = [];
@@ -131,8 +137,10 @@ export class Reconciler {
     this.#runs++;
     this.#recent.push(performance.now());
     if (this.#recent.length > BUSY_RUNS) this.#recent.shift();
+    const before = cpuTimeMs();
     try {
       await this.#options.run(this.#abort.signal);
+      this.#costMs = cpuTimeMs() - before;
       this.#failures = 0;
       if (this.#status.state !== 'done') this.#setStatus({ state: 'done', sinceMs: this.#options.now() });
     } catch (thrown) {
@@ -151,7 +159,7 @@ export class Reconciler {
     }
     if (this.#failures > 0)
       this.#schedule(Math.min(retryMaxMs, retryMs * 2 ** Math.min(20, this.#failures - 1)));
-    else if (resyncMs > 0) this.#schedule(resyncMs);
+    else if (resyncMs > 0) this.#schedule(restMs(resyncMs, this.#costMs));
     this.#wake();
   }
 

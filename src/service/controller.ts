@@ -9,7 +9,7 @@
  * endpoints for a moment.
  */
 import { isNetError } from '../errors/index.ts';
-import { Durations } from '../reconcile/index.ts';
+import { cpuTimeMs, Durations, restMs } from '../reconcile/index.ts';
 import type { ApplyReport, ServiceEngine } from './engine.ts';
 import type { ServiceExplanation } from './explain.ts';
 import { ServicePlanner } from './planner.ts';
@@ -200,17 +200,21 @@ export class ServiceController {
     return found;
   }
 
-  #healLater(): void {
+  #healLater(costMs = 0): void {
     const { healMs = 30_000, log } = this.#options;
     if (healMs === 0 || this.#closed) return;
-    this.#healTimer = setTimeout(async () => {
-      try {
-        await this.heal();
-      } catch (error) {
-        log?.warn({ err: error }, 'Cannot look for what others changed');
-      }
-      this.#healLater();
-    }, healMs);
+    this.#healTimer = setTimeout(
+      async () => {
+        const before = cpuTimeMs();
+        try {
+          await this.heal();
+        } catch (error) {
+          log?.warn({ err: error }, 'Cannot look for what others changed');
+        }
+        this.#healLater(cpuTimeMs() - before);
+      },
+      restMs(healMs, costMs),
+    );
     this.#healTimer.unref();
   }
 

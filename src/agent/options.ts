@@ -65,7 +65,7 @@ export interface AgentFlags {
   cniConfDir?: string;
   subnetEnv?: string;
   label: string[];
-  cutEstablished?: boolean;
+  policyEstablished?: string;
   externalIps?: boolean;
   nodeportAddresses?: string[];
   masqueradeAll?: boolean;
@@ -141,7 +141,7 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
         : undefined,
     subnetEnvPath: flags.subnetEnv,
     nodeLabels: Object.fromEntries(flags.label.map((text) => labelOf(text))),
-    cutEstablished: flags.cutEstablished ?? true,
+    cutEstablished: (flags.policyEstablished ?? 'cut') === 'cut',
     services: {
       externalIPs: flags.externalIps ?? false,
       masqueradeAll: flags.masqueradeAll ?? false,

@@ -1,6 +1,6 @@
 /** `portolan agent`: the node agent. */
 import { hostname } from 'node:os';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import type { AgentFlags } from '../agent/options.ts';
 import { logging } from './help.ts';
 import { version } from './version.ts';
@@ -43,7 +43,11 @@ export function registerAgent(program: Command): void {
       .option('--cni-bin-dir <path>', 'install the CNI plugin here, e.g. /opt/cni/bin')
       .option('--cni-conf-dir <path>', 'install its configuration here, e.g. /etc/cni/net.d')
       .option('--subnet-env <path>', "write flannel's subnet.env here, e.g. /run/flannel/subnet.env")
-      .option('--no-cut-established', 'leave established connections alone that a new network policy forbids')
+      .addOption(
+        new Option('--policy-established <what>', 'open connections that a new network policy forbids')
+          .choices(['cut', 'keep'])
+          .default('cut'),
+      )
       .option(
         '--nodeport-addresses <list>',
         'who serves nodePorts: networks of local addresses, and "primary" (default: primary,127.0.0.1/32,::1/128)',

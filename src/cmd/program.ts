@@ -6,6 +6,7 @@ import { registerAsk } from './ask.ts';
 import { registerCleanup } from './cleanup.ts';
 import { completionScript } from './completion.ts';
 import { registerController } from './controller.ts';
+import { registerDoctor } from './doctor.ts';
 import { registerFirewall } from './firewall.ts';
 import { examples } from './help.ts';
 import { registerLab } from './lab.ts';
@@ -29,6 +30,7 @@ export function program(): Command {
   registerService(root);
   registerPolicy(root);
   registerFirewall(root);
+  registerDoctor(root);
   registerAgent(root);
   registerApiserver(root);
   registerController(root);

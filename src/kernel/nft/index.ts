@@ -14,6 +14,7 @@ export type { ElementChange } from './element-messages.ts';
 export { NftElements, type NftSetSummary } from './elements.ts';
 export type { NftField } from './fields.ts';
 export { NftGuard, type NftPart, partLooks } from './guard.ts';
+export { listLegacyRules } from './iptables.ts';
 export {
   monitorNft,
   type NftEvent,

@@ -1,0 +1,58 @@
+/** Reads what firewallReport() needs in the network namespace of this process. */
+import { type Cidr, parseCidr } from '../../addr/index.ts';
+import { listLegacyRules, listNftJson } from '../../kernel/nft/index.ts';
+import { Rtnl } from '../../kernel/rtnl/index.ts';
+import { readSysctl } from '../../kernel/sysctl/index.ts';
+import { isDeviceName } from '../../overlay/index.ts';
+import { isHostLinkName } from '../../podlink/index.ts';
+import type { NodeNetwork } from './probes.ts';
+import type { FirewallSources } from './report.ts';
+
+/** Throws NFT_MISSING, NFT_REFUSED, NFT_UNREADABLE. */
+export async function readFirewalls(): Promise<FirewallSources> {
+  const [nft, ip, ip6] = await Promise.all([
+    listNftJson({ query: ['ruleset'] }),
+    listLegacyRules('ip'),
+    listLegacyRules('ip6'),
+  ]);
+  const bridge = (name: string) => readSysctl(`net/bridge/${name}`)?.trim();
+  return {
+    nft: nft ?? [],
+    legacy: { ip, ip6 },
+    bridge: { ip: bridge('bridge-nf-call-iptables'), ip6: bridge('bridge-nf-call-ip6tables') },
+  };
+}
+
+/** How long the network of a cluster is that holds a node's /24 and /64, when nobody says. */
+const CLUSTER_BITS = { 4: 16, 6: 56 } as const;
+/** As the default of `--cluster-cidr`. */
+const DEFAULTS = ['10.244.0.0/16', 'fd00:10:244::/56'];
+
+/** The node's links as they are; pod networks as they were given, else what the agent said, else the defaults. */
+export function nodeNetwork(given: {
+  readonly podCidrs: readonly Cidr[];
+  readonly clusterCidrs: readonly Cidr[];
+}): NodeNetwork {
+  using rtnl = Rtnl.open();
+  const links = rtnl.links();
+  const name = (index: number | undefined) => links.find((link) => link.ifindex === index)?.name;
+  const gateway = rtnl
+    .routes()
+    .find((route) => route.destination.prefixLength === 0 && route.oif !== undefined);
+  const other = links.find(
+    (link) => link.name !== 'lo' && !isDeviceName(link.name) && !isHostLinkName(link.name),
+  );
+  const derived = given.podCidrs.map((cidr) => parseCidr(`${cidr.address}/${CLUSTER_BITS[cidr.family]}`));
+  return {
+    podCidrs: given.podCidrs,
+    clusterCidrs:
+      given.clusterCidrs.length > 0
+        ? given.clusterCidrs
+        : derived.length > 0
+          ? derived
+          : DEFAULTS.map(parseCidr),
+    uplink: name(gateway?.oif) ?? other?.name ?? 'eth0',
+    tunnel: links.find((link) => isDeviceName(link.name))?.name,
+    podLink: links.find((link) => isHostLinkName(link.name))?.name ?? 'po00000000000',
+  };
+}

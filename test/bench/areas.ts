@@ -46,6 +46,11 @@ export const areas: readonly Area[] = [
     run: async (options) => (await adapters()).serviceFigures(options),
   },
   {
+    name: 'service-scale',
+    about: '100,000 Services with a million endpoints',
+    run: async (options) => (await import('./service-scale.ts')).benchServiceScale(options),
+  },
+  {
     name: 'endpoints',
     about: 'API write to data path, with a real API server, controllers and agent',
     run: async (options) => (await import('./endpoints.ts')).benchEndpoints(options),

@@ -438,7 +438,7 @@ describe('packet programs', () => {
       lb_getpeername6: [180, 350],
       lb_from_pod: [4700, 320_000],
       lb_to_pod: [1500, 9_000],
-      lb_from_outside: [7500, 90_000],
+      lb_from_outside: [7700, 92_000],
       lb_from_overlay: [4200, 36_000],
       lb_to_outside: [1500, 9_000],
     };

@@ -5,9 +5,10 @@ import { join } from 'node:path';
 import { parseIp } from '../../../src/addr/index.ts';
 import { hostPortTable } from '../../../src/agent/host-ports.ts';
 import { type NodePortAddresses, nodeContext } from '../../../src/agent/node-context.ts';
-import { type ApiServer, startApiServer } from '../../../src/apiserver/index.ts';
+import { type ApiServer, type ApiServerOptions, startApiServer } from '../../../src/apiserver/index.ts';
 import { ApiClient, type Log, loadKubeconfig, Reflector, resources } from '../../../src/client/index.ts';
 import { startControllers } from '../../../src/controllers/index.ts';
+import { Conntrack } from '../../../src/kernel/conntrack/index.ts';
 import { type Netns, openNetns } from '../../../src/kernel/netns/index.ts';
 import { listenInNetns } from '../../../src/kernel/socket/listen.ts';
 import type {
@@ -59,6 +60,12 @@ export interface ServiceFlags {
   readonly proxyName?: string;
 }
 
+/** The API server now, and how to start it again. */
+interface Api {
+  server: ApiServer;
+  readonly options: ApiServerOptions;
+}
+
 type ServiceSpec = Partial<Service['spec']>;
 
 const silent: Log = { debug() {}, info() {}, warn() {}, error() {} };
@@ -92,10 +99,12 @@ export class ServiceCluster implements AsyncDisposable {
   readonly #ranges: Reflector<ServiceCIDR, readonly string[]>;
   readonly #zones = new Map<string, string>(Object.entries(ZONES));
   readonly #pods = new Map<string, Reflector<Pod>>();
+  readonly #api: Api;
   readonly #spaces = new Map<string, readonly Netns[]>();
   readonly #flags = new Map<string, ServiceFlags>();
 
-  private constructor(engine: EngineUnderTest, net: ServiceNet, client: ApiClient) {
+  private constructor(engine: EngineUnderTest, net: ServiceNet, client: ApiClient, api: Api) {
+    this.#api = api;
     this.#engine = engine;
     this.net = net;
     this.client = client;
@@ -128,20 +137,22 @@ export class ServiceCluster implements AsyncDisposable {
     try {
       const folder = mkdtempSync(join(tmpdir(), 'portolan-conformance-'));
       undo.defer(() => rmSync(folder, { recursive: true, force: true }));
+      const options = {
+        dataDir: join(folder, 'data'),
+        listen: [{ host: '127.0.0.1', port: 0 }],
+        serviceCidrs: ['10.96.0.0/16', 'fd00:10:96::/112'],
+        clusterCidrs: ['10.244.0.0/16', 'fd00:10:244::/48'],
+      };
       const [net, server] = await Promise.all([
         ServiceNet.create(`pcs${process.pid}`),
-        startApiServer({
-          dataDir: join(folder, 'data'),
-          listen: [{ host: '127.0.0.1', port: 0 }],
-          serviceCidrs: ['10.96.0.0/16', 'fd00:10:96::/112'],
-          clusterCidrs: ['10.244.0.0/16', 'fd00:10:244::/48'],
-        }),
+        startApiServer(options),
       ]);
+      const api = { server, options: { ...options, listen: server.addresses } };
       undo.use(net);
-      undo.defer(() => (server as ApiServer).close());
+      undo.defer(() => api.server.close());
       const client = new ApiClient(loadKubeconfig(join(folder, 'data/admin.kubeconfig')));
       undo.defer(() => client.close());
-      const cluster = new ServiceCluster(engine, net, client);
+      const cluster = new ServiceCluster(engine, net, client, api);
       await cluster.#start(undo);
       return cluster;
     } catch (error) {
@@ -541,6 +552,32 @@ export class ServiceCluster implements AsyncDisposable {
     await this.settled();
   }
 
+  /** Waits until the zones that IPv4 endpoints of a Service are hinted for are these, sorted. */
+  async hinted(service: string, zones: string): Promise<void> {
+    await eventually(`hints of ${service} are ${zones}`, async () => {
+      const slices = await this.client.listAll(resources.endpointSlices, {
+        namespace: 'default',
+        labelSelector: `kubernetes.io/service-name=${service}`,
+      });
+      const found = slices
+        .filter(({ addressType }) => addressType === 'IPv4')
+        .flatMap(({ endpoints }) => endpoints ?? [])
+        .flatMap(({ hints }) => hints?.forZones?.map(({ name }) => name) ?? ['none']);
+      return found.sort().join(' ') === zones;
+    });
+    await this.settled();
+  }
+
+  /** Stops the API server, does something without it, and starts it again with the same store and port. */
+  async restartApi(meanwhile: () => Promise<void>): Promise<void> {
+    await this.#api.server.close();
+    try {
+      await meanwhile();
+    } finally {
+      this.#api.server = await startApiServer(this.#api.options);
+    }
+  }
+
   /** Deletes Services with their slices, and Pods, that a case made. */
   async clear(): Promise<void> {
     const { client } = this;
@@ -556,6 +593,11 @@ export class ServiceCluster implements AsyncDisposable {
         await client
           .delete(resources.endpointSlices, metadata as { name: string; namespace: string })
           .catch(() => {});
+    // A client's port that comes again must not meet what conntrack remembers of another case.
+    for (const { net } of this.nodes) {
+      using conntrack = Conntrack.open({ netns: net.netns });
+      conntrack.delete(conntrack.list());
+    }
     if (this.#flags.size > 0) {
       this.#flags.clear();
       for (const node of this.nodes) this.#tell(node);

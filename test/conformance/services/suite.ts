@@ -1,15 +1,26 @@
 /** Runs every case over one cluster with one engine. */
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
+import { affinityCases } from './affinity.ts';
 import type { Case } from './case.ts';
 import { ServiceCluster } from './cluster.ts';
 import { clusterIpCases } from './cluster-ip.ts';
+import { endpointCases } from './endpoints.ts';
 import type { EngineUnderTest } from './engine.ts';
+import { flowCases } from './flows.ts';
 import { hostPortCases } from './host-port.ts';
 import { kindCases } from './kinds.ts';
 import { policyCases } from './policies.ts';
 
-export const CASES: readonly Case[] = [...clusterIpCases, ...kindCases, ...policyCases, ...hostPortCases];
+export const CASES: readonly Case[] = [
+  ...clusterIpCases,
+  ...kindCases,
+  ...policyCases,
+  ...endpointCases,
+  ...affinityCases,
+  ...flowCases,
+  ...hostPortCases,
+];
 
 /**
  * The conformance suite. `PORTOLAN_CASES=services-003,loopback` runs those whose ids or titles contain one of the

@@ -208,7 +208,13 @@ function validateTraffic(spec: Spec): FieldError[] {
     );
   if (spec.type !== 'ExternalName')
     errors.push(...oneOf('spec.internalTrafficPolicy', spec.internalTrafficPolicy, policies));
-  errors.push(...optionalOneOf('spec.trafficDistribution', spec.trafficDistribution, ['PreferClose']));
+  errors.push(
+    ...optionalOneOf('spec.trafficDistribution', spec.trafficDistribution, [
+      'PreferClose',
+      'PreferSameZone',
+      'PreferSameNode',
+    ]),
+  );
   return errors;
 }
 

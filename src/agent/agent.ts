@@ -2,7 +2,7 @@
  * One node's agent: sources, planners and the kernel put together.
  *
  *   Nodes ────────► leases ──► OverlayReconciler ──► links, routes, neighbours, FDB, nft
- *   Services ─────► plans ───► EbpfEngine ─────────► maps, programs
+ *   Services ─────► plans ───► EbpfEngine ─────────► maps, programs       or NftablesEngine ──► nft sets
  *   Pods ─────────► PodManager ─► PodNetworking ───► addresses, veth, sysctl
  *   CNI socket ───────────────────────┘   before a pod is ready: its policies are in force
  *   NetworkPolicies ─► PolicyController ─────────────► nft chains and sets
@@ -17,7 +17,6 @@ import { ApiClient, EventRecorder, followKubeconfig, type Log, loadKubeconfig } 
 import { answerCall, CniServer, installCni, PodNetworking } from '../cni/index.ts';
 import { kernelError } from '../errors/index.ts';
 import { AttachmentStore } from '../ipam/index.ts';
-import { bpfFeatures, requireFeature } from '../kernel/bpf/index.ts';
 import { compactHeap, keepYoungHeapSmall } from '../kernel/process/heap.ts';
 import { Rtnl } from '../kernel/rtnl/index.ts';
 import { DEFAULT_PORT, leaseAnnotations } from '../overlay/index.ts';
@@ -254,11 +253,9 @@ async function openParts(
   return parts;
 }
 
-/** Asks for all that the data path cannot do without. Throws KERNEL_NEEDS_ROOT, KERNEL_FEATURE_MISSING. */
+/** What an engine of Services needs besides is asked for when it is chosen. Throws KERNEL_NEEDS_ROOT. */
 function assertKernel(): void {
   if (process.getuid?.() !== 0) throw kernelError('KERNEL_NEEDS_ROOT', { action: 'run the agent' });
-  const { hashMaps, lpmMaps, socketHooks } = bpfFeatures;
-  for (const needed of [hashMaps, lpmMaps, socketHooks]) requireFeature(needed);
 }
 
 function ownAddresses({ nodeIps, clusterCidrs }: AgentOptions) {

@@ -15,6 +15,7 @@ import {
 import { PodLinks } from '../podlink/index.ts';
 import { ProcessRunner } from '../pods/index.ts';
 import { cleanupPolicies } from '../policy/index.ts';
+import { removeNftServices } from '../service/index.ts';
 import { LOCK_NAME, lockStateDir } from './lock.ts';
 
 export interface CleanupOptions {
@@ -50,6 +51,7 @@ export async function cleanupNode(options: CleanupOptions): Promise<string[]> {
     using links = new PodLinks();
     for (const hostLink of links.observe().keys()) links.remove(hostLink);
     await cleanupPolicies({});
+    removeNftServices({});
     await cleanupOverlay(NOTHING);
     // What other parts keep in the tables goes with them.
     for (const table of await ownTables())
@@ -99,6 +101,7 @@ async function planned(options: CleanupOptions): Promise<string[]> {
       ...(existsSync(pods) ? readdirSync(pods).map((entry) => `rm -r ${join(pods, entry)}`) : []),
       ...[...links.observe().keys()].map((name) => `ip link del ${name}`),
       ...planText(planOverlay(emptyOverlay(NOTHING), observed)),
+      ...removeNftServices({ dryRun: true }),
       ...(await ownTables()).map((table) => `nft delete table ${table}`),
       ...(existsSync(bpffs) ? readdirSync(bpffs).map((pin) => `rm ${join(bpffs, pin)}`) : []),
       ...installedCni(options).map((path) => `rm ${path}`),

@@ -2,6 +2,7 @@ import { type Cidr, type IpAddress, parseCidr, parseIp, tryParseIp } from '../ad
 import { agentError } from '../errors/index.ts';
 import type { BackendType } from '../overlay/index.ts';
 import type { NodeContextInput } from './node-context.ts';
+import { type EngineChoice, SERVICE_ENGINES } from './service-engine.ts';
 
 /** What `portolan agent` is told. */
 export interface AgentOptions {
@@ -33,6 +34,8 @@ export interface AgentOptions {
   nodeLabels: Readonly<Record<string, string>>;
   /** Cut established connections that a new policy forbids; default true. */
   cutEstablished?: boolean;
+  /** What carries Services; default `auto`: eBPF where the kernel has what it needs, nftables elsewhere. */
+  serviceEngine?: EngineChoice;
   /** What Services are on this node. */
   services?: ServiceOptions;
   /** Which decisions of network policies go to the agent's log. */
@@ -68,6 +71,7 @@ export interface AgentFlags {
   policyEstablished?: string;
   externalIps?: boolean;
   nodeportAddresses?: string[];
+  serviceEngine?: string;
   masqueradeAll?: boolean;
   serviceProxyName?: string;
   policyLog?: string;
@@ -87,6 +91,9 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
   const { policyLog = 'off' } = flags;
   if (policyLog !== 'off' && policyLog !== 'denied' && policyLog !== 'all')
     throw refuse('policy-log', policyLog, 'off, denied or all');
+  const serviceEngine = SERVICE_ENGINES.find((name) => name === (flags.serviceEngine ?? 'auto'));
+  if (serviceEngine === undefined)
+    throw refuse('service-engine', flags.serviceEngine ?? '', 'auto, ebpf or nftables');
   if (flags.pods !== 'process' && flags.pods !== 'none') throw refuse('pods', flags.pods, 'process or none');
   if ((flags.cniBinDir === undefined) !== (flags.cniConfDir === undefined))
     throw refuse('cni-bin-dir', flags.cniBinDir ?? '', 'both --cni-bin-dir and --cni-conf-dir, or neither');
@@ -142,6 +149,7 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
     subnetEnvPath: flags.subnetEnv,
     nodeLabels: Object.fromEntries(flags.label.map((text) => labelOf(text))),
     cutEstablished: (flags.policyEstablished ?? 'cut') === 'cut',
+    serviceEngine,
     services: {
       externalIPs: flags.externalIps ?? false,
       masqueradeAll: flags.masqueradeAll ?? false,

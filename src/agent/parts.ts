@@ -3,7 +3,7 @@ import type { NetworkHealth, PodNetworking } from '../cni/index.ts';
 import type { OverlayConfig } from '../overlay/index.ts';
 import type { PodManager, ProcessRunner } from '../pods/index.ts';
 import type { Durations } from '../reconcile/index.ts';
-import type { EbpfEngine, ServiceController } from '../service/index.ts';
+import type { NodeServiceEngine, ServiceController } from '../service/index.ts';
 import type { Announcer } from './l2/announcer.ts';
 import type { NftParts } from './nft-parts.ts';
 import type { Overlay } from './node-network.ts';
@@ -23,7 +23,7 @@ export interface AgentParts {
   readonly registration: Registration;
   readonly overlay: () => Overlay | undefined;
   readonly overlayConfig: () => OverlayConfig | undefined;
-  readonly engine: EbpfEngine;
+  readonly engine: NodeServiceEngine;
   readonly controller: ServiceController;
   readonly networking: PodNetworking;
   readonly policy: AgentPolicy;

@@ -1,17 +1,15 @@
 /** Services on this node: the engine, the planner that drives it, and the links by which clients outside come in. */
-import { mkdirSync } from 'node:fs';
 import type { IpAddress } from '../addr/index.ts';
 import type { ApiClient, EventRecorder, Log } from '../client/index.ts';
-import { ensureBpffs } from '../kernel/bpf/index.ts';
-import { ensureCgroup } from '../kernel/cgroup/index.ts';
-import { EbpfEngine, HealthCheckServers, masqueradeParts, ServiceController } from '../service/index.ts';
+import { HealthCheckServers, type NodeServiceEngine, ServiceController } from '../service/index.ts';
 import { hostPortTable } from './host-ports.ts';
 import { Announcer } from './l2/announcer.ts';
 import { LocalAddresses } from './local-addresses.ts';
-import { NftParts } from './nft-parts.ts';
+import type { NftParts } from './nft-parts.ts';
 import { nodeContext } from './node-context.ts';
 import { NodeInterfaces } from './node-interfaces.ts';
 import type { AgentOptions } from './options.ts';
+import { openEngine } from './service-engine.ts';
 import { serviceEvents } from './service-events.ts';
 import type { Sources } from './sources.ts';
 import { staleSocketHandler } from './stale-sockets.ts';
@@ -28,7 +26,7 @@ export interface NodeServicesOptions {
 }
 
 export interface NodeServices {
-  readonly engine: EbpfEngine;
+  readonly engine: NodeServiceEngine;
   readonly controller: ServiceController;
   readonly rules: NftParts;
   /** Says on this node's links where load balancer addresses are. */
@@ -46,19 +44,17 @@ export interface NodeServices {
 export function openServices(made: NodeServicesOptions, undo: AsyncDisposableStack): NodeServices {
   const { options, sources, recorder, podNetns, log } = made;
   const { nodeName, bpffsDir, cgroupPath } = options;
-  ensureBpffs();
-  ensureCgroup(cgroupPath);
-  mkdirSync(bpffsDir, { recursive: true, mode: 0o700 });
-  const engine = EbpfEngine.open({
-    bpffsDir,
-    cgroupPath,
-    nodeName,
-    onStaleSockets: staleSocketHandler(podNetns, log),
-  });
-  undo.defer(() => engine.close());
-  const rules = new NftParts('service rules', masqueradeParts());
-  undo.defer(() => rules.stop());
-  rules.start();
+  const { engine, rules, retireOther } = openEngine(
+    {
+      choice: options.serviceEngine ?? 'auto',
+      bpffsDir,
+      cgroupPath,
+      nodeName,
+      onStaleSockets: staleSocketHandler(podNetns, log),
+      log,
+    },
+    undo,
+  );
   const healthChecks = new HealthCheckServers({ healthy: () => controller.ready });
   undo.defer(() => healthChecks.close());
   let addresses = made.addresses;
@@ -132,6 +128,8 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
     start: async () => {
       await controller.start();
       tell();
+      // Two engines at once do no harm: whoever translates a connection first leaves nothing for the other.
+      await retireOther();
     },
   };
 }

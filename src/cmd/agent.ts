@@ -27,6 +27,11 @@ export function registerAgent(program: Command): void {
         defaultCgroup(),
       )
       .option('--backend <name>', 'vxlan or host-gw', 'vxlan')
+      .option(
+        '--service-engine <name>',
+        'what carries Services: ebpf, nftables, or auto: nftables where eBPF is not to be had',
+        'auto',
+      )
       .option('--no-direct-routing', 'encapsulate to peers on the same link, too')
       .option(
         '--cluster-cidr <networks>',
@@ -77,6 +82,7 @@ export function registerAgent(program: Command): void {
 Examples:
   portolan agent --kubeconfig /etc/portolan/node.kubeconfig
   portolan agent --kubeconfig node.kubeconfig --pods process --backend host-gw
+  portolan agent --kubeconfig node.kubeconfig --service-engine nftables
   portolan agent --kubeconfig node.kubeconfig --nodeport-addresses primary,192.168.0.0/16 --external-ips
   portolan agent --kubeconfig /etc/kubernetes/kubelet.conf --cni-bin-dir /opt/cni/bin --cni-conf-dir /etc/cni/net.d`,
     )

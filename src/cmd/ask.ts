@@ -145,7 +145,7 @@ function statusText(status: AgentStatus): string {
     ],
     [
       'Services',
-      `${services.engine}, ${services.planned} planned, ${Object.keys(services.failed).length} failed, last change ${services.timing.lastMs.toFixed(1)} ms`,
+      `${services.engine}${services.because === undefined ? '' : ` (${services.because})`}, ${services.planned} planned, ${Object.keys(services.failed).length} failed, last change ${services.timing.lastMs.toFixed(1)} ms`,
     ],
   ].map(([name, value]) => `${name!.padEnd(11)} ${value}`);
   const parts = [head.join('\n')];
@@ -157,12 +157,18 @@ function statusText(status: AgentStatus): string {
       ),
     );
   if (overlay.peers.length > 0) parts.push(peerTable(overlay.peers));
-  parts.push(
-    table(
-      ['PROGRAM', 'ID', 'TAG', 'ATTACHED TO'],
-      services.programs.map((program) => [program.name, String(program.id), program.tag, program.attachedTo]),
-    ),
-  );
+  if (services.programs.length > 0)
+    parts.push(
+      table(
+        ['PROGRAM', 'ID', 'TAG', 'ATTACHED TO'],
+        services.programs.map((program) => [
+          program.name,
+          String(program.id),
+          program.tag,
+          program.attachedTo,
+        ]),
+      ),
+    );
   parts.push(
     table(
       ['MAP', 'ENTRIES', 'LIMIT', 'MEMORY'],

@@ -7,6 +7,8 @@ export interface LabOptions {
   nodes: number;
   backend: 'vxlan' | 'host-gw';
   dualStack: boolean;
+  /** What carries Services; default `auto`. */
+  serviceEngine?: 'auto' | 'ebpf' | 'nftables';
   /** Route without encapsulation between nodes, which share one link here. Off shows VXLAN at work. */
   directRouting: boolean;
   /** Port of the API server on this machine's loopback. */
@@ -127,6 +129,9 @@ export function planLab(options: LabOptions): LabPlan {
   if (!Number.isInteger(count) || count < 1 || count > MOST_NODES)
     throw refuse('nodes', count, `1 to ${MOST_NODES}`);
   if (backend !== 'vxlan' && backend !== 'host-gw') throw refuse('backend', backend, 'vxlan or host-gw');
+  const { serviceEngine = 'auto' } = options;
+  if (!['auto', 'ebpf', 'nftables'].includes(serviceEngine))
+    throw refuse('service-engine', serviceEngine, 'auto, ebpf or nftables');
   if (!Number.isInteger(port) || port < 1 || port > 65535) throw refuse('port', port, '1 to 65535');
   const stateDir = `/run/${name}`;
   return {

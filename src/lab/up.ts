@@ -171,6 +171,7 @@ export function startAgentOf(plan: LabPlan, node: LabNode, cgroupPath: string): 
       ...['--bpffs', node.bpffsDir],
       ...['--cgroup', cgroupPath],
       ...['--backend', plan.options.backend],
+      ...['--service-engine', plan.options.serviceEngine ?? 'auto'],
       ...(plan.options.directRouting ? [] : ['--no-direct-routing']),
       ...['--cluster-cidr', plan.clusterCidrs.join(',')],
       ...['--pods', 'process'],

@@ -42,6 +42,8 @@ export interface EngineStatus {
   readonly nodeInterfaces: readonly number[];
   /** Why packets and connections went where they went; names begin with forward-, reject- or drop-. */
   readonly counters: Readonly<Record<string, number>>;
+  /** Why this engine and no other; absent when somebody asked for it. */
+  readonly because?: string;
   /** Absent when the engine does not look. */
   readonly repairs?: Repairs;
 }
@@ -120,4 +122,46 @@ export interface ServiceEngine {
   close(): void;
   /** Takes everything out of the kernel. */
   remove(): void;
+}
+
+/** A packet that somebody asks about. */
+export interface PacketQuery {
+  /** `pod`: it comes out of a pod of this node; `outside`: by a link of the node. */
+  readonly client: 'pod' | 'outside';
+  readonly source: string;
+  /** Default 61,999. */
+  readonly sourcePort?: number;
+  readonly target: string;
+  readonly targetPort: number;
+  readonly protocol: 'TCP' | 'UDP';
+}
+
+export interface PacketAnswer {
+  /** `pass`: none of our business. */
+  readonly verdict: 'forward' | 'reject' | 'drop' | 'pass';
+  /** Name of the counter that counts such packets. */
+  readonly reason: string | undefined;
+  /** Where it goes. */
+  readonly backend: string | undefined;
+  readonly masquerade: boolean;
+  /** What in the kernel decided, in its order. */
+  readonly entries: readonly string[];
+}
+
+/** An engine as an agent runs it: it follows links, and answers what people ask. */
+export interface NodeServiceEngine extends ServiceEngine {
+  /** What was found changed by others so far. */
+  readonly repairs: Repairs;
+  /** Serves answers of backends on other nodes that come by this tunnel. Idempotent. */
+  attachOverlay(ifindex: number, addresses: NodeAddresses): void;
+  /** Forgets links that have gone while nobody looked. */
+  dropGoneInterfaces(): void;
+  /** What the kernel has for the ports of these plans, by the ports' keys; ports without anything are left out. */
+  observe(plans: Iterable<ServicePlan>): Map<string, PortObservation>;
+  /** Counts of all Service ports that were ever used, by the ports' keys. */
+  portCounts(): Map<string, Count>;
+  /** What would happen to a packet. Throws ADDR_BAD_IP, BPF_RUN_FAILED. */
+  explainPacket(query: PacketQuery): PacketAnswer;
+  /** The id of the backend that a Service gave the socket of this cookie; undefined when it chose its peer itself. */
+  backendOfSocket(cookie: bigint, address: string, port: number): number | undefined;
 }

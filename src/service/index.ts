@@ -10,14 +10,19 @@ export {
 export * from './describe.ts';
 export type * from './engine.ts';
 export {
+  EBPF_ENGINE_NEEDS,
   EbpfEngine,
   type EbpfEngineOptions,
   type EngineSizes,
   masqueradeParts,
-  type PacketAnswer,
-  type PacketQuery,
   type StaleSockets,
 } from './engines/ebpf/index.ts';
+export {
+  NFT_SERVICES_TABLE,
+  NftablesEngine,
+  type NftablesEngineOptions,
+  removeNftServices,
+} from './engines/nftables/index.ts';
 export {
   type BackendExplanation,
   explainService,

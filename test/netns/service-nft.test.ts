@@ -30,7 +30,7 @@ describe('Services in nftables', () => {
   const slices = new Map<string, SliceFacts>();
   const planner = new ServicePlanner(
     { services, slices },
-    aNode({ nodePortAddresses: [NODE.ip4, NODE.ip6] }),
+    aNode({ nodePortAddresses: [NODE.ip4, NODE.ip6, '127.0.0.1', '::1'] }),
   );
 
   /** Programs the Service with these endpoints; the host `remote` counts as another node's pod. */
@@ -253,6 +253,26 @@ describe('Services in nftables', () => {
       assert.match(await socket.ask('c'), /^two /, 'an endpoint that serves keeps its flows');
     });
   }
+
+  test('a nodePort answers at 127.0.0.1, and nobody outside reaches what listens there', async () => {
+    for (const kind of ['tcp', 'udp'] as const) {
+      const [seen] = await node.attempt(kind, fromNode(), '127.0.0.1', kind === 'tcp' ? 30_080 : 30_053);
+      assert.equal(seen!.result, 'ok');
+      assert.ok(seen!.peer!.includes('127.0.0.1'));
+    }
+    await node.serve('secret', node.prefix, '127.0.0.1', 7777);
+    node.exec(['ip', 'route', 'add', '127.0.0.1/32', 'via', '172.20.7.1', 'table', '99'], outside.netns);
+    node.exec(['ip', 'rule', 'add', 'pref', '1', 'lookup', '99'], outside.netns);
+    node.exec(['ip', 'rule', 'add', 'pref', '2', 'lookup', 'local'], outside.netns);
+    node.exec(['ip', 'rule', 'del', 'pref', '0'], outside.netns);
+    node.exec(['sysctl', '-qw', 'net.ipv4.conf.all.route_localnet=1'], outside.netns);
+    const before = engine.status().counters['drop-loopback']!;
+    const [lost] = await node.attempt('tcp', fromOutside(), '127.0.0.1', 7777, { timeout: 0.5 });
+    assert.equal(lost!.result, 'timeout');
+    assert.ok(engine.status().counters['drop-loopback']! > before);
+    // A process on the node reaches it as ever.
+    assert.equal((await node.attempt('tcp', fromNode(), '127.0.0.1', 7777))[0]!.result, 'ok');
+  });
 
   test('a connection outlives its endpoint in the rules', async () => {
     put({}, [one]);

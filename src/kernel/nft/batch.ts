@@ -18,7 +18,7 @@ import {
   viewOf,
 } from '../netlink/index.ts';
 import { ERRNO, kernelFailure } from '../syscall/index.ts';
-import type { Expression } from './bytecode.ts';
+import { counter, type Expression } from './bytecode.ts';
 import { type DatumType, packedTypes, sizeOf } from './datum.ts';
 import { type ElementChange, elementMessages } from './element-messages.ts';
 import { refusal } from './elements.ts';
@@ -75,6 +75,8 @@ export interface NftSetOptions {
   readonly dynamic?: boolean;
   /** Most elements; no limit without it. */
   readonly size?: number;
+  /** Each element counts the lookups that found it (Linux >= 5.11). */
+  readonly counter?: boolean;
 }
 
 /** One message of a transaction, or elements. */
@@ -180,6 +182,10 @@ export function newSet(set: NftSet, options: NftSetOptions = {}): BatchChange {
     });
     w.attribute(10, () => w.u32be(id));
     if (timeoutMs) w.attribute(11, () => w.u64be(BigInt(timeoutMs)));
+    if (options.counter) {
+      const { name: expression, write } = counter();
+      w.nest(17, () => w.attribute(1, () => w.string(expression)).nest(2, () => write(w)));
+    }
     // Without it nft shows numbers of the host's order turned round.
     w.attribute(13, () => {
       w.u8(UDATA_KEY_BYTEORDER).u8(4).u32(byteOrder(key));

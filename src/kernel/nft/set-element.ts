@@ -41,6 +41,8 @@ export interface NftElement {
   /** Time left; only in lists. */
   readonly expiresMs?: number;
   readonly comment?: string;
+  /** What its counter has counted; only in lists. */
+  readonly packets?: number;
 }
 
 const NFTA_LIST_ELEM = 1;
@@ -51,6 +53,7 @@ const NFTA_SET_ELEM = {
   TIMEOUT: 4,
   EXPIRATION: 5,
   USERDATA: 6,
+  EXPR: 7,
   KEY_END: 10,
 } as const;
 const NFTA_DATA = { VALUE: 1, VERDICT: 2 } as const;
@@ -255,6 +258,11 @@ export function readElements(set: NftSet, list: Uint8Array, into: RawElement[]):
         case NFTA_SET_ELEM.EXPIRATION:
           found.expiresMs = milliseconds(value);
           break;
+        case NFTA_SET_ELEM.EXPR: {
+          const packets = countedPackets(value);
+          if (packets !== undefined) found.packets = packets;
+          break;
+        }
         case NFTA_SET_ELEM.USERDATA: {
           const comment = readComment(value);
           if (comment !== undefined) found.comment = comment;
@@ -298,6 +306,20 @@ function readData(set: NftSet, bytes: Uint8Array): readonly Datum[] | NftVerdict
   const verdict = (Object.entries(VERDICT_CODES).find(([, number]) => number === code)?.[0] ??
     'continue') as NftVerdict['verdict'];
   return verdict === 'jump' || verdict === 'goto' ? { verdict, chain } : { verdict };
+}
+
+/** NFTA_EXPR_NAME, NFTA_EXPR_DATA; NFTA_COUNTER_PACKETS. */
+function countedPackets(bytes: Uint8Array): number | undefined {
+  let name = '';
+  let packets: number | undefined;
+  readAttributes(bytes, 0, 'an expression of an element', (type, value) => {
+    if (type === 1) name = cString(value);
+    if (type !== 2 || name !== 'counter') return;
+    readAttributes(value, 0, 'a counter', (attribute, number) => {
+      if (attribute === 2 && number.length >= 8) packets = Number(viewOf(number).getBigUint64(0));
+    });
+  });
+  return packets;
 }
 
 function readComment(bytes: Uint8Array): string | undefined {

@@ -84,20 +84,21 @@ export const clusterIpCases: readonly Case[] = [
           await reach(cluster, 'packets a1', kind, to, 80, ['a1'], { bind: 45_678, times: 1 });
     },
   ),
-  aCase(
-    'services-032 servicecorner-002',
-    'without endpoints 40 of 40 connections are refused, and none waits',
-    async (cluster) => {
-      await cluster.service('nobody', {});
-      await cluster.settled();
-      const vip = await clusterIPs(cluster, 'nobody');
-      for (const kind of ['tcp', 'udp-connected'] as const)
+  ...(['tcp', 'udp-connected'] as const).map((kind) =>
+    aCase(
+      kind === 'tcp' ? 'services-032 servicecorner-002' : 'servicecorner-002-datagrams',
+      `without endpoints 40 of 40 ${kind} connections are refused, and none waits`,
+      async (cluster) => {
+        await cluster.service('nobody', {});
+        await cluster.settled();
+        const vip = await clusterIPs(cluster, 'nobody');
         await refused(cluster, ['a1', 'packets a1', 'node-a'], kind, vip, 80, {
           times: 40,
           pause: 0.005,
           timeout: 0.5,
         });
-    },
+      },
+    ),
   ),
   aCase(
     'services-034 services-035',

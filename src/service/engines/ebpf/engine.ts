@@ -9,14 +9,16 @@ import type {
   EngineDiff,
   EngineStatus,
   NodeAddresses,
+  NodeServiceEngine,
+  PacketAnswer,
+  PacketQuery,
   PortObservation,
   Repairs,
-  ServiceEngine,
   StoreStatus,
 } from '../../engine.ts';
 import type { PlanDelta, PortPlan, ServicePlan } from '../../types.ts';
 import { dumpMaps, dumpPlans, withoutIds } from './dump.ts';
-import { explainPacket, type PacketAnswer, type PacketQuery } from './explain.ts';
+import { explainPacket } from './explain.ts';
 import { Healer } from './heal.ts';
 import { encodeRanges, LINE_ENTRIES, PROTOCOL_NUMBER, peerStruct, REASONS, readAddress } from './layout.ts';
 import { LayoutMove } from './layout-move.ts';
@@ -75,7 +77,7 @@ function u32Bytes(value: number): Uint8Array {
 const FLUSH_EVERY = 256;
 
 /** Services in eBPF: programs at sockets and pod links, see bpf/lb_socket.bpf.c and bpf/lb_pod.bpf.c. */
-export class EbpfEngine implements ServiceEngine {
+export class EbpfEngine implements NodeServiceEngine {
   readonly name = 'ebpf';
   readonly #options: EbpfEngineOptions;
   readonly #objects: EngineObjects;

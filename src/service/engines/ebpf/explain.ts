@@ -7,6 +7,7 @@ import { parseCidr, parseIp } from '../../../addr/index.ts';
 import { viewOf } from '../../../codec/index.ts';
 import type { BpfMap } from '../../../kernel/bpf/index.ts';
 import { socketAddress } from '../../describe.ts';
+import type { PacketAnswer, PacketQuery } from '../../engine.ts';
 import {
   clientStruct,
   decodeRanges,
@@ -26,28 +27,6 @@ import { NAT_SLOTS } from './nat.ts';
 import type { EngineObjects } from './objects.ts';
 import { backendText, frontendText, tableEntry } from './observe.ts';
 import type { Writer } from './writer.ts';
-
-export interface PacketQuery {
-  /** `pod` runs the program of pod links, `outside` that of node interfaces. */
-  readonly client: 'pod' | 'outside';
-  readonly source: string;
-  /** Default 61,999. */
-  readonly sourcePort?: number;
-  readonly target: string;
-  readonly targetPort: number;
-  readonly protocol: 'TCP' | 'UDP';
-}
-
-export interface PacketAnswer {
-  /** `pass`: none of our business. */
-  readonly verdict: 'forward' | 'reject' | 'drop' | 'pass';
-  readonly reason: Reason | undefined;
-  /** Where it goes. */
-  readonly backend: string | undefined;
-  readonly masquerade: boolean;
-  /** Map entries that decided, in their order. */
-  readonly entries: readonly string[];
-}
 
 export interface ExplainParts {
   readonly objects: EngineObjects;

@@ -1,5 +1,5 @@
 export { EbpfEngine, type EbpfEngineOptions, type StaleSockets } from './engine.ts';
-export type { PacketAnswer, PacketQuery } from './explain.ts';
 export { REASONS, type Reason } from './layout.ts';
 export { masqueradeParts } from './masquerade.ts';
+export { ENGINE_NEEDS as EBPF_ENGINE_NEEDS } from './needs.ts';
 export type { EngineSizes } from './objects.ts';

@@ -78,6 +78,8 @@ const SERVICES = 'services';
 const REFUSE = 'refuse';
 
 const NF_DSTNAT = -100;
+/** The link lo has this number in every namespace (drivers/net/loopback.c). */
+const LOOPBACK_INDEX = 1;
 /** Before the masquerading of pods to the outside (srcnat, 100). */
 const POSTROUTING = 99;
 
@@ -155,6 +157,32 @@ export function baseChains(family: Family): Map<string, Chain> {
     ),
   ];
   const tcp = Uint8Array.of(6);
+  const LOOPBACK_MASK = 0x0000_00ff;
+  /** 127.0.0.0/8; of the first byte, since registers hold what lies in the packet. */
+  const loopback = (which: 'source' | 'destination') => [
+    address(family, which, 0),
+    bitwise(0, LOOPBACK_MASK, 0),
+    compare(0, hostU32(127)),
+  ];
+  const translated = [ct('status', 0), bitwise(0, CT_STATUS_DNAT, 0)];
+  const fromLoopback = rule(
+    'a nodePort at 127.0.0.1',
+    translated,
+    compare(0, hostU32(0), true),
+    loopback('source'),
+    masquerade(),
+  );
+  /** With route_localnet others on the link could reach what listens at 127.0.0.1 (CVE-2020-8558). */
+  const guard = rule(
+    'drop: to 127.0.0.0/8 from outside',
+    meta('iif', 0),
+    compare(0, hostU32(LOOPBACK_INDEX), true),
+    loopback('destination'),
+    translated,
+    compare(0, hostU32(0)),
+    counter(),
+    drop,
+  );
   return new Map<string, Chain>([
     [DROPPED, { rules: [rule('drop: policy Local, and no endpoint on this node', counter(), drop)] }],
     [
@@ -197,7 +225,10 @@ export function baseChains(family: Family): Map<string, Chain> {
         ],
       },
     ],
-    ['prerouting-ranges', base('filter', 'prerouting', NF_DSTNAT - 10, ranges)],
+    [
+      'prerouting-ranges',
+      base('filter', 'prerouting', NF_DSTNAT - 10, family === 4 ? [guard, ...ranges] : ranges),
+    ],
     ['output-ranges', base('filter', 'output', NF_DSTNAT - 10, ranges)],
     [
       'prerouting',
@@ -265,6 +296,7 @@ export function baseChains(family: Family): Map<string, Chain> {
           lookup('hairpins' satisfies SetId, 0),
           masquerade(),
         ),
+        ...(family === 4 ? [fromLoopback] : []),
       ]),
     ],
   ]);

@@ -143,9 +143,17 @@ export interface CompileContext {
 /** Everything of a port but its slots. */
 export function compilePort(port: PortPlan, slots: Slots, context: CompileContext): CompiledPort {
   const builder = new PortBuilder(port, slots, context);
-  for (const frontend of port.frontends) if (frontend.shadowedBy === undefined) builder.frontend(frontend);
+  for (const frontend of port.frontends) if (isServed(frontend)) builder.frontend(frontend);
   builder.hairpins();
   return builder.done();
+}
+
+/**
+ * Whether rules serve a frontend: nobody else has it, and it is not ::1, which the kernel lets nothing leave by
+ * (RFC 4291 section 2.5.3); 127.0.0.1 can be let, see loopback.ts.
+ */
+export function isServed({ shadowedBy, address }: Pick<FrontendPlan, 'shadowedBy' | 'address'>): boolean {
+  return shadowedBy === undefined && address !== '::1';
 }
 
 class PortBuilder {

@@ -11,7 +11,7 @@ import { socketAddress } from '../../describe.ts';
 import type { PortPlan, Rule, ServicePlan } from '../../types.ts';
 import { weightedMembers } from '../../weighted.ts';
 import { affineName, DROPPED, parseAffine, parseTarget, type Space } from './chains.ts';
-import { PROTOCOL_NUMBER } from './compile.ts';
+import { isServed, PROTOCOL_NUMBER } from './compile.ts';
 import type { SetContents } from './kernel.ts';
 import { LOCAL_SLOT, type SetId } from './layout.ts';
 import { chainOf, endpointOf } from './leftovers.ts';
@@ -53,7 +53,6 @@ const NAMES = {
     node: 'vips-node',
     outside: 'vips-outside',
     refusedOutside: 'refused-outside',
-    slots: 'slots',
   },
   nodeport: {
     forwarded: 'nodeports',
@@ -61,7 +60,6 @@ const NAMES = {
     node: 'nodeports-node',
     outside: 'nodeports-outside',
     refusedOutside: 'refused-nodeports-outside',
-    slots: 'nodeport-slots',
   },
 } as const satisfies Readonly<Record<Space, Readonly<Record<string, SetId>>>>;
 
@@ -70,23 +68,20 @@ function dumpTable({ sets, chains }: DumpedTable): string[] {
   const all = (id: SetId) => sets[id] ?? [];
   const ranged = new Set(all('ranged').map(({ key }) => key.join(' ')));
   const nodeAddresses = all('node-addresses').map(({ key: [address] }) => String(address));
-  const endpoints = new Map<string, string>();
-  for (const element of all('affinity-slots')) {
-    const backend = endpointOf(chains.get(chainOf(element)));
-    if (backend) endpoints.set(element.key.join(' '), socketAddress(backend.address, backend.port));
-  }
+  const slots = slotTexts({ sets, chains });
+  const text = (chain: string, front: string, masquerade: boolean) => {
+    const target = parseAffine(chain) ?? parseTarget(chain);
+    if (!target) return chain === DROPPED ? 'drop' : 'reject';
+    return sideText(slotNames(chain, front, slots, chains), masquerade || target.masquerade);
+  };
   for (const space of ['vip', 'nodeport'] as const) {
     const names = NAMES[space];
-    const slots = new Map(endpoints);
-    for (const { key, data } of all(names.slots))
-      if (Array.isArray(data)) slots.set(key.join(' '), socketAddress(String(data[0]), data[1] as number));
     const inside = verdicts([...all(names.forwarded), ...all(names.refused)]);
     const node = verdicts(all(names.node));
     const outside = verdicts([...all(names.outside), ...all(names.refusedOutside)]);
     for (const { key } of [...all(names.forwarded), ...all(names.refused)]) {
       const id = key.join(' ');
       const chain = inside.get(id)!;
-      const text = (name: string, masquerade = false) => chainText(name, masquerade, id, slots, chains);
       const elsewhere = outside.get(id);
       const shown = {
         port: key.at(-1) as number,
@@ -94,9 +89,9 @@ function dumpTable({ sets, chains }: DumpedTable): string[] {
         nodePort: space === 'nodeport',
         affinitySeconds: secondsOf(chain, chains, all('affinity-slots')),
         ranged: ranged.has(id),
-        pod: text(chain),
-        node: text(node.get(id) ?? chain),
-        outside: elsewhere === undefined ? text(chain, true) : text(elsewhere),
+        pod: text(chain, id, false),
+        node: text(node.get(id) ?? chain, id, false),
+        outside: text(elsewhere ?? chain, id, elsewhere === undefined),
       };
       for (const address of space === 'vip' ? [String(key[0])] : nodeAddresses)
         lines.push(lineOf({ ...shown, address }));
@@ -112,27 +107,38 @@ function secondsOf(name: string, chains: ReadonlyMap<string, string>, slots: rea
   return Number(/^remembered for (\d+) s$/m.exec((first && chains.get(chainOf(first))) ?? '')?.[1] ?? 0);
 }
 
-function chainText(
+/** Endpoints of a chain that chooses, in the order of its slots; `front` is the key of the frontend. */
+export function slotsOf(table: DumpedTable, chain: string, front: string): string[] {
+  return slotNames(chain, front, slotTexts(table), table.chains);
+}
+
+/** Endpoints as text, by the key of their slot. */
+function slotTexts({ sets, chains }: DumpedTable): Map<string, string> {
+  const slots = new Map<string, string>();
+  for (const element of sets['affinity-slots'] ?? []) {
+    const backend = endpointOf(chains.get(chainOf(element)));
+    if (backend) slots.set(element.key.join(' '), socketAddress(backend.address, backend.port));
+  }
+  for (const { key, data } of [...(sets.slots ?? []), ...(sets['nodeport-slots'] ?? [])])
+    if (Array.isArray(data)) slots.set(key.join(' '), socketAddress(String(data[0]), data[1] as number));
+  return slots;
+}
+
+function slotNames(
   chain: string,
-  masquerade: boolean,
   front: string,
   slots: ReadonlyMap<string, string>,
   chains: ReadonlyMap<string, string>,
-): string {
+): string[] {
   const affine = parseAffine(chain);
-  const target = affine ?? parseTarget(chain);
-  if (!target) return chain === DROPPED ? 'drop' : 'reject';
+  const target = parseTarget(chain);
   const plain = affine && affineName({ ...affine, masquerade: false });
   const size = affine
     ? Number(/^one of (\d+) /m.exec(chains.get(plain!) ?? '')?.[1] ?? 0)
-    : parseTarget(chain)!.size;
-  const first = target.set === 'local' ? LOCAL_SLOT : 0;
+    : (target?.size ?? 0);
+  const first = (affine ?? target)?.set === 'local' ? LOCAL_SLOT : 0;
   const place = affine ? String(affine.number) : front;
-  const names = Array.from(
-    { length: size },
-    (_, at) => slots.get(`${place} ${first + at}`) ?? `missing slot ${at}`,
-  );
-  return sideText(names, masquerade || target.masquerade);
+  return Array.from({ length: size }, (_, at) => slots.get(`${place} ${first + at}`) ?? `missing slot ${at}`);
 }
 
 /** What the kernel should hold for these plans. */
@@ -154,7 +160,7 @@ function portLines(port: PortPlan): string[] {
     return list.length === 0 ? 'reject' : sideText(list, rule.masquerade);
   };
   return port.frontends
-    .filter(({ shadowedBy }) => shadowedBy === undefined)
+    .filter((frontend) => isServed(frontend))
     .map(({ kind, address, port: number, rules }) => {
       const forwards = rules.pod.verdict === 'forward' && names(rules.pod).length > 0;
       return lineOf({

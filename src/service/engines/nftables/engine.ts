@@ -2,7 +2,7 @@
  * Services in nftables, kube-proxy's nftables mode in other words: what a Service is lies in elements of sets, which
  * are changed in place by netlink; rules are the same for all Services. See layout.ts and chains.ts.
  */
-import { FAMILIES, type Family, parseCidr } from '../../../addr/index.ts';
+import { FAMILIES, type Family, parseCidr, parseIp } from '../../../addr/index.ts';
 import { serviceError } from '../../../errors/index.ts';
 import { Conntrack } from '../../../kernel/conntrack/index.ts';
 import {
@@ -13,14 +13,26 @@ import {
   type NftElement,
 } from '../../../kernel/nft/index.ts';
 import { Rtnl } from '../../../kernel/rtnl/index.ts';
-import type { ApplyReport, EngineDiff, EngineStatus, ServiceEngine } from '../../engine.ts';
+import type {
+  ApplyReport,
+  Count,
+  EngineDiff,
+  EngineStatus,
+  NodeServiceEngine,
+  PacketAnswer,
+  PacketQuery,
+  PortObservation,
+  Repairs,
+} from '../../engine.ts';
 import type { PlanDelta, ServicePlan } from '../../types.ts';
 import { type Entry, entryId, type PlannedChain, withoutCovered } from './compile.ts';
 import { type DumpedTable, dumpPlans, dumpTables } from './dump.ts';
-import { makeChains, makeTable, NftKernel } from './kernel.ts';
+import { makeChains, makeTable, NftKernel, removeNftServices } from './kernel.ts';
 import { LAYOUTS, PLANNED_SETS, SET_IDS, type SetId, TABLE } from './layout.ts';
 import { idOf, Ledger, type Leftover, type PortChange, sameData } from './ledger.ts';
 import { leftoversOf } from './leftovers.ts';
+import { allowLoopbackRoutes, isLoopback } from './loopback.ts';
+import { countOf, explainPacket, FORWARD_SETS, observePort, packetsOf, REFUSED_SETS } from './observe.ts';
 import { staleFlows } from './stale.ts';
 import { countersOf, storesOf } from './status.ts';
 
@@ -29,6 +41,8 @@ export interface NftablesEngineOptions {
   readonly netns?: number | { readonly fd: number } | undefined;
   /** Name of the Node object. */
   readonly nodeName: string;
+  /** Why this engine and no other, for `status`. */
+  readonly because?: string | undefined;
   /** Called after somebody else's change was put right, or could not be. */
   readonly onRepaired?: (error: Error | undefined) => void;
 }
@@ -38,7 +52,7 @@ const CHAIN_REST_MS = 1500;
 /** Somebody who undoes every repair at once is answered this often. */
 const REPAIR_PAUSE_MS = 50;
 
-export class NftablesEngine implements ServiceEngine {
+export class NftablesEngine implements NodeServiceEngine {
   readonly name = 'nftables';
   readonly #options: NftablesEngineOptions;
   readonly #kernel: NftKernel;
@@ -54,6 +68,7 @@ export class NftablesEngine implements ServiceEngine {
   #sweep: NodeJS.Timeout | undefined;
   #repair: NodeJS.Timeout | undefined;
   #repairedAt = 0;
+  #repairs: Repairs = { count: 0 };
   #closed = false;
 
   private constructor(options: NftablesEngineOptions) {
@@ -75,6 +90,10 @@ export class NftablesEngine implements ServiceEngine {
       engine.#kernel.close();
       throw serviceError('SERVICE_ENGINE_OPEN', { engine: 'nftables', step: `making table ${TABLE}` }, cause);
     }
+  }
+
+  get repairs(): Repairs {
+    return this.#repairs;
   }
 
   /** Transactions since the start: a restart without a change has none. */
@@ -100,6 +119,7 @@ export class NftablesEngine implements ServiceEngine {
     try {
       changes = delta.full || !this.#synced ? this.#restore() : this.#applyStaged();
       this.#forget(ports);
+      if (this.#servesLoopback(ports)) allowLoopbackRoutes({ netns: this.#options.netns });
     } catch (cause) {
       this.#synced = false;
       for (const { key } of delta.upsert)
@@ -142,6 +162,9 @@ export class NftablesEngine implements ServiceEngine {
     this.#nodeInterfaces.add(ifindex);
   }
 
+  /** Answers find their connection in conntrack, by whatever interface they come. */
+  attachOverlay(): void {}
+
   detachNodeInterface(ifindex: number): void {
     this.#nodeInterfaces.delete(ifindex);
   }
@@ -168,9 +191,48 @@ export class NftablesEngine implements ServiceEngine {
     };
   }
 
+  observe(plans: Iterable<ServicePlan>): Map<string, PortObservation> {
+    const packets = this.#packets();
+    using conntrack = Conntrack.open({ netns: this.#options.netns });
+    const flows = conntrack.list();
+    const found = new Map<string, PortObservation>();
+    for (const { ports } of plans)
+      for (const { key } of ports) {
+        const port = this.#ledger.ports.get(key);
+        if (port) found.set(key, observePort(port, packets, flows));
+      }
+    return found;
+  }
+
+  portCounts(): Map<string, Count> {
+    const packets = this.#packets();
+    const counts = new Map<string, Count>();
+    for (const [key, port] of this.#ledger.ports) {
+      const count = countOf(port, packets);
+      if (count) counts.set(key, count);
+    }
+    return counts;
+  }
+
+  explainPacket(query: PacketQuery): PacketAnswer {
+    return explainPacket(this.contents()[parseIp(query.target).family], query);
+  }
+
+  /** No socket is given a backend here: its packets are translated. */
+  backendOfSocket(): undefined {
+    return undefined;
+  }
+
+  #packets(): Map<string, number> {
+    const sets = [...FORWARD_SETS, ...REFUSED_SETS];
+    return new Map(FAMILIES.flatMap((family) => [...packetsOf(this.#kernel.contents(family, sets))]));
+  }
+
   status(): EngineStatus {
     return {
       engine: this.name,
+      ...(this.#options.because === undefined ? {} : { because: this.#options.because }),
+      repairs: this.#repairs,
       programs: [],
       stores: storesOf(this.#ledger, this.#kernel),
       podLinks: [...this.#podLinks],
@@ -187,8 +249,8 @@ export class NftablesEngine implements ServiceEngine {
   }
 
   remove(): void {
-    this.#kernel.remove();
     this.close();
+    removeNftServices({ netns: this.#options.netns });
   }
 
   #adopt(): void {
@@ -364,6 +426,10 @@ export class NftablesEngine implements ServiceEngine {
     }
   }
 
+  #servesLoopback(ports: readonly PortChange[]): boolean {
+    return ports.some(({ after }) => after?.plan.frontends.some(({ address }) => isLoopback(address)));
+  }
+
   /** Ends what leads to backends that have gone. */
   #forget(ports: readonly PortChange[]): void {
     const flows = staleFlows(ports);
@@ -401,7 +467,15 @@ export class NftablesEngine implements ServiceEngine {
       this.#repair = undefined;
       let failure: Error | undefined;
       try {
-        if (this.#restore() > 0) this.#options.onRepaired?.(undefined);
+        const changes = this.#restore();
+        if (changes > 0) {
+          const what = [`${changes} changes of table ${TABLE}`];
+          this.#repairs = {
+            count: this.#repairs.count + 1,
+            last: { at: new Date().toISOString(), what },
+          };
+          this.#options.onRepaired?.(undefined);
+        }
       } catch (error) {
         failure = error as Error;
         this.#synced = false;

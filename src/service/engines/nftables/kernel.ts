@@ -27,6 +27,7 @@ import {
   targetChain,
 } from './chains.ts';
 import { LAYOUTS, SET_IDS, type SetId, setOptions, TABLE } from './layout.ts';
+import { forbidLoopbackRoutes, isLoopback } from './loopback.ts';
 
 /** Own generations that notifications may still be told of. */
 const REMEMBERED_GENERATIONS = 512;
@@ -150,19 +151,38 @@ export class NftKernel {
     return counts;
   }
 
-  /** Takes both tables out. */
-  remove(): void {
-    for (const family of FAMILIES) {
-      const { place } = LAYOUTS[family];
-      if (this.#batch.chains(place)) this.apply([deleteTable(place)]);
-    }
-  }
-
   close(): void {
     this.#monitor?.close();
     this.#batch.close();
     this.#elements.close();
   }
+}
+
+/** Takes the tables out of a namespace, or with `dryRun` only says so. Returns the commands that do the same. */
+export function removeNftServices(options: {
+  readonly netns?: number | { readonly fd: number } | undefined;
+  readonly dryRun?: boolean;
+}): string[] {
+  using batch = NftBatch.open({ netns: options.netns });
+  const places = FAMILIES.map((family) => LAYOUTS[family].place).filter((place) => batch.chains(place));
+  if (!options.dryRun && places.length > 0) {
+    // First, because the rule that guards it goes with the table.
+    if (servesLoopback(options.netns)) forbidLoopbackRoutes({ netns: options.netns });
+    batch.apply(places.map(deleteTable));
+  }
+  return places.map(({ family, table }) => `nft delete table ${family} ${table}`);
+}
+
+function servesLoopback(netns: NftKernelOptions['netns']): boolean {
+  using elements = NftElements.open({ netns });
+  return (['node-addresses', 'vips'] as const).some((id) => {
+    try {
+      return elements.list(LAYOUTS[4].sets[id]).some(({ key }) => isLoopback(String(key[0])));
+    } catch (error) {
+      if (isNetError(error, 'NFT_NO_SUCH_SET')) return false;
+      throw error;
+    }
+  });
 }
 
 /** The table with its sets and rules, made anew; what was there goes in the same moment. */

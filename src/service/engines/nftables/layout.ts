@@ -42,21 +42,24 @@ const VIP: readonly Part[] = ['address', 'protocol', 'port'];
 const NODE_PORT: readonly Part[] = ['protocol', 'port'];
 const SOCKET: readonly Part[] = ['address', 'port'];
 
+/** New connections by element. */
+const COUNTED: NftSetOptions = { counter: true };
+
 /** What is in the sets, by name. Names with `-node` and `-outside` hold what differs for that kind of client. */
 const SHAPES = {
-  vips: { key: VIP, data: 'verdict' },
-  'vips-node': { key: VIP, data: 'verdict' },
-  'vips-outside': { key: VIP, data: 'verdict' },
-  nodeports: { key: NODE_PORT, data: 'verdict' },
-  'nodeports-node': { key: NODE_PORT, data: 'verdict' },
-  'nodeports-outside': { key: NODE_PORT, data: 'verdict' },
+  vips: { key: VIP, data: 'verdict', options: COUNTED },
+  'vips-node': { key: VIP, data: 'verdict', options: COUNTED },
+  'vips-outside': { key: VIP, data: 'verdict', options: COUNTED },
+  nodeports: { key: NODE_PORT, data: 'verdict', options: COUNTED },
+  'nodeports-node': { key: NODE_PORT, data: 'verdict', options: COUNTED },
+  'nodeports-outside': { key: NODE_PORT, data: 'verdict', options: COUNTED },
   slots: { key: [...VIP, 'number'], data: SOCKET },
   'nodeport-slots': { key: [...NODE_PORT, 'number'], data: SOCKET },
   /** Frontends without an endpoint for the client: refused, or dropped. */
-  refused: { key: VIP, data: 'verdict' },
-  'refused-nodeports': { key: NODE_PORT, data: 'verdict' },
-  'refused-outside': { key: VIP, data: 'verdict' },
-  'refused-nodeports-outside': { key: NODE_PORT, data: 'verdict' },
+  refused: { key: VIP, data: 'verdict', options: COUNTED },
+  'refused-nodeports': { key: NODE_PORT, data: 'verdict', options: COUNTED },
+  'refused-outside': { key: VIP, data: 'verdict', options: COUNTED },
+  'refused-nodeports-outside': { key: NODE_PORT, data: 'verdict', options: COUNTED },
   'cluster-ips': { key: ['address'] },
   'service-ranges': { key: ['address'], interval: true },
   'node-addresses': { key: ['address'] },

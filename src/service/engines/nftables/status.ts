@@ -11,6 +11,7 @@ const REASONS: readonly (readonly [comment: string, name: string])[] = [
   ['drop: policy Local, and no endpoint on this node', 'drop-no-local-endpoint'],
   ['drop: the source is in no range of the load balancer', 'drop-source-range'],
   ['drop: an address of a Service range that no Service has', 'drop-no-service'],
+  ['drop: to 127.0.0.0/8 from outside', 'drop-loopback'],
   ['drop: a segment of a pod that belongs to no connection', 'drop-invalid'],
 ];
 

@@ -1,0 +1,122 @@
+/** Which engine carries Services on this node, and the change from one to the other. */
+import { existsSync, mkdirSync, readdirSync } from 'node:fs';
+import type { Log } from '../client/index.ts';
+import { isNetError } from '../errors/index.ts';
+import { ensureBpffs, requireNeeds } from '../kernel/bpf/index.ts';
+import { ensureCgroup } from '../kernel/cgroup/index.ts';
+import { listNftJson, runNft } from '../kernel/nft/index.ts';
+import {
+  EBPF_ENGINE_NEEDS,
+  EbpfEngine,
+  type EbpfEngineOptions,
+  masqueradeParts,
+  NftablesEngine,
+  type NodeServiceEngine,
+  removeNftServices,
+} from '../service/index.ts';
+import { NftParts } from './nft-parts.ts';
+
+export const SERVICE_ENGINES = ['auto', 'ebpf', 'nftables'] as const;
+export type EngineChoice = (typeof SERVICE_ENGINES)[number];
+
+/** Folders of pins are called `lb-` and the version of their layout. */
+const PINS = /^lb-/;
+
+export interface ChosenEngine {
+  readonly name: 'ebpf' | 'nftables';
+  /** Why, when it was not asked for. */
+  readonly because: string | undefined;
+}
+
+/** Throws KERNEL_FEATURE_MISSING when eBPF is asked for by name and cannot be. */
+export function chooseEngine(wanted: EngineChoice): ChosenEngine {
+  if (wanted === 'nftables') return { name: 'nftables', because: undefined };
+  try {
+    requireNeeds(EBPF_ENGINE_NEEDS);
+    return { name: 'ebpf', because: undefined };
+  } catch (error) {
+    if (wanted === 'ebpf' || !isNetError(error, 'KERNEL_FEATURE_MISSING')) throw error;
+    return { name: 'nftables', because: `not eBPF: ${error.message}` };
+  }
+}
+
+export interface OpenedEngine {
+  readonly engine: NodeServiceEngine;
+  /** Rules that the engine needs besides, by NftGuard; none for nftables. */
+  readonly rules: NftParts;
+  /** Takes away what the other engine left; to be called once everything is programmed. */
+  retireOther(): Promise<void>;
+}
+
+export interface EngineOptions {
+  readonly choice: EngineChoice;
+  readonly bpffsDir: string;
+  readonly cgroupPath: string;
+  readonly nodeName: string;
+  readonly onStaleSockets: NonNullable<EbpfEngineOptions['onStaleSockets']>;
+  readonly log: Log;
+}
+
+/** Adopts or starts the engine. Throws KERNEL_FEATURE_MISSING, SERVICE_ENGINE_OPEN. */
+export function openEngine(options: EngineOptions, undo: AsyncDisposableStack): OpenedEngine {
+  const { bpffsDir, cgroupPath, nodeName, onStaleSockets, log } = options;
+  const chosen = chooseEngine(options.choice);
+  if (chosen.because !== undefined) log.warn({ engine: chosen.name }, chosen.because);
+  ensureCgroup(cgroupPath);
+  if (chosen.name === 'ebpf') {
+    ensureBpffs();
+    mkdirSync(bpffsDir, { recursive: true, mode: 0o700 });
+    const engine = EbpfEngine.open({ bpffsDir, cgroupPath, nodeName, onStaleSockets });
+    undo.defer(() => engine.close());
+    const rules = startRules(masqueradeParts(), undo);
+    return {
+      engine,
+      rules,
+      retireOther: async () => {
+        for (const line of removeNftServices({})) log.info({ line }, 'the nftables engine is taken away');
+      },
+    };
+  }
+  const engine = NftablesEngine.open({
+    nodeName,
+    because: chosen.because,
+    onRepaired: (error) =>
+      error
+        ? log.error({ error: error.message }, 'Service rules')
+        : log.warn({}, 'Service rules were changed by somebody else, and put right'),
+  });
+  undo.defer(() => engine.close());
+  return {
+    engine,
+    rules: startRules([], undo),
+    retireOther: async () => {
+      const pins = existsSync(bpffsDir) ? readdirSync(bpffsDir).filter((name) => PINS.test(name)) : [];
+      if (pins.length === 0) return;
+      EbpfEngine.open({ bpffsDir, cgroupPath, nodeName }).remove();
+      await removeMasqueradeParts();
+      log.info({ pins }, 'the eBPF engine is taken away');
+    },
+  };
+}
+
+function startRules(parts: ReturnType<typeof masqueradeParts>, undo: AsyncDisposableStack): NftParts {
+  const rules = new NftParts('service rules', parts);
+  undo.defer(() => rules.stop());
+  rules.start();
+  return rules;
+}
+
+/** Chains of the eBPF engine in the tables that all parts share. */
+async function removeMasqueradeParts(): Promise<void> {
+  for (const { family, table, prefix } of masqueradeParts()) {
+    const objects = (await listNftJson({ terse: true, query: ['table', family, table] })) ?? [];
+    const chains = objects.flatMap((object) => {
+      const name = String(object['chain']?.['name'] ?? '');
+      return name.startsWith(prefix) ? [name] : [];
+    });
+    const script = chains.flatMap((name) =>
+      ['flush', 'delete'].map((verb) => `${verb} chain ${family} ${table} ${name}`),
+    );
+    if (script.length > 0) await runNft({ script: `${script.join('\n')}\n`, what: 'remove Service rules' });
+  }
+}

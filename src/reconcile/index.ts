@@ -7,6 +7,6 @@ export {
   processMetrics,
   single,
 } from './metrics.ts';
-export { cpuTimeMs, restMs } from './pacing.ts';
+export { cpuTimeMs, pauseMs, restMs } from './pacing.ts';
 export { Reconciler, type ReconcilerOptions } from './reconciler.ts';
 export { type ObjectStatus, PENDING, statusText } from './status.ts';

@@ -12,6 +12,11 @@ export function restMs(wantedMs: number, costMs: number): number {
   return wantedMs * Math.min(MOST_TIMES, Math.max(1, costMs / CHEAP_MS));
 }
 
+/** How long to pause after a piece of such a comparison, so that all of them together take the same share. Pure. */
+export function pauseMs(wantedMs: number, costMs: number): number {
+  return (wantedMs * costMs) / CHEAP_MS;
+}
+
 /** CPU time of this process so far, in ms: unlike time on the clock it does not count what others do meanwhile. */
 export function cpuTimeMs(): number {
   const { user, system } = process.cpuUsage();

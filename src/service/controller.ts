@@ -9,8 +9,8 @@
  * endpoints for a moment.
  */
 import { isNetError } from '../errors/index.ts';
-import { cpuTimeMs, Durations, restMs } from '../reconcile/index.ts';
-import type { ApplyReport, ServiceEngine } from './engine.ts';
+import { Durations, pauseMs } from '../reconcile/index.ts';
+import type { ApplyReport, Pause, ServiceEngine } from './engine.ts';
 import type { ServiceExplanation } from './explain.ts';
 import { ServicePlanner } from './planner.ts';
 import type {
@@ -190,9 +190,9 @@ export class ServiceController {
   }
 
   /** Lets the engine put right what others changed, and tells it. */
-  async heal(): Promise<readonly string[]> {
+  async heal(pause?: Pause): Promise<readonly string[]> {
     const { engine, log } = this.#options;
-    const found = (await engine.heal?.()) ?? [];
+    const found = (await engine.heal?.(pause)) ?? [];
     if (found.length > 0) {
       const what = found.slice(0, MOST_TOLD);
       log?.warn({ count: found.length, what }, 'somebody else changed what serves Services; it is put right');
@@ -200,22 +200,24 @@ export class ServiceController {
     return found;
   }
 
-  #healLater(costMs = 0): void {
+  /** Piece by piece: a node with ten thousand Services spends no more of its time on it than a small one. */
+  #healLater(): void {
     const { healMs = 30_000, log } = this.#options;
     if (healMs === 0 || this.#closed) return;
-    this.#healTimer = setTimeout(
-      async () => {
-        const before = cpuTimeMs();
+    const rest = (ms: number) =>
+      new Promise<boolean>((resolve) => {
+        this.#healTimer = setTimeout(() => resolve(!this.#closed), ms);
+        this.#healTimer.unref();
+      });
+    void (async () => {
+      while (await rest(healMs)) {
         try {
-          await this.heal();
+          await this.heal((costMs) => rest(pauseMs(healMs, costMs)));
         } catch (error) {
           log?.warn({ err: error }, 'Cannot look for what others changed');
         }
-        this.#healLater(cpuTimeMs() - before);
-      },
-      restMs(healMs, costMs),
-    );
-    this.#healTimer.unref();
+      }
+    })();
   }
 
   #mark(dirty: Set<string>, keys: ReadonlySet<string>): void {

@@ -99,6 +99,9 @@ export interface NodeAddresses {
  * What carries plans into the kernel. Engines differ in how, not in what a client sees: one conformance suite
  * runs over all of them.
  */
+/** Waits in proportion to what was done; false to stop. */
+export type Pause = (costMs: number) => Promise<boolean>;
+
 export interface ServiceEngine {
   readonly name: string;
   /** Writes what differs. Nothing that an earlier process left is deleted before the first full delta. */
@@ -116,8 +119,11 @@ export interface ServiceEngine {
   /** Compares the kernel with what these plans want. */
   diff(plans: Iterable<ServicePlan>): EngineDiff;
   status(): EngineStatus;
-  /** Puts right what somebody else changed in the kernel; returns it as text. Also gives memory back. */
-  heal?(): Promise<readonly string[]>;
+  /**
+   * Puts right what somebody else changed in the kernel; returns it as text. Also gives memory back. `pause` is
+   * asked between two pieces of work whether to go on, told the CPU that the last one took; default at once.
+   */
+  heal?(pause?: Pause): Promise<readonly string[]>;
   /** Lets go; everything stays in the kernel and works on. */
   close(): void;
   /** Takes everything out of the kernel. */

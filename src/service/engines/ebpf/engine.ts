@@ -12,6 +12,7 @@ import type {
   NodeServiceEngine,
   PacketAnswer,
   PacketQuery,
+  Pause,
   PortObservation,
   Repairs,
   StoreStatus,
@@ -222,8 +223,8 @@ export class EbpfEngine implements NodeServiceEngine {
     };
   }
 
-  heal(): Promise<readonly string[]> {
-    return this.#healer.heal();
+  heal(pause?: Pause): Promise<readonly string[]> {
+    return this.#healer.heal(pause);
   }
 
   /** What was found changed by others so far. */

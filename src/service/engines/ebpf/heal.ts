@@ -5,7 +5,8 @@
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import { adoptMap, unpin } from '../../../kernel/bpf/index.ts';
-import type { Repairs } from '../../engine.ts';
+import { cpuTimeMs } from '../../../reconcile/index.ts';
+import type { Pause, Repairs } from '../../engine.ts';
 import type { Links } from './links.ts';
 import type { EngineObjects, MapName } from './objects.ts';
 import type { Writer } from './writer.ts';
@@ -40,18 +41,19 @@ export class Healer {
   }
 
   /** Puts everything right; returns what was wrong. */
-  async heal(): Promise<string[]> {
+  async heal(pause: Pause = () => turn(true)): Promise<string[]> {
     const { writer } = this.#parts;
     const began = writer();
     const found: string[] = [];
-    let until = performance.now() + TURN_MS;
+    let since = cpuTimeMs();
     for (const piece of this.#pieces(true)) {
       found.push(...piece);
-      if (performance.now() < until) continue;
-      await turn();
+      const costMs = cpuTimeMs() - since;
+      if (costMs < TURN_MS) continue;
+      if (!(await pause(costMs))) return found;
       // After a failure everything is read again, and compared by what comes then.
       if (writer() !== began) break;
-      until = performance.now() + TURN_MS;
+      since = cpuTimeMs();
     }
     if (writer() === began) began.trim();
     if (found.length > 0) {

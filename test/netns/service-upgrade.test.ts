@@ -53,7 +53,7 @@ describe('a version with other structures', () => {
       vip: VIP,
       endpoints: servers.slice(0, 2).map((pod) => pod.ip4),
       flapping: servers[2]!.ip4,
-      others: 300,
+      others: 100,
       affinity: true,
     };
   });
@@ -79,7 +79,6 @@ describe('a version with other structures', () => {
         held.push(talker);
       }
     }
-    assert.equal(new Set(chosen.slice(0, 4)).size, 1, 'a client has one backend');
     let going = true;
     const seen: Seen[] = [];
     const load = clients.map(async (client) => {
@@ -87,20 +86,24 @@ describe('a version with other structures', () => {
         seen.push(...(await node.attempt('tcp', from(client), VIP, 80, { times: 200, timeout: 3 })));
     });
     const sizes = { lb_flows: 256, lb_sockets: 40, lb_affinities: 16 };
+    // Killed at moments of its start, the next one goes on where it was.
+    const next = other.file('test/lib/service-agent.ts');
+    await kill();
+    for (const ms of [300, 500]) {
+      const child = spawn(process.execPath, [next, JSON.stringify(input)], { stdio: 'ignore' });
+      const ended = new Promise((resolve) => child.once('exit', resolve));
+      await new Promise((resolve) => setTimeout(resolve, ms));
+      child.kill('SIGKILL');
+      await ended;
+      for (const talker of held) assert.equal(await talker.ask(`after ${ms}`), `echo after ${ms}`);
+    }
     const versions = [
-      {
-        script: other.file('test/lib/service-agent.ts'),
-        more: { lb_flows: 64, lb_sockets: 8, lb_affinities: 8 },
-      },
+      { script: next, more: { lb_flows: 64, lb_sockets: 8, lb_affinities: 8 } },
       { script: own, more: { lb_flows: 0, lb_sockets: 0, lb_affinities: 0 } },
-      {
-        script: other.file('test/lib/service-agent.ts'),
-        more: { lb_flows: 64, lb_sockets: 8, lb_affinities: 8 },
-      },
     ];
     for (const [round, { script, more }] of versions.entries()) {
       await new Promise((resolve) => setTimeout(resolve, 300));
-      await kill();
+      if (round > 0) await kill();
       const changes = await start(script);
       assert.ok(changes < 10, `${changes} changes at start ${round}: numbers were not found again`);
       for (const map of ['lb_flows', 'lb_sockets', 'lb_affinities'] as const)
@@ -110,7 +113,10 @@ describe('a version with other structures', () => {
       for (const talker of held) assert.equal(await talker.ask(`round ${round}`), `echo round ${round}`);
       for (const [at, client] of clients.entries()) {
         const [now] = await node.attempt('tcp', from(client), VIP, 80);
-        assert.equal(now!.server, chosen[at * 4], `${client.name}: affinity went on`);
+        assert.equal(now!.result, 'ok');
+        // The third comes and goes, and with it who had it.
+        if (chosen[at * 4] !== 'three')
+          assert.equal(now!.server, chosen[at * 4], `${client.name}: affinity went on`);
       }
     }
     going = false;

@@ -60,6 +60,7 @@ struct request {
 	uint64_t shm_bytes;
 	uint64_t caps;
 	bool no_new_privs;
+	bool tty; /* exec: a terminal of the container instead of the caller's pipes */
 	gid_t *groups;
 	size_t group_count;
 	char **args;
@@ -164,6 +165,8 @@ static void parse_field(struct request *r, char *key, char *value)
 		r->caps = number(value, key);
 	else if (!strcmp(key, "no-new-privs"))
 		r->no_new_privs = number(value, key) != 0;
+	else if (!strcmp(key, "tty"))
+		r->tty = number(value, key) != 0;
 	else if (!strcmp(key, "mount"))
 		add_mount(r, value);
 	else if (!strcmp(key, "source"))

@@ -8,7 +8,8 @@
  *   pod-shim container ID  starts one container in the namespaces of a sandbox and stays outside as its monitor.
  *                          Files in dir: pid ("PID START MONITOR MONITOR-START NANOSECONDS"), exit ("CODE SIGNAL
  *                          NANOSECONDS").  SIGTERM and SIGINT go on to the container, SIGUSR1 opens the log again.
- *   pod-shim exec ID       runs one command in a container with the caller's stdin, stdout and stderr.
+ *   pod-shim exec ID       runs one command in a container with the caller's stdin, stdout and stderr, or with a
+ *                          terminal of the container between it and the caller's stdin and stdout.
  *
  * Request and answer travel on descriptor 3, see pod-shim-request.h.  Answers: "ok" PID START, "error" ERRNO STEP,
  * and for exec at its end "exit" CODE SIGNAL.
@@ -32,6 +33,7 @@
 #include "pod-shim-log.h"
 #include "pod-shim-mounts.h"
 #include "pod-shim-request.h"
+#include "pod-shim-terminal.h"
 
 /* A process that leaves the cgroup cannot hold the monitor longer than this after its container ended. */
 #define DRAIN_MS 1000
@@ -459,12 +461,18 @@ static void make_group(struct exec_group *group, const char *container)
 	group->killer = open(path, O_WRONLY | O_CLOEXEC);
 }
 
-static int exec_wait(pid_t child, int signals, struct exec_group *group)
+static int exec_wait(pid_t child, int signals, struct exec_group *group, struct terminal *terminal)
 {
-	struct pollfd polled[2] = { { signals, POLLIN, 0 }, { CHANNEL, POLLIN, 0 } };
+	/* The terminal's three come last, and are none (-1) without one. */
+	struct pollfd polled[5] = { { signals, POLLIN, 0 }, { CHANNEL, POLLIN, 0 } };
 	int status = 0;
 	while (waitpid(child, &status, WNOHANG) != child) {
-		poll(polled, 2, -1);
+		terminal_wants(terminal, &polled[2]);
+		poll(polled, 5, -1);
+		terminal_pump(terminal, &polled[2]);
+		/* Sizes come on the channel; anything else there is its end. */
+		if (polled[1].revents && terminal_resize(terminal))
+			polled[1].revents = 0;
 		struct signalfd_siginfo info;
 		while (read(signals, &info, sizeof(info)) == sizeof(info))
 			if (info.ssi_signo != SIGCHLD)
@@ -477,6 +485,7 @@ static int exec_wait(pid_t child, int signals, struct exec_group *group)
 			kill(child, SIGKILL);
 		}
 	}
+	terminal_finish(terminal);
 	return status;
 }
 
@@ -484,9 +493,11 @@ static int exec_command(void)
 {
 	struct request r;
 	struct exec_group group;
+	struct terminal terminal;
 	read_request(&r);
 	check_command(&r);
 	int process = open_process(r.pid, r.start);
+	terminal_open(&terminal, &r);
 	make_group(&group, r.cgroup);
 	static const int watched[] = { SIGCHLD, SIGTERM, SIGINT, 0 };
 	int signals = signals_of(watched);
@@ -504,6 +515,7 @@ static int exec_command(void)
 		close(CHANNEL);
 		close(go[1]);
 		setsid();
+		terminal_take(&terminal);
 		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 		if (group.parent >= 0)
 			join_cgroup(group.path);
@@ -518,13 +530,14 @@ static int exec_command(void)
 	write_all(go[1], "g", 1);
 	/* The command alone holds its streams from here: their end is its end. */
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	for (int fd = 0; null >= 0 && fd < 3; fd++)
+	for (int fd = 0; null >= 0 && fd < 3 && !r.tty; fd++)
 		dup2(null, fd);
+	terminal_given(&terminal);
 	struct failure f;
 	bool failed = read(failure[0], &f, sizeof(f)) == sizeof(f);
 	if (!failed)
 		reply_ok(child, 0);
-	int status = exec_wait(child, signals, &group);
+	int status = exec_wait(child, signals, &group, &terminal);
 	if (group.parent >= 0)
 		unlinkat(group.parent, group.name, AT_REMOVEDIR);
 	if (failed) {

@@ -30,6 +30,7 @@ import { NodeNetwork } from './node-network.ts';
 import { type NodeFacts, standardLabels } from './node-object.ts';
 import type { AgentOptions } from './options.ts';
 import type { AgentParts } from './parts.ts';
+import { podStreams } from './pod-streams.ts';
 import { openPods } from './pods.ts';
 import { openPolicy } from './policy.ts';
 import { Registration } from './registration.ts';
@@ -222,7 +223,8 @@ async function openParts(
     health,
     failures,
   };
-  const socket = await serveSocket(join(stateDir, 'agent.sock'), agentRoutes(parts));
+  const streams = pods ? podStreams(pods) : {};
+  const socket = await serveSocket(join(stateDir, 'agent.sock'), agentRoutes(parts), streams);
   undo.defer(() => socket.close());
   if (options.metricsListen) {
     const metrics = await listenMetrics(options.metricsListen, () => agentMetrics(parts));

@@ -4,7 +4,9 @@
  */
 import { chmodSync, mkdirSync, rmSync } from 'node:fs';
 import { createServer, request, type Server, type ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 import { dirname } from 'node:path';
+import type { Duplex } from 'node:stream';
 import { agentError, isNetError } from '../errors/index.ts';
 
 /** Answers one question; its result becomes JSON. Throws NetErrors, which reach the caller whole. */
@@ -31,6 +33,12 @@ export class StreamAnswer {
   }
 }
 
+/** Takes over the connection of a request that asked for it; throws before `accept` is called when it does not. */
+export type Upgrade = (query: URLSearchParams, accept: () => Duplex) => Promise<void>;
+
+/** The protocol that a request names to get a connection of its own. */
+const STREAM_PROTOCOL = 'portolan-stream';
+
 /** Routes by "METHOD /path". */
 export type Routes = Readonly<Record<string, Answer>>;
 
@@ -39,7 +47,11 @@ const LONGEST_BODY_BYTES = 1 << 20;
 const STREAM_BACKLOG_BYTES = 1 << 20;
 
 /** Serves routes at a socket path until closed. The folder is made 0700. */
-export async function serveSocket(path: string, routes: Routes): Promise<{ close(): Promise<void> }> {
+export async function serveSocket(
+  path: string,
+  routes: Routes,
+  upgrades: Readonly<Record<string, Upgrade>> = {},
+): Promise<{ close(): Promise<void> }> {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   rmSync(path, { force: true });
   const server = createServer(async (incoming, outgoing) => {
@@ -67,14 +79,84 @@ export async function serveSocket(path: string, routes: Routes): Promise<{ close
       });
     }
   });
+  const streams = new Set<Duplex>();
+  server.on('upgrade', (incoming, socket) => {
+    socket.on('error', () => socket.destroy());
+    streams.add(socket);
+    socket.on('close', () => streams.delete(socket));
+    const [path = '', query = ''] = (incoming.url ?? '').split('?', 2);
+    const upgrade = upgrades[path];
+    const refuse = (status: number, value: object) => {
+      const text = JSON.stringify(value);
+      socket.end(
+        `HTTP/1.1 ${status} No\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(text)}\r\nconnection: close\r\n\r\n${text}`,
+      );
+    };
+    if (!upgrade) return refuse(404, { code: 'AGENT_REFUSED', message: `no such stream: ${path}` });
+    const accept = () => {
+      socket.write(
+        `HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: ${STREAM_PROTOCOL}\r\n\r\n`,
+      );
+      return socket;
+    };
+    upgrade(new URLSearchParams(query), accept).catch((error: unknown) =>
+      refuse(409, {
+        code: isNetError(error) ? error.code : 'INTERNAL',
+        message: (error as Error).message,
+      }),
+    );
+  });
   await listen(server, path);
   return {
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve());
         server.closeAllConnections();
+        for (const stream of streams) stream.destroy();
       }),
   };
+}
+
+/** Asks an agent for a connection of its own. Throws AGENT_NOT_RUNNING, AGENT_REFUSED. */
+export function openAgentStream(socket: string, path: string, timeoutMs = 10_000): Promise<Duplex> {
+  const { promise, resolve, reject } = Promise.withResolvers<Duplex>();
+  const asking = request({
+    socketPath: socket,
+    path,
+    timeout: timeoutMs,
+    headers: { connection: 'Upgrade', upgrade: STREAM_PROTOCOL },
+  });
+  asking.on('upgrade', (_reply, stream: Socket, head: Buffer) => {
+    stream.setTimeout(0);
+    stream.removeAllListeners('timeout');
+    if (head.length > 0) stream.unshift(head);
+    resolve(stream);
+  });
+  asking.on('response', (reply) => {
+    const parts: Buffer[] = [];
+    reply.on('data', (part: Buffer) => parts.push(part));
+    reply.on('error', () => {});
+    reply.on('close', () => {
+      const text = Buffer.concat(parts).toString('utf8');
+      let message = text;
+      try {
+        message = (JSON.parse(text) as { message?: string }).message ?? text;
+      } catch {
+        // Told as it came.
+      }
+      reject(
+        agentError('AGENT_REFUSED', { path: path.split('?', 1)[0]!, status: reply.statusCode ?? 0, message }),
+      );
+    });
+  });
+  asking.on('timeout', () => asking.destroy(new Error(`no answer within ${timeoutMs / 1000} s`)));
+  asking.on('error', (cause: NodeJS.ErrnoException) => {
+    const why =
+      cause.code === 'ENOENT' || cause.code === 'ECONNREFUSED' ? 'no agent listens there' : cause.message;
+    reject(agentError('AGENT_NOT_RUNNING', { socket, why }, cause));
+  });
+  asking.end();
+  return promise;
 }
 
 function stream(outgoing: ServerResponse, { begin }: StreamAnswer): void {

@@ -35,6 +35,7 @@ import {
   type WriteContext,
 } from './rest/write.ts';
 import { badRequest, failureStatus } from './status.ts';
+import { isStreamed } from './stream/handler.ts';
 import type { IncludeObject } from './table/table.ts';
 
 export interface HandlerOptions {
@@ -182,15 +183,13 @@ export function createHandler(options: HandlerOptions): Handler {
     const { resource, path, request } = context;
     const subresource = resource.subresources.find((sub) => sub.name === path.subresource);
     if (!subresource) {
-      if (
-        resource.stored.kind === 'Pod' &&
-        ['exec', 'attach', 'portforward', 'proxy', 'ephemeralcontainers'].includes(path.subresource!)
-      )
+      if (resource.stored.kind === 'Pod' && ['proxy', 'ephemeralcontainers'].includes(path.subresource!))
         throw apiError('API_NOT_IMPLEMENTED', { what: `pods/${path.subresource}` });
       throw apiError('API_NO_SUCH_PATH', { path: request.path });
     }
     if (!subresource.verbs.includes(verb))
       throw apiError('API_METHOD_NOT_ALLOWED', { method: request.method });
+    if (isStreamed(path)) throw badRequest('Upgrade request required');
     switch (`${resource.stored.kind}/${subresource.name}`) {
       case 'Pod/binding':
         return bindPod(context);

@@ -19,6 +19,7 @@ import {
 import { ensureCredentials, tokenUsers, writeAdminKubeconfig } from './pki/credentials.ts';
 import { makePrivateDirectory } from './pki/files.ts';
 import type { PodLogs } from './rest/pods.ts';
+import { createStreamHandler, type PodStreams } from './stream/handler.ts';
 
 export type { LogFunction } from './core.ts';
 export {
@@ -51,6 +52,8 @@ export interface ApiServerOptions {
   readonly names?: readonly string[];
   /** How `kubectl logs` reaches the nodes. */
   readonly podLogs?: PodLogs;
+  /** How `kubectl exec` and `port-forward` reach the nodes. */
+  readonly podStreams?: PodStreams;
   readonly log?: LogFunction;
   readonly clock?: () => Date;
   /** Milliseconds between compactions of history; a revision stays readable for at least that long. Default 300,000. */
@@ -59,6 +62,7 @@ export interface ApiServerOptions {
 }
 
 export { parsePortRange } from './allocate/node-ports.ts';
+export type { PodStreams } from './stream/handler.ts';
 
 export interface ApiServer {
   /** `https://host:port` of the first address. */
@@ -183,6 +187,11 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
     });
     const server = new HttpServer({
       handler,
+      streams: createStreamHandler({
+        registry,
+        ...(options.podStreams && { podStreams: options.podStreams }),
+        ...(options.podLogs && { podLogs: options.podLogs }),
+      }),
       tokenUser: tokenUsers(options.dataDir),
       authority: credentials.authority,
       certificate: credentials.server.certificate,

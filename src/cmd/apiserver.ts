@@ -64,7 +64,7 @@ export function registerApiserver(program: Command): Command {
       )
       .option(
         '--node-state-root <path>',
-        "folder of the nodes' state folders on this machine, for kubectl logs",
+        "folder of the nodes' state folders on this machine, for kubectl logs, exec, attach, port-forward",
       )
       .option(
         '--advertise-address <ip>',
@@ -116,6 +116,7 @@ async function serve(options: Options): Promise<void> {
   const log = commandLog({ level: options.logLevel, json: options.json ?? false });
   const { parsePortRange, startApiServer } = await import('../apiserver/index.ts');
   const { readPodLog } = await import('../pods/index.ts');
+  const { dialPod, execInPod } = await import('../agent/stream-client.ts');
   await live(log, async () =>
     startApiServer({
       dataDir: options.dataDir,
@@ -132,11 +133,21 @@ async function serve(options: Options): Promise<void> {
       ...(root && {
         podLogs: async (pod: Pod, query: URLSearchParams, signal: AbortSignal) =>
           readPodLog(join(root, pod.spec.nodeName ?? ''), pod, query, signal),
+        podStreams: {
+          exec: (pod: Pod, wanted: Parameters<typeof execInPod>[1]) => execInPod(placeOf(root, pod), wanted),
+          dial: (pod: Pod, port: number) => dialPod(placeOf(root, pod), port),
+        },
       }),
       log: (level, fields, message) => log[level](fields, message),
     }),
   );
 }
+
+const placeOf = (root: string, { spec, metadata }: Pod) => ({
+  stateDir: join(root, spec.nodeName ?? ''),
+  namespace: metadata.namespace ?? 'default',
+  name: metadata.name,
+});
 
 /** `NETNS=IP:PORT` to a socket that listens there. */
 async function listenInside(text: string): Promise<number> {

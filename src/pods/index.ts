@@ -6,6 +6,6 @@ export { podLogFolder, readPodLog } from './logs.ts';
 export { PodManager, type PodManagerOptions, type PodOnNode, type PodSource } from './manager.ts';
 export { defaultMaskedPaths } from './process/mounts.ts';
 export { ProcessRunner, type ProcessRunnerOptions } from './process/runner.ts';
-export type { ExecSession, PodRunner, RunnerChange } from './runner.ts';
+export type { ExecOptions, ExecSession, PodRunner, RunnerChange } from './runner.ts';
 export type { PodApi } from './status-writer.ts';
 export * from './types.ts';

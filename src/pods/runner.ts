@@ -1,6 +1,13 @@
 import type { Readable, Writable } from 'node:stream';
 import type { ContainerConfig, ExecResult, RunnerContainer, Sandbox, SandboxConfig } from './types.ts';
 
+export interface ExecOptions {
+  /** Whether the command has an input. Default: none. */
+  stdin?: boolean;
+  /** Runs it on a terminal of the container; its output is all on stdout then. Default: without. */
+  tty?: boolean;
+}
+
 /** A command running in a container with streams of its own. */
 export interface ExecSession {
   readonly stdin: Writable | null;
@@ -8,6 +15,8 @@ export interface ExecSession {
   readonly stderr: Readable | null;
   /** Resolves with the exit code (128 + signal when killed) after the command ended. */
   readonly exited: Promise<{ exitCode: number; signal: number }>;
+  /** Tells the terminal its size; nothing without one. */
+  resize(rows: number, columns: number): void;
   /** Ends the command and everything it started. */
   kill(): void;
 }
@@ -46,7 +55,7 @@ export interface PodRunner {
   removeContainer(id: string): Promise<void>;
   container(id: string): RunnerContainer | undefined;
   containers(sandboxId?: string): RunnerContainer[];
-  exec(id: string, command: readonly string[], options?: { stdin?: boolean }): Promise<ExecSession>;
+  exec(id: string, command: readonly string[], options?: ExecOptions): Promise<ExecSession>;
   /** Runs a command to its end, or kills it and all it started after `timeoutMs`. */
   execSync(
     id: string,

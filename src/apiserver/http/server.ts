@@ -1,12 +1,16 @@
 /** The HTTPS side: sockets, TLS, and answers as bytes. */
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http';
 import { createServer, type Server } from 'node:https';
+import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { apiError } from '../../errors/api.ts';
 import { authenticate, impersonated } from '../auth/authenticate.ts';
 import type { User } from '../auth/types.ts';
 import type { Handler } from '../handler.ts';
 import { failureStatus, isExpectedFailure } from '../status.ts';
+import { isStreamed, type StreamHandler } from '../stream/handler.ts';
 import { readBody } from './body.ts';
+import { parseResourcePath } from './request.ts';
 import { type ApiResponse, jsonResponse, type StreamSink } from './response.ts';
 
 /** A watcher with this much unsent is cut off; it resumes from its last revision. */
@@ -19,6 +23,8 @@ export interface ListenAddress {
 
 export interface HttpOptions {
   readonly handler: Handler;
+  /** Answers requests that take over their connection. */
+  readonly streams: StreamHandler;
   readonly tokenUser: (token: string) => User | undefined;
   readonly authority: string;
   readonly certificate: string;
@@ -31,6 +37,7 @@ export class HttpServer {
   readonly #servers: Server[] = [];
   readonly #stopping = new AbortController();
   readonly #streams = new Set<ServerResponse>();
+  readonly #upgraded = new Set<Duplex>();
 
   constructor(options: HttpOptions) {
     this.#options = options;
@@ -52,9 +59,13 @@ export class HttpServer {
         // Watches last; slow loris is cut by headersTimeout.
         requestTimeout: 0,
         highWaterMark: 1 << 18,
+        // Any other request that offers an upgrade is answered as if it did not.
+        shouldUpgradeCallback: (message) =>
+          isStreamed(parseResourcePath((message.url ?? '/').split('?', 1)[0]!)),
       },
       (message, response) => void this.#serve(message, response),
     );
+    server.on('upgrade', (message, socket, head) => void this.#upgrade(message, socket, head));
     server.on('tlsClientError', (error, socket) => {
       this.#options.log('debug', { error: error.message }, 'TLS handshake failed');
       socket.destroy();
@@ -78,6 +89,7 @@ export class HttpServer {
   async close(): Promise<void> {
     this.#stopping.abort();
     for (const stream of this.#streams) stream.end();
+    for (const socket of this.#upgraded) socket.destroy();
     const closed = this.#servers.map(
       (server) => new Promise<void>((resolve) => server.close(() => resolve())),
     );
@@ -87,6 +99,39 @@ export class HttpServer {
     }, 2000);
     await Promise.all(closed);
     clearTimeout(cut);
+  }
+
+  async #upgrade(message: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
+    const gone = new AbortController();
+    socket.on('error', () => socket.destroy());
+    socket.once('close', () => gone.abort());
+    try {
+      const url = new URL(message.url ?? '/', 'https://server');
+      const user = impersonated(authenticate(message, this.#options.tokenUser), message.headers);
+      const take = await this.#options.streams({
+        method: message.method ?? 'GET',
+        path: url.pathname,
+        query: url.searchParams,
+        headers: message.headers,
+        body: Buffer.alloc(0),
+        user,
+        signal: AbortSignal.any([gone.signal, this.#stopping.signal]),
+      });
+      if (this.#stopping.signal.aborted) return void socket.destroy();
+      this.#upgraded.add(socket);
+      socket.once('close', () => this.#upgraded.delete(socket));
+      (socket as Socket).setNoDelay?.(true);
+      (socket as Socket).setKeepAlive?.(true, 30_000);
+      take(socket, head);
+      this.#options.log('debug', { method: message.method, url: message.url }, 'connection taken over');
+    } catch (error) {
+      const { status, headers, body } = this.#failure(error, message);
+      const text = String(body ?? '');
+      const lines = Object.entries({ ...headers, 'content-length': String(Buffer.byteLength(text)) });
+      socket.end(
+        `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\n${lines.map(([name, value]) => `${name}: ${String(value)}\r\n`).join('')}connection: close\r\n\r\n${text}`,
+      );
+    }
   }
 
   async #serve(message: IncomingMessage, response: ServerResponse): Promise<void> {

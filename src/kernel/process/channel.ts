@@ -32,6 +32,8 @@ export interface ChannelProcess {
   readonly stderr: Readable | null;
   /** The next answer; undefined when the channel closed without one. */
   next(): Promise<string[] | undefined>;
+  /** Sends more to the program. */
+  send(bytes: Uint8Array): void;
   /** Closes the channel; the program sees its end. */
   close(): void;
 }
@@ -73,6 +75,9 @@ export async function startWithChannel(
     stdout: child.stdout,
     stderr: child.stderr,
     next: answers.take,
+    send: (bytes) => {
+      if (!channel.destroyed) channel.write(bytes);
+    },
     close: () => channel.destroy(),
   };
 }

@@ -1,11 +1,7 @@
 import { addressBits, parseIp } from '../../addr/index.ts';
 import { checked, closeFd, NR, sys, sysInNetns } from '../syscall/index.ts';
+import { AF_INET, AF_INET6, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, socketName } from './name.ts';
 
-const AF_INET = 2;
-const AF_INET6 = 10;
-const SOCK_STREAM = 1;
-const SOCK_CLOEXEC = 0o2000000;
-const SOCK_NONBLOCK = 0o4000;
 const SOL_SOCKET = 1;
 const SO_REUSEADDR = 2;
 const BACKLOG = 512;
@@ -33,14 +29,4 @@ export function listenInNetns(netns: { readonly fd: number }, address: string, p
     closeFd(fd);
     throw error;
   }
-}
-
-/** struct sockaddr_in and sockaddr_in6: family in host order, port in network order. */
-function socketName(family: number, address: Uint8Array, port: number): Uint8Array {
-  const bytes = new Uint8Array(family === AF_INET ? 16 : 28);
-  const view = new DataView(bytes.buffer);
-  view.setUint16(0, family, true);
-  view.setUint16(2, port);
-  bytes.set(address, family === AF_INET ? 4 : 8);
-  return bytes;
 }

@@ -1,6 +1,6 @@
 import type { Readable } from 'node:stream';
 import { podsError } from '../../errors/index.ts';
-import type { ExecSession } from '../runner.ts';
+import type { ExecOptions, ExecSession } from '../runner.ts';
 import type { ExecResult } from '../types.ts';
 import type { ProcessContainer } from './container.ts';
 import { encodeRequest } from './request.ts';
@@ -13,7 +13,7 @@ const OUTPUT_LIMIT_BYTES = 16 << 20;
 export async function execIn(
   container: ProcessContainer,
   command: readonly string[],
-  options: { stdin?: boolean } = {},
+  options: ExecOptions = {},
 ): Promise<ExecSession> {
   const { run, id } = container;
   if (!run || !container.isRunning)
@@ -28,12 +28,14 @@ export async function execIn(
     start: run.process.startTicks,
     cgroup: container.cgroup,
     ...container.processFields(),
+    ...(options.tty && { tty: true }),
     arg: command,
   });
   const { channel } = await startShim(container.context.shimPath, 'exec', id, request, [
     options.stdin ? 'pipe' : 'ignore',
     'pipe',
-    'pipe',
+    // A terminal has one output.
+    options.tty ? 'ignore' : 'pipe',
   ]);
   const exited = channel.next().then((answer) => {
     channel.close();
@@ -45,6 +47,13 @@ export async function execIn(
     stdout: channel.stdout,
     stderr: channel.stderr,
     exited,
+    resize: (rows, columns) => {
+      if (!options.tty) return;
+      const size = Buffer.alloc(4);
+      size.writeUInt16LE(Math.min(rows, 0xffff), 0);
+      size.writeUInt16LE(Math.min(columns, 0xffff), 2);
+      channel.send(size);
+    },
     kill: () => channel.close(),
   };
 }

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { podsError } from '../../errors/index.ts';
 import { distPath } from '../../kernel/paths.ts';
 import { bootId } from '../../kernel/process/boot.ts';
-import type { ExecSession, PodRunner, RunnerChange } from '../runner.ts';
+import type { ExecOptions, ExecSession, PodRunner, RunnerChange } from '../runner.ts';
 import type {
   ContainerConfig,
   ExecResult,
@@ -170,7 +170,7 @@ export class ProcessRunner implements PodRunner {
     return all.map((container) => container.status());
   }
 
-  async exec(id: string, command: readonly string[], options?: { stdin?: boolean }): Promise<ExecSession> {
+  async exec(id: string, command: readonly string[], options?: ExecOptions): Promise<ExecSession> {
     return execIn(this.#known(id), command, options);
   }
 

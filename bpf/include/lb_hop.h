@@ -61,6 +61,8 @@ static __always_inline void lb_fib_question(struct bpf_fib_lookup *fib, const st
 static __always_inline enum lb_route lb_route_to(void *ctx, struct bpf_fib_lookup *fib, struct lb_hop *hop)
 {
 	long result = bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
+	__u32 ifindex = fib->ifindex;
+	struct lb_interface *link;
 
 	if (result == BPF_FIB_LKUP_RET_NO_NEIGH)
 		return LB_ROUTE_NO_NEIGHBOUR;
@@ -70,14 +72,17 @@ static __always_inline enum lb_route lb_route_to(void *ctx, struct bpf_fib_looku
 	__builtin_memcpy(hop->macs + 6, fib->smac, 6);
 	/* Kernels before 5.12 do not say. */
 	hop->mtu = fib->mtu_result == 1 ? 0 : fib->mtu_result;
-	hop->tick = bpf_jiffies64() >> lb_tick_shift;
-	hop->ifindex = fib->ifindex;
+	hop->tick = bpf_jiffies64() >> lb_tick_shift & LB_HOP_TICK;
+	link = bpf_map_lookup_elem(&lb_interfaces, &ifindex);
+	if (link && (link->flags & LB_I_XDP))
+		hop->tick |= LB_HOP_XDP;
+	hop->ifindex = ifindex;
 	return LB_ROUTE_FOUND;
 }
 
 static __always_inline bool lb_hop_is_fresh(const struct lb_hop *hop)
 {
-	return hop->ifindex && hop->tick == (__u16)(bpf_jiffies64() >> lb_tick_shift);
+	return hop->ifindex && ((hop->tick ^ bpf_jiffies64() >> lb_tick_shift) & LB_HOP_TICK) == 0;
 }
 
 #endif

@@ -54,8 +54,11 @@ struct lb_hop {
 	__u32 ifindex; /* 0: to be found */
 	__u8 macs[12]; /* target, source */
 	__u16 mtu;
-	__u16 tick; /* of when it was found */
+	__u16 tick; /* of when it was found, 15 bits; LB_HOP_XDP above them */
 };
+
+#define LB_HOP_XDP 0x8000 /* the interface sends what XDP redirects to it */
+#define LB_HOP_TICK 0x7fff
 
 /* Two cache lines: the first one is compared, the second one is what to do. */
 struct lb_nat_flow {

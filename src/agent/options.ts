@@ -1,6 +1,7 @@
 import { type Cidr, type IpAddress, parseCidr, parseIp, tryParseIp } from '../addr/index.ts';
 import { agentError } from '../errors/index.ts';
 import type { BackendType } from '../overlay/index.ts';
+import { NODE_HOOKS, type NodeHook } from '../service/index.ts';
 import type { NodeContextInput } from './node-context.ts';
 import { type EngineChoice, SERVICE_ENGINES } from './service-engine.ts';
 
@@ -38,6 +39,8 @@ export interface AgentOptions {
   serviceEngine?: EngineChoice;
   /** What Services are on this node. */
   services?: ServiceOptions;
+  /** Where packets of clients outside are met; default `auto`. */
+  nodeHook?: NodeHook;
   /** Which decisions of network policies go to the agent's log. */
   policyLog: 'off' | 'denied' | 'all';
   version: string;
@@ -70,6 +73,7 @@ export interface AgentFlags {
   label: string[];
   policyEstablished?: string;
   externalIps?: boolean;
+  nodeHook?: string;
   nodeportAddresses?: string[];
   serviceEngine?: string;
   masqueradeAll?: boolean;
@@ -105,6 +109,9 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
     if (!path.startsWith('/')) throw refuse(option, path, 'an absolute path');
   if (Buffer.byteLength(flags.stateDir) > LONGEST_STATE_DIR)
     throw refuse('state-dir', flags.stateDir, `at most ${LONGEST_STATE_DIR} bytes: sockets are made in it`);
+  const nodeHook = NODE_HOOKS.find((hook) => hook === flags.nodeHook);
+  if (flags.nodeHook !== undefined && nodeHook === undefined)
+    throw refuse('node-hook', flags.nodeHook, NODE_HOOKS.join(', '));
   if (flags.clusterCidr.length === 0) throw refuse('cluster-cidr', '""', 'a network such as 10.244.0.0/16');
   const clusterCidrs = flags.clusterCidr.map((text) =>
     parsed(() => parseCidr(text), 'cluster-cidr', text, 'a network such as 10.244.0.0/16'),
@@ -167,6 +174,7 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
         ),
       }),
     },
+    ...(nodeHook !== undefined && { nodeHook }),
     policyLog,
     version,
   };

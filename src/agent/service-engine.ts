@@ -53,20 +53,21 @@ export interface EngineOptions {
   readonly bpffsDir: string;
   readonly cgroupPath: string;
   readonly nodeName: string;
+  readonly nodeHook?: EbpfEngineOptions['nodeHook'];
   readonly onStaleSockets: NonNullable<EbpfEngineOptions['onStaleSockets']>;
   readonly log: Log;
 }
 
 /** Adopts or starts the engine. Throws KERNEL_FEATURE_MISSING, SERVICE_ENGINE_OPEN. */
 export function openEngine(options: EngineOptions, undo: AsyncDisposableStack): OpenedEngine {
-  const { bpffsDir, cgroupPath, nodeName, onStaleSockets, log } = options;
+  const { bpffsDir, cgroupPath, nodeName, nodeHook, onStaleSockets, log } = options;
   const chosen = chooseEngine(options.choice);
   if (chosen.because !== undefined) log.warn({ engine: chosen.name }, chosen.because);
   ensureCgroup(cgroupPath);
   if (chosen.name === 'ebpf') {
     ensureBpffs();
     mkdirSync(bpffsDir, { recursive: true, mode: 0o700 });
-    const engine = EbpfEngine.open({ bpffsDir, cgroupPath, nodeName, onStaleSockets });
+    const engine = EbpfEngine.open({ bpffsDir, cgroupPath, nodeName, nodeHook, onStaleSockets });
     undo.defer(() => engine.close());
     const rules = startRules(masqueradeParts(), undo);
     return {

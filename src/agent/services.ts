@@ -50,6 +50,7 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
       bpffsDir,
       cgroupPath,
       nodeName,
+      nodeHook: options.nodeHook,
       onStaleSockets: staleSocketHandler(podNetns, log),
       log,
     },

@@ -62,6 +62,11 @@ export function registerAgent(program: Command): void {
         '--external-ips',
         'serve externalIPs of Services; whoever writes a Service may claim any address',
       )
+      .option(
+        '--node-hook <where>',
+        'where packets of clients outside are met: native (XDP in the driver), generic (XDP), tc, or auto: native where it works, else tc',
+        'auto',
+      )
       .option('--masquerade-all', 'hide the client of every connection to a ClusterIP behind the node')
       .option(
         '--service-proxy-name <name>',

@@ -40,6 +40,12 @@ export interface EngineStatus {
   readonly podLinks: readonly number[];
   /** Interfaces at which clients outside are served. */
   readonly nodeInterfaces: readonly number[];
+  /** Where packets of clients outside are met, by interface: in the driver, or in tc; and why not in the driver. */
+  readonly nodeHooks?: readonly {
+    readonly ifindex: number;
+    readonly hook: 'native' | 'generic' | 'tc';
+    readonly why: string | undefined;
+  }[];
   /** Why packets and connections went where they went; names begin with forward-, reject- or drop-. */
   readonly counters: Readonly<Record<string, number>>;
   /** Why this engine and no other; absent when somebody asked for it. */

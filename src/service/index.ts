@@ -15,6 +15,8 @@ export {
   type EbpfEngineOptions,
   type EngineSizes,
   masqueradeParts,
+  NODE_HOOKS,
+  type NodeHook,
   type StaleSockets,
 } from './engines/ebpf/index.ts';
 export {

@@ -440,6 +440,7 @@ describe('packet programs', () => {
       lb_to_pod: [1500, 9_000],
       lb_from_outside: [7700, 92_000],
       lb_from_overlay: [4200, 36_000],
+      lb_xdp: [1550, 26_000],
       lb_to_outside: [1500, 9_000],
     };
     for (const [name, program] of engine.programs) {

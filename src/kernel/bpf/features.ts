@@ -81,6 +81,9 @@ export const bpfFeatures = deniable({
   xdpLinks: feature('XDP links', 'Linux >= 5.9', () =>
     kernelBtf() ? kernelTypeId('bpf_xdp_link_attach', 'function') !== undefined : undefined,
   ),
+  xdpFrags: feature('XDP programs for packets in several parts', 'Linux >= 5.18', () =>
+    helper(PROG_TYPE.XDP, 0, 188),
+  ),
   tcx: feature('tcx links', 'Linux >= 6.6 with CONFIG_NET_CLS_ACT', tcxAttachable),
   netfilterLinks: feature('netfilter programs', 'Linux >= 6.4 with CONFIG_NETFILTER_BPF_LINK', () =>
     program(PROG_TYPE.NETFILTER, ATTACH.NETFILTER, 1),

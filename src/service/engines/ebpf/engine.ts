@@ -28,6 +28,7 @@ import { countNatFlows, encodeInterface, INTERFACE } from './nat.ts';
 import { type EngineObjects, type EngineSizes, openObjects } from './objects.ts';
 import { flowsByBackend, observePort } from './observe.ts';
 import { type GoneBackend, Writer } from './writer.ts';
+import type { NodeHook } from './xdp-hooks.ts';
 
 export interface EbpfEngineOptions {
   /** Folder in a mounted bpffs that is this node's alone; everything is pinned below it. */
@@ -39,6 +40,8 @@ export interface EbpfEngineOptions {
   /** Name of the Node object. */
   readonly nodeName: string;
   readonly sizes?: EngineSizes;
+  /** How node interfaces are served; default `auto`: XDP in the driver where that works, else tc. */
+  readonly nodeHook?: NodeHook | undefined;
   /** Monotonic clock in milliseconds. */
   readonly now?: () => number;
   /**
@@ -105,7 +108,7 @@ export class EbpfEngine implements NodeServiceEngine {
    * SERVICE_LAYOUT_FOREIGN.
    */
   static open(options: EbpfEngineOptions): EbpfEngine {
-    const objects = openObjects(options.bpffsDir, options.sizes ?? {}, options.netns);
+    const objects = openObjects(options.bpffsDir, options.sizes ?? {}, options);
     try {
       const { folder, programs } = objects;
       const links = new Links({
@@ -113,6 +116,7 @@ export class EbpfEngine implements NodeServiceEngine {
         cgroupPath: options.cgroupPath,
         netns: options.netns,
         programs,
+        nodeHook: options.nodeHook,
       });
       // Before anything is read of the maps: what they had in another layout.
       const move = LayoutMove.begin(objects);
@@ -242,6 +246,10 @@ export class EbpfEngine implements NodeServiceEngine {
       stores: this.#stores(),
       podLinks: this.#links.list('pod'),
       nodeInterfaces: this.#links.list('node'),
+      nodeHooks: this.#links.list('node').flatMap((ifindex) => {
+        const chosen = this.#links.chosen(ifindex);
+        return chosen ? { ifindex, hook: chosen.hook, why: chosen.why } : [];
+      }),
       counters: this.counters(),
       repairs: this.repairs,
     };
@@ -326,7 +334,8 @@ export class EbpfEngine implements NodeServiceEngine {
   }
 
   #setInterface(ifindex: number, addresses: NodeAddresses, flags: number): void {
-    this.#objects.maps.lb_interfaces.set(u32Bytes(ifindex), encodeInterface(addresses, flags));
+    const xdp = this.#links.chosen(ifindex)?.sends ? INTERFACE.XDP : 0;
+    this.#objects.maps.lb_interfaces.set(u32Bytes(ifindex), encodeInterface(addresses, flags | xdp));
   }
 
   #newWriter(): Writer {

@@ -23,6 +23,7 @@ import {
   PROGRAMS,
   sidesOf,
 } from './interface-hooks.ts';
+import { type ChosenHook, type NodeHook, XdpHooks } from './xdp-hooks.ts';
 
 /** Programs of sockets, by the hook in the pin's name. */
 export const SOCKET_HOOKS = [
@@ -47,12 +48,17 @@ export interface LinkOptions {
   readonly cgroupPath: string;
   readonly netns?: NetnsLike | undefined;
   readonly programs: ReadonlyMap<string, BpfProgram>;
+  /** How node interfaces are to be served; default `auto`. */
+  readonly nodeHook?: NodeHook | undefined;
 }
 
 /** The attachments of one engine. */
 export class Links {
   readonly #options: LinkOptions;
   readonly #hooks: InterfaceHooks;
+  readonly #xdp: XdpHooks;
+  /** How node interfaces and tunnels are served. */
+  readonly #chosen = new Map<number, ChosenHook>();
   readonly #attached: Record<InterfaceKind, Set<number>> = {
     pod: new Set(),
     node: new Set(),
@@ -62,6 +68,7 @@ export class Links {
   constructor(options: LinkOptions) {
     this.#options = options;
     this.#hooks = openInterfaceHooks(options);
+    this.#xdp = new XdpHooks({ ...options, wanted: options.nodeHook ?? 'auto' });
   }
 
   /** Interfaces of a kind that are attached, sorted. */
@@ -80,6 +87,7 @@ export class Links {
       try {
         this.#put(place);
         this.#attached[place.kind].add(place.ifindex);
+        if (place.kind === 'node' && place.direction === 'from') this.attach('node', place.ifindex);
       } catch (error) {
         // Its interface has gone since it was listed.
         if (!isNetError(error, 'SERVICE_LINK_MISSING')) throw error;
@@ -122,9 +130,18 @@ export class Links {
   attach(kind: InterfaceKind, ifindex: number): void {
     for (const { direction } of sidesOf(kind)) this.#put({ kind, ifindex, direction });
     this.#attached[kind].add(ifindex);
+    // After tc, which serves what XDP passes.
+    if (kind === 'node') this.#chosen.set(ifindex, this.#xdp.attach(ifindex, this.#xdpProgram()));
+  }
+
+  /** How a node interface is served. */
+  chosen(ifindex: number): ChosenHook | undefined {
+    return this.#chosen.get(ifindex);
   }
 
   detach(kind: InterfaceKind, ifindex: number): void {
+    if (kind === 'node') this.#xdp.detach(ifindex);
+    this.#chosen.delete(ifindex);
     for (const { direction } of sidesOf(kind).reverse()) this.#hooks.detach({ kind, ifindex, direction });
     this.#attached[kind].delete(ifindex);
   }
@@ -153,17 +170,26 @@ export class Links {
           found.push(`${program.name} is not attached to interface ${ifindex}`);
           if (repair) this.attach(kind, ifindex);
         }
+    const xdp = this.#xdpProgram();
+    for (const [ifindex, { hook }] of this.#chosen) {
+      if (!xdp || hook === 'tc' || this.#xdp.programAt(ifindex) === xdp.info().id) continue;
+      if (this.#hooks.isGone(ifindex)) continue;
+      found.push(`${xdp.name} is not attached to interface ${ifindex}`);
+      if (repair) this.attach('node', ifindex);
+    }
     return found;
   }
 
   /** Forgets interfaces that have gone; returns which. */
   dropGone(): number[] {
     const present = this.#hooks.dropGone();
+    this.#xdp.dropGone();
     const gone: number[] = [];
     for (const attached of Object.values(this.#attached))
       for (const ifindex of attached)
         if (!present.has(ifindex)) {
           attached.delete(ifindex);
+          this.#chosen.delete(ifindex);
           gone.push(ifindex);
         }
     return gone;
@@ -171,6 +197,7 @@ export class Links {
 
   /** Detaches everything. */
   remove(): void {
+    this.#xdp.detachAll();
     for (const place of this.#hooks.list()) this.#hooks.detach(place);
     for (const hook of SOCKET_HOOKS) {
       const path = this.#socketPin(hook);
@@ -192,12 +219,26 @@ export class Links {
     for (const hook of SOCKET_HOOKS)
       if (pins.has(`link_${hook}`))
         yield { program: this.#program(`lb_${hook}`), attachedTo: `cgroup ${cgroupPath}` };
+    const xdp = this.#xdpProgram();
+    if (xdp) yield { program: xdp, attachedTo: this.#describeXdp() };
     for (const kind of KINDS_OF_INTERFACE)
       for (const { program } of sidesOf(kind))
         yield {
           program: this.#program(program),
           attachedTo: `${kind} interfaces ${this.list(kind).join(', ') || 'none'} (${this.#hooks.via})`,
         };
+  }
+
+  #xdpProgram(): BpfProgram | undefined {
+    const { programs } = this.#options;
+    return programs.get('lb_xdp') ?? programs.get('lb_xdp_generic');
+  }
+
+  #describeXdp(): string {
+    const said = [...this.#chosen]
+      .sort(([a], [b]) => a - b)
+      .map(([ifindex, { hook, why }]) => `${ifindex} (${hook}${why ? `: ${why}` : ''})`);
+    return `node interfaces ${said.join(', ') || 'none'}`;
   }
 
   /** Attaches one side of an interface. Throws SERVICE_LINK_MISSING. */

@@ -24,6 +24,7 @@ import { endpointStruct, frontendStruct } from './layout.ts';
 import { InnerTypes, nextPin, type OutdatedMap, outdatedMap } from './map-types.ts';
 import { keepNatSeed, NAT_PORTS, NAT_SLOTS, natConstants } from './nat.ts';
 import { ENGINE_NEEDS } from './needs.ts';
+import type { NodeHook } from './xdp-hooks.ts';
 
 /** Entries of maps that have a size; all others grow. */
 export interface EngineSizes {
@@ -94,7 +95,7 @@ export type MapName = (typeof SHARED)[number];
 export const LAYOUT_VERSION = 'v1';
 
 /** Objects of bpf/, in the order in which they are loaded. */
-const FILES = ['lb_socket', 'lb_pod', 'lb_node'] as const;
+const FILES = ['lb_socket', 'lb_pod', 'lb_node', 'lb_xdp'] as const;
 
 export interface EngineObjects {
   /** Folder in bpffs. */
@@ -115,7 +116,7 @@ export interface EngineObjects {
 export function openObjects(
   bpffsDir: string,
   sizes: EngineSizes,
-  netns?: NetnsLike | undefined,
+  place: { readonly netns?: NetnsLike | undefined; readonly nodeHook?: NodeHook | undefined } = {},
 ): EngineObjects {
   const folder = join(bpffsDir, `lb-${LAYOUT_VERSION}`);
   const step = <T>(name: string, work: () => T): T => {
@@ -173,26 +174,34 @@ export function openObjects(
       }
     });
     const nat = natConstants(
-      netns,
+      place.netns,
       maps['lb_nat_heads'] ?? outdated.get('lb_nat_heads')?.map,
       sizes.natPorts ?? NAT_PORTS,
     );
     const constants = {
       lb_socket: {
         lb_sets_errors: bpfFeatures.socketErrors.available() !== false,
-        lb_node_netns: netnsCookie(typeof netns === 'object' ? netns.fd : netns) ?? 0n,
+        lb_node_netns: netnsCookie(typeof place.netns === 'object' ? place.netns.fd : place.netns) ?? 0n,
       },
       lb_pod: {},
       lb_node: nat,
+      lb_xdp: nat,
     };
+    const xdpProgram = place.nodeHook === 'generic' ? 'lb_xdp_generic' : 'lb_xdp';
     for (const file of FILES) {
+      // XDP is a short cut: what lacks it has tc.
+      if (file === 'lb_xdp' && bpfFeatures.xdpFrags.available() === false) continue;
       const object = step(`loading ${file}`, () => {
         const wanted: Record<string, BpfMap | { maxEntries: number }> = { ...maps };
         for (const [name, size] of Object.entries(SIZED)) {
           const old = outdated.get(name as MapName)?.map.maxEntries;
           wanted[name] ??= { maxEntries: old ?? size(sizes) };
         }
-        return loadObject(distPath(`bpf/${file}.bpf.o`), { maps: wanted, rodata: constants[file] });
+        return loadObject(distPath(`bpf/${file}.bpf.o`), {
+          maps: wanted,
+          rodata: constants[file],
+          ...(file === 'lb_xdp' && { programs: [xdpProgram] }),
+        });
       });
       objects.push(object);
       for (const name of SHARED) {

@@ -9,6 +9,8 @@ import { namespaceLabels, PolicyController, policyFacts } from '../../src/policy
 import { attachmentOf, MemoryTable } from './policy-cluster.ts';
 
 const [netns = '', nodeName = '', ...locals] = process.argv.slice(2);
+/** Rules of each policy that comes and goes. */
+const RULES = 400;
 const policies = new MemoryTable<PolicyFacts>();
 const pods = new MemoryTable<PodFacts>();
 const namespaces = new MemoryTable<Readonly<Record<string, string>>>();
@@ -37,7 +39,14 @@ const policy = (name: string, round: number) =>
     metadata: { namespace: 'x', name },
     spec: {
       podSelector: {},
-      ingress: name === 'deny' ? [] : [{ from: [{ podSelector: { matchLabels: { nobody: `r${round}` } } }] }],
+      // So many rules that most of the time is spent inside a transaction.
+      ingress:
+        name === 'deny'
+          ? []
+          : Array.from({ length: RULES }, (_, n) => ({
+              from: [{ podSelector: { matchLabels: { nobody: `r${round}-${n % 8}` } } }],
+              ports: [{ port: 1 + n }],
+            })),
     },
   });
 policies.set('x/deny', policy('deny', 0));

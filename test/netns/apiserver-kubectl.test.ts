@@ -69,6 +69,8 @@ function cases(kubectl: Kubectl): void {
         'events.events.k8s.io',
         'networkpolicies.networking.k8s.io',
         'servicecidrs.networking.k8s.io',
+        'clusternetworkpolicies.policy.networking.k8s.io',
+        'nodenetworkpolicies.policy.portolan.dev',
       ],
     );
     assert.equal(await ok('auth can-i create pods'), 'yes');

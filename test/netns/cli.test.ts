@@ -389,7 +389,7 @@ test('a full disk: the store refuses with a clear error, goes on reading, loses 
 });
 
 test('Ctrl-C at any point of lab up leaves nothing', async () => {
-  for (const [at, title] of ['API server', 'Controllers', 'Agents', 'Pods and a Service'].entries()) {
+  for (const [at, title] of ['Underlay', 'API server', 'Controllers', 'Agents'].entries()) {
     const name = `pt-int-${process.pid}-${at}`;
     const child = spawn(
       portolanCommand[0]!,
@@ -409,7 +409,8 @@ test('Ctrl-C at any point of lab up leaves nothing', async () => {
     let said = '';
     for (const stream of [child.stdout, child.stderr]) stream.on('data', (part: Buffer) => (said += part));
     const ended = new Promise<number | null>((resolve) => child.once('exit', resolve));
-    await until(() => said.includes(`❯ ${title}`), { everyMs: 5, what: () => `step ${title}: ${said}` });
+    // Somewhere in the step after this one.
+    await until(() => said.includes(`✔ ${title}`), { everyMs: 5, what: () => `step ${title}: ${said}` });
     await sleep(at * 40);
     const begun = performance.now();
     child.kill('SIGINT');
@@ -430,7 +431,7 @@ test('a lab up that is killed in the middle is ended by lab down', async () => {
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (part: Buffer) => (said += part));
   const ended = new Promise((resolve) => child.once('exit', resolve));
   try {
-    await until(() => said.includes('❯ Agents'), { everyMs: 5, what: () => said });
+    await until(() => said.includes('✔ Controllers'), { everyMs: 5, what: () => said });
     child.kill('SIGKILL');
     await ended;
     // Its processes go on: that counts as running, and "down" ends it.

@@ -234,6 +234,7 @@ async function openParts(
   for (const reflector of [nodes, sources.services, sources.slices, sources.ranges]) reflector.start();
   policy.startSources();
   if (pods) ownPods.start();
+  else sources.hostPorts.start();
   const background = async (what: string, start: () => Promise<unknown> | undefined) => {
     try {
       await start();

@@ -1,8 +1,9 @@
 /** Services on this node: the engine, the planner that drives it, and the links by which clients outside come in. */
 import type { IpAddress } from '../addr/index.ts';
 import type { ApiClient, EventRecorder, Log } from '../client/index.ts';
+import { agentError } from '../errors/index.ts';
 import { HealthCheckServers, type NodeServiceEngine, ServiceController } from '../service/index.ts';
-import { hostPortTable } from './host-ports.ts';
+import { hostPortTable, podHostPorts } from './host-ports.ts';
 import { Announcer } from './l2/announcer.ts';
 import { LocalAddresses } from './local-addresses.ts';
 import type { NftParts } from './nft-parts.ts';
@@ -16,7 +17,7 @@ import { staleSocketHandler } from './stale-sockets.ts';
 
 export interface NodeServicesOptions {
   readonly options: AgentOptions;
-  readonly sources: Pick<Sources, 'services' | 'slices' | 'ranges' | 'ownPods'>;
+  readonly sources: Pick<Sources, 'services' | 'slices' | 'ranges' | 'ownPods' | 'hostPorts'>;
   readonly client: ApiClient;
   readonly recorder: EventRecorder;
   readonly addresses: readonly IpAddress[];
@@ -56,6 +57,13 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
     },
     undo,
   );
+  // It would be promised and not done: at a socket nobody can be hidden.
+  if (options.services?.masqueradeAll && engine.name === 'ebpf')
+    throw agentError('AGENT_BAD_OPTION', {
+      option: 'masquerade-all',
+      value: 'true',
+      want: '--service-engine nftables with it: eBPF connects processes to endpoints at their sockets',
+    });
   const healthChecks = new HealthCheckServers({ healthy: () => controller.ready });
   undo.defer(() => healthChecks.close());
   let addresses = made.addresses;
@@ -85,7 +93,10 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
     services: sources.services,
     slices: sources.slices,
     ranges: sources.ranges,
-    hostPorts: options.pods === 'process' ? hostPortTable(sources.ownPods) : undefined,
+    hostPorts:
+      options.pods === 'process'
+        ? podHostPorts(sources.ownPods)
+        : hostPortTable(sources.hostPorts, (facts) => facts),
     engine,
     node,
     log,

@@ -1,7 +1,14 @@
 /** What the agent watches in the API, each projected to what is used of it. */
 import { type ApiClient, type Log, Reflector, resources } from '../client/index.ts';
 import type { EndpointSlice, Node, Pod, Service, ServiceCIDR } from '../model/kubernetes.ts';
-import { type ServiceFacts, type SliceFacts, serviceFacts, sliceFacts } from '../service/index.ts';
+import {
+  type HostPortFacts,
+  hostPortsOfPod,
+  type ServiceFacts,
+  type SliceFacts,
+  serviceFacts,
+  sliceFacts,
+} from '../service/index.ts';
 
 export interface Sources {
   readonly nodes: Reflector<Node, Node>;
@@ -10,6 +17,8 @@ export interface Sources {
   readonly ranges: Reflector<ServiceCIDR, readonly string[]>;
   /** The Pods bound to this node. */
   readonly ownPods: Reflector<Pod>;
+  /** hostPorts of them, for when a kubelet runs them and nothing else of them is asked. */
+  readonly hostPorts: Reflector<Pod, HostPortFacts>;
 }
 
 /** Makes the sources; they begin with `start()` and end with the signal. */
@@ -39,6 +48,12 @@ export function openSources(
       ...common,
       resource: resources.pods,
       fieldSelector: `spec.nodeName=${nodeName}`,
+    }),
+    hostPorts: new Reflector({
+      ...common,
+      resource: resources.pods,
+      fieldSelector: `spec.nodeName=${nodeName}`,
+      project: (pod: Pod) => hostPortsOfPod(pod),
     }),
   };
 }

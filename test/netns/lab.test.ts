@@ -65,6 +65,69 @@ test('a second lab up with the same name is refused and harms nothing', async ()
   assert.equal((await lab.cli('status')).status, 0);
 });
 
+test('a hostPort leads to its pod from outside, and a second pod that wants it is told who has it', async () => {
+  const underlay = (url: string) =>
+    run(
+      'sh',
+      lab
+        .inside(lab.netns('underlay'), lab.outside, [
+          'curl',
+          '-s',
+          '-m',
+          '3',
+          '-o',
+          '/dev/null',
+          '-w',
+          '%{http_code}',
+          url,
+        ])
+        .slice(1),
+    );
+  const [node] = await lab
+    .get<{ items: { status: { addresses: { type: string; address: string }[] } }[] }>('nodes')
+    .then(({ items }) => items);
+  const addresses = node!.status.addresses.filter(({ type }) => type === 'InternalIP');
+  assert.equal(addresses.length, 2);
+  const pod = (name: string) =>
+    podOf(name, WEB, { nodeName: 'node1', container: { ports: [{ containerPort: 8080, hostPort: 8765 }] } });
+  await lab.apply(pod('hosted'));
+  await lab.waitReady('app=hosted');
+  for (const { address } of addresses) {
+    const url = `http://${address.includes(':') ? `[${address}]` : address}:8765/`;
+    await until(async () => /^[234]\d\d$/.test((await underlay(url)).stdout), { what: `${url} answers` });
+    // By the node itself, at loopback as well.
+    const { stdout } = await lab.exec('node1', [
+      'curl',
+      '-s',
+      '-m',
+      '3',
+      '-o',
+      '/dev/null',
+      '-w',
+      '%{http_code}',
+      'http://127.0.0.1:8765/',
+    ]);
+    assert.match(stdout, /^[234]\d\d$/);
+  }
+  // Bound past the scheduler, which would not have done so.
+  await lab.apply(pod('late'));
+  await until(
+    async () => {
+      const { items } = await lab.get<{
+        items: { reason: string; message: string; involvedObject: { name: string } }[];
+      }>('events');
+      return items.some(
+        ({ reason, message, involvedObject }) =>
+          reason === 'HostPortConflict' &&
+          involvedObject.name === 'late' &&
+          message.includes('pod "default/hosted"'),
+      );
+    },
+    { what: 'an Event HostPortConflict' },
+  );
+  await lab.kubectl(['delete', 'pod', 'hosted', 'late', '--wait=false']);
+});
+
 test('kubectl get, describe, logs and events work as anywhere', async () => {
   const wide = await lab.cli('kubectl', 'get', 'nodes,pods,svc', '-o', 'wide');
   assert.equal(wide.status, 0, wide.stderr);

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseIp } from '../../../src/addr/index.ts';
-import { hostPortTable } from '../../../src/agent/host-ports.ts';
+import { podHostPorts } from '../../../src/agent/host-ports.ts';
 import { type NodePortAddresses, nodeContext } from '../../../src/agent/node-context.ts';
 import { type ApiServer, type ApiServerOptions, startApiServer } from '../../../src/apiserver/index.ts';
 import { ApiClient, type Log, loadKubeconfig, Reflector, resources } from '../../../src/client/index.ts';
@@ -246,7 +246,7 @@ export class ServiceCluster implements AsyncDisposable {
       services: this.#services,
       slices: this.#slices,
       ranges: this.#ranges,
-      hostPorts: hostPortTable(this.#podsOf(net.name)),
+      hostPorts: podHostPorts(this.#podsOf(net.name)),
       engine,
       node: this.#context(net),
       onApplied: (delta) => healthChecks.apply(delta),

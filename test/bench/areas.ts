@@ -46,6 +46,11 @@ export const areas: readonly Area[] = [
     run: async (options) => (await adapters()).serviceFigures(options),
   },
   {
+    name: 'service-nft',
+    about: 'The nftables engine beside nft -f',
+    run: async (options) => (await import('./service-nft.ts')).benchServiceNft(options),
+  },
+  {
     name: 'service-scale',
     about: '100,000 Services with a million endpoints',
     run: async (options) => (await import('./service-scale.ts')).benchServiceScale(options),

@@ -14,6 +14,7 @@ import {
   endpointName,
   REJECTED,
   type Space,
+  type Target,
   targetChain,
   targetName,
 } from './chains.ts';
@@ -46,12 +47,12 @@ export interface SlotFront {
 export interface CompiledPort {
   readonly family: Family;
   readonly fronts: readonly SlotFront[];
-  /** Everything but slots, by its identity. */
-  readonly entries: ReadonlyMap<string, Entry>;
+  /** Everything but slots. */
+  readonly entries: readonly Entry[];
   /** Entries that other ports may want as well: the same endpoint, the same ClusterIP. */
-  readonly shared: ReadonlyMap<string, Entry>;
-  /** Chains that choose, by name. */
-  readonly chains: ReadonlyMap<string, PlannedChain>;
+  readonly shared: readonly Entry[];
+  /** Chains that choose, with their names. */
+  readonly chains: readonly (readonly [name: string, chain: PlannedChain])[];
 }
 
 export interface PlannedChain {
@@ -69,6 +70,7 @@ export interface PortAffinity {
 
 /** nft keeps 127 bytes of a comment. */
 const LONGEST_COMMENT = 127;
+const MOST_REMEMBERED = 4096;
 const NO_SLOTS: readonly SlotBackend[] = [];
 
 export function entryId(set: SetId, key: readonly Datum[], keyEnd?: readonly Datum[]): string {
@@ -89,6 +91,9 @@ function arranged(port: PortPlan, set: SetName, before: Slots | undefined): read
   const wanted = members.map((at) => slotOf(port.backends[at]!));
   const old = before?.[set] ?? NO_SLOTS;
   if (old.length === 0) return wanted;
+  const same = ({ address, port: number }: SlotBackend, at: number) =>
+    old[at]!.port === number && old[at]!.address === address;
+  if (old.length === wanted.length && wanted.every(same)) return old;
   const open = new Map<string, SlotBackend[]>();
   for (const backend of wanted) {
     const name = backendText(backend);
@@ -156,6 +161,29 @@ export function isServed({ shadowedBy, address }: Pick<FrontendPlan, 'shadowedBy
   return shadowedBy === undefined && address !== '::1';
 }
 
+/** There are few targets and many ports: each verdict and chain exists once. */
+const verdicts = new Map<string, NftVerdict>();
+const sharedChains = new Map<string, PlannedChain>();
+
+function go(chain: string): NftVerdict {
+  let verdict = verdicts.get(chain);
+  if (!verdict) {
+    verdict = { verdict: 'goto', chain };
+    if (verdicts.size < MOST_REMEMBERED) verdicts.set(chain, verdict);
+  }
+  return verdict;
+}
+
+function sharedChain(family: Family, name: string, target: Target): PlannedChain {
+  const key = `${family} ${name}`;
+  let chain = sharedChains.get(key);
+  if (!chain) {
+    chain = { chain: targetChain(family, target), looks: '' };
+    if (sharedChains.size < MOST_REMEMBERED) sharedChains.set(key, chain);
+  }
+  return chain;
+}
+
 class PortBuilder {
   readonly #port: PortPlan;
   readonly #slots: Slots;
@@ -199,9 +227,10 @@ class PortBuilder {
     return {
       family: this.#port.family,
       fronts: [...this.#fronts.values()].map(({ space, key, sets }) => ({ space, key, sets: [...sets] })),
-      entries: this.#entries,
-      shared: this.#shared,
-      chains: this.#chains,
+      // There are as many of these as Services: lists take a third of what maps do.
+      entries: [...this.#entries.values()],
+      shared: [...this.#shared.values()],
+      chains: [...this.#chains],
     };
   }
 
@@ -234,7 +263,6 @@ class PortBuilder {
     key: readonly Datum[],
   ): { readonly forward: boolean; readonly name: string; readonly to: NftVerdict } {
     const size = this.#slots[rule.set].length;
-    const go = (chain: string) => ({ verdict: 'goto', chain }) as const;
     if (rule.verdict !== 'forward' || size === 0) {
       const name = rule.verdict === 'drop' ? DROPPED : REJECTED;
       return { forward: false, name, to: go(name) };
@@ -245,8 +273,7 @@ class PortBuilder {
     }
     const target = { space, set: rule.set, size, masquerade: rule.masquerade };
     const name = targetName(target);
-    if (!this.#chains.has(name))
-      this.#chains.set(name, { chain: targetChain(this.#port.family, target), looks: '' });
+    if (!this.#chains.has(name)) this.#chains.set(name, sharedChain(this.#port.family, name, target));
     const id = key.join(' ');
     const front = this.#fronts.get(id) ?? { space, key, sets: new Set<SetName>() };
     front.sets.add(rule.set);
@@ -266,8 +293,8 @@ class PortBuilder {
         const id = ids.get(backendText(backend))!;
         const { address, port } = backend;
         endpoints.set(id, { id, address: parseIp(address), port });
-        const verdict: NftVerdict = { verdict: 'goto', chain: endpointName(id) };
-        this.#put('affinity-slots', { key: [number, first + at], data: verdict, comment: this.#comment });
+        const data = go(endpointName(id));
+        this.#put('affinity-slots', { key: [number, first + at], data, comment: this.#comment });
       });
       const list = [...endpoints.values()];
       for (const endpoint of list)
@@ -284,8 +311,14 @@ class PortBuilder {
     const { sourceRanges } = this.#port;
     if (sourceRanges.length === 0) return;
     this.#put('ranged', { key });
+    // The kernel tells an interval of one address without its end.
     for (const { address, last } of withoutCovered(sourceRanges.map(parseCidr)))
-      this.#put('allowed', { key: [...key, address], keyEnd: [...key, last] });
+      this.#put(
+        'allowed',
+        address.equals(last)
+          ? { key: [...key, address] }
+          : { key: [...key, address], keyEnd: [...key, last] },
+      );
   }
 
   #put(set: SetId, element: NftElement): void {

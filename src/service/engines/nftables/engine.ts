@@ -27,7 +27,7 @@ import type {
 import type { PlanDelta, ServicePlan } from '../../types.ts';
 import { type Entry, entryId, type PlannedChain, withoutCovered } from './compile.ts';
 import { type DumpedTable, dumpPlans, dumpTables } from './dump.ts';
-import { makeChains, makeTable, NftKernel, removeNftServices } from './kernel.ts';
+import { makeChains, makeTable, NftKernel, removeNftServices, type SetContents } from './kernel.ts';
 import { LAYOUTS, PLANNED_SETS, SET_IDS, type SetId, TABLE } from './layout.ts';
 import { idOf, Ledger, type Leftover, type PortChange, sameData } from './ledger.ts';
 import { leftoversOf } from './leftovers.ts';
@@ -46,6 +46,20 @@ export interface NftablesEngineOptions {
   /** Called after somebody else's change was put right, or could not be. */
   readonly onRepaired?: (error: Error | undefined) => void;
 }
+
+/** What is known of the kernel's contents when everything is compared. */
+interface Known {
+  readonly left?: FoundLeftovers | undefined;
+  /** Only these sets can differ. */
+  readonly names?: ReadonlySet<string>;
+}
+
+interface FoundLeftovers {
+  readonly fronts: ReadonlyMap<string, Leftover>;
+  readonly sets: Readonly<Record<Family, SetContents>>;
+}
+
+const SLOT_SETS: ReadonlySet<SetId> = new Set(['slots', 'nodeport-slots']);
 
 /** Chains that nothing uses are taken away later: kernels before 6.2 see a moment late that an element is gone. */
 const CHAIN_REST_MS = 1500;
@@ -68,13 +82,18 @@ export class NftablesEngine implements NodeServiceEngine {
   #sweep: NodeJS.Timeout | undefined;
   #repair: NodeJS.Timeout | undefined;
   #repairedAt = 0;
+  /** Names of chains and sets that somebody changed; undefined: perhaps all. */
+  #damaged: Set<string> | undefined = new Set();
   #repairs: Repairs = { count: 0 };
   #closed = false;
 
   private constructor(options: NftablesEngineOptions) {
     this.#options = options;
     this.#ledger = new Ledger(options.nodeName);
-    this.#kernel = new NftKernel({ netns: options.netns, onForeignChange: () => this.#scheduleRepair() });
+    this.#kernel = new NftKernel({
+      netns: options.netns,
+      onForeignChange: (names) => this.#scheduleRepair(names),
+    });
   }
 
   /**
@@ -105,7 +124,7 @@ export class NftablesEngine implements NodeServiceEngine {
     const failed = new Map<string, Error>();
     const left = delta.full && !this.#started ? this.#leftovers() : undefined;
     for (const plan of delta.upsert) {
-      const error = this.#ledger.put(plan, left && ((front) => left.get(front)));
+      const error = this.#ledger.put(plan, left && ((front) => left.fronts.get(front)));
       if (error) failed.set(plan.key, error);
     }
     for (const key of delta.remove) this.#ledger.drop(key);
@@ -117,7 +136,7 @@ export class NftablesEngine implements NodeServiceEngine {
     const ports = this.#ledger.takeChanges();
     let changes = 0;
     try {
-      changes = delta.full || !this.#synced ? this.#restore() : this.#applyStaged();
+      changes = this.#synced ? this.#applyStaged() : this.#restore({ left });
       this.#forget(ports);
       if (this.#servesLoopback(ports)) allowLoopbackRoutes({ netns: this.#options.netns });
     } catch (cause) {
@@ -268,25 +287,20 @@ export class NftablesEngine implements NodeServiceEngine {
   }
 
   /** What an earlier process left, by frontend; affinity's new numbers begin behind its. */
-  #leftovers(): Map<string, Leftover> | undefined {
-    const found = new Map<string, Leftover>();
+  #leftovers(): FoundLeftovers | undefined {
+    const fronts = new Map<string, Leftover>();
+    const sets: Record<Family, SetContents> = { 4: {}, 6: {} };
     for (const family of FAMILIES) {
-      const tables = this.#kernel.contents(family, [
-        'vips',
-        'nodeports',
-        'slots',
-        'nodeport-slots',
-        'affinity-slots',
-      ]);
-      const left = leftoversOf(tables, this.#kernel.state(family).choosing);
-      for (const [front, leftover] of left.fronts) found.set(front, leftover);
+      sets[family] = this.#kernel.contents(family, PLANNED_SETS);
+      const left = leftoversOf(sets[family], this.#kernel.state(family).choosing);
+      for (const [front, leftover] of left.fronts) fronts.set(front, leftover);
       const remembered = (this.#kernel.list(family, 'affinity') ?? []).map(({ key }) => key[1] as number);
       this.#ledger.reserve(
         left.lastPort,
         remembered.reduce((a, b) => Math.max(a, b), left.lastEndpoint),
       );
     }
-    return found.size > 0 ? found : undefined;
+    return fronts.size > 0 ? { fronts, sets } : undefined;
   }
 
   /** Writes what the last change staged; when that fails, because somebody came in between, everything. */
@@ -319,7 +333,7 @@ export class NftablesEngine implements NodeServiceEngine {
   }
 
   /** Compares everything with the kernel, and writes what differs in one transaction. Returns how much that was. */
-  #restore(): number {
+  #restore(known: Known = {}): number {
     const changes: BatchChange[] = [];
     for (const family of FAMILIES) {
       const { state, choosing } = this.#kernel.state(family);
@@ -340,50 +354,48 @@ export class NftablesEngine implements NodeServiceEngine {
       this.#chains[family].clear();
       for (const name of [...there.keys(), ...wanted.keys()]) this.#chains[family].add(name);
       if (fresh) changes.push(...this.#everything(family));
-      else changes.push(...this.#compare(family));
+      else changes.push(...this.#compare(family, known));
     }
     this.#kernel.apply(changes);
     this.#ledger.settle();
     this.#ledger.stage();
     this.#synced = this.#started;
     this.#scheduleSweep();
-    return changes.reduce(
-      (sum, change) =>
-        sum + (change.kind === 'add' || change.kind === 'delete' ? [...change.elements].length : 1),
-      0,
-    );
+    return changes.length;
   }
 
   #everything(family: Family): BatchChange[] {
-    return elementChanges(
-      family,
-      [],
-      [
-        ...(this.#started ? this.#ledger.entries(family) : []),
-        ...this.#unplanned(family, 'pod-links'),
-        ...this.#unplanned(family, 'service-ranges'),
-      ],
+    const unplanned = (['pod-links', 'service-ranges'] as const).flatMap((set) =>
+      this.#unplanned(family, set),
     );
+    const planned = this.#started ? this.#ledger.entries(family) : [];
+    return elementChanges(family, [], concat(unplanned, planned));
   }
 
-  #compare(family: Family): BatchChange[] {
-    const links = this.#compareSet(family, 'pod-links');
-    const ranges = this.#ranges ? this.#compareSet(family, 'service-ranges') : [];
+  #compare(family: Family, { left, names }: Known): BatchChange[] {
+    const touched = (set: SetId) => names === undefined || names.has(set);
+    const links = touched('pod-links') ? this.#compareSet(family, 'pod-links') : [];
+    const ranges =
+      this.#ranges && touched('service-ranges') ? this.#compareSet(family, 'service-ranges') : [];
     // What an earlier process left stays until everything is known.
     if (!this.#started) return [...links, ...ranges];
+    const contents = left?.sets[family] ?? this.#kernel.contents(family, PLANNED_SETS.filter(touched));
+    const slots = (contents.slots?.length ?? 0) + (contents['nodeport-slots']?.length ?? 0);
+    const skipSlots = left !== undefined && this.#ledger.hasSlots(family, left.fronts, slots);
     const present = new Map<string, Entry>();
-    for (const set of PLANNED_SETS)
-      for (const element of this.#kernel.list(family, set) ?? []) {
-        const entry: Entry = { set, element };
-        present.set(idOf(entry), entry);
-      }
+    for (const [set, elements] of Object.entries(contents) as [SetId, readonly NftElement[]][])
+      if (!skipSlots || !SLOT_SETS.has(set))
+        for (const element of elements) {
+          const entry: Entry = { set, element };
+          present.set(idOf(entry), entry);
+        }
+    const wanted = this.#ledger.entries(family, !skipSlots);
+    if (present.size === 0 && names === undefined)
+      return [...links, ...ranges, ...elementChanges(family, [], wanted)];
     const adds: Entry[] = [];
     const deletes: Entry[] = [];
-    for (const entry of this.#ledger.entries(family)) {
-      if (present.size === 0) {
-        adds.push(entry);
-        continue;
-      }
+    for (const entry of wanted) {
+      if (!touched(entry.set)) continue;
       const id = idOf(entry);
       const there = present.get(id);
       present.delete(id);
@@ -460,14 +472,18 @@ export class NftablesEngine implements NodeServiceEngine {
     this.#sweep.unref();
   }
 
-  #scheduleRepair(): void {
+  #scheduleRepair(names?: ReadonlySet<string>): void {
+    if (names === undefined) this.#damaged = undefined;
+    else for (const name of names) this.#damaged?.add(name);
     if (this.#repair || this.#closed) return;
     const wait = Math.max(0, this.#repairedAt + REPAIR_PAUSE_MS - performance.now());
     this.#repair = setTimeout(() => {
       this.#repair = undefined;
       let failure: Error | undefined;
       try {
-        const changes = this.#restore();
+        const names = this.#damaged;
+        this.#damaged = new Set();
+        const changes = this.#restore(names ? { names } : {});
         if (changes > 0) {
           const what = [`${changes} changes of table ${TABLE}`];
           this.#repairs = {
@@ -478,6 +494,7 @@ export class NftablesEngine implements NodeServiceEngine {
         }
       } catch (error) {
         failure = error as Error;
+        this.#damaged = undefined;
         this.#synced = false;
         this.#options.onRepaired?.(failure);
       }
@@ -488,10 +505,14 @@ export class NftablesEngine implements NodeServiceEngine {
   }
 }
 
+function* concat<T>(...lists: readonly Iterable<T>[]): Generator<T> {
+  for (const list of lists) yield* list;
+}
+
 /** Deletions first: a key may get other data in the same transaction. */
-function elementChanges(family: Family, deletes: readonly Entry[], adds: readonly Entry[]): ElementChange[] {
+function elementChanges(family: Family, deletes: Iterable<Entry>, adds: Iterable<Entry>): ElementChange[] {
   const { sets } = LAYOUTS[family];
-  const bySet = (kind: 'delete' | 'add', entries: readonly Entry[]): ElementChange[] => {
+  const bySet = (kind: 'delete' | 'add', entries: Iterable<Entry>): ElementChange[] => {
     const grouped = new Map<SetId, NftElement[]>();
     for (const { set, element } of entries) {
       const list = grouped.get(set);

@@ -34,8 +34,8 @@ const REMEMBERED_GENERATIONS = 512;
 
 export interface NftKernelOptions {
   readonly netns?: number | { readonly fd: number } | undefined;
-  /** Somebody else changed what is ours. */
-  readonly onForeignChange: () => void;
+  /** Somebody else changed these chains and sets of ours; undefined: perhaps all. */
+  readonly onForeignChange: (names: ReadonlySet<string> | undefined) => void;
 }
 
 /** Elements by set. */
@@ -52,11 +52,12 @@ export interface TableState {
 export class NftKernel {
   readonly #batch: NftBatch;
   readonly #elements: NftElements;
-  readonly #onForeignChange: () => void;
+  readonly #onForeignChange: NftKernelOptions['onForeignChange'];
   readonly #netns: NftKernelOptions['netns'];
   readonly #own = new Set<number>();
   #monitor: { close(): void } | undefined;
-  #touched = false;
+  /** Names of chains and sets in this transaction; empty for the table itself. */
+  #touched = new Set<string>();
   #transactions = 0;
 
   /** Throws KERNEL_SYSCALL, KERNEL_NEEDS_ROOT. */
@@ -76,15 +77,16 @@ export class NftKernel {
   watch(): void {
     this.#monitor ??= monitorNft({
       netns: this.#netns,
-      onEvent: ({ table }) => {
-        if (table === TABLE) this.#touched = true;
+      onEvent: ({ table, name }) => {
+        if (table === TABLE) this.#touched.add(name ?? '');
       },
       onGeneration: (generation) => {
         const touched = this.#touched;
-        this.#touched = false;
-        if (touched && !this.#own.has(generation)) this.#onForeignChange();
+        if (touched.size === 0) return;
+        this.#touched = new Set();
+        if (!this.#own.has(generation)) this.#onForeignChange(touched.has('') ? undefined : touched);
       },
-      onResync: () => this.#onForeignChange(),
+      onResync: () => this.#onForeignChange(undefined),
     });
   }
 

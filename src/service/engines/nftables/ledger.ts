@@ -16,6 +16,7 @@ import {
   type PlannedChain,
   type PortAffinity,
   PROTOCOL_NUMBER,
+  type SlotBackend,
   type Slots,
   slotEntries,
 } from './compile.ts';
@@ -25,6 +26,8 @@ export interface LedgerPort extends CompiledPort {
   readonly service: string;
   readonly slots: Slots;
   readonly plan: PortPlan;
+  /** Who else has its frontends: the one thing of a plan that changes. */
+  readonly shadows: string;
   readonly affinity: PortAffinity | undefined;
 }
 
@@ -167,18 +170,37 @@ export class Ledger {
     }
   }
 
-  /** All elements that are wanted. */
-  *entries(family: Family): Generator<Entry> {
+  /** All elements that are wanted; without slots, those of the other sets. */
+  *entries(family: Family, withSlots = true): Generator<Entry> {
     for (const { entry } of this.#families[family].shared.values()) yield entry;
     for (const port of this.#ports.values()) {
       if (port.family !== family) continue;
-      yield* port.entries.values();
-      yield* slotEntries(port.fronts, port.slots);
+      yield* port.entries;
+      if (withSlots) yield* slotEntries(port.fronts, port.slots);
     }
+  }
+
+  /** Whether what an earlier process left in slots is what is wanted, `count` of them in this family. */
+  hasSlots(family: Family, left: ReadonlyMap<string, Leftover>, count: number): boolean {
+    let wanted = 0;
+    for (const port of this.#ports.values()) {
+      if (port.family !== family) continue;
+      for (const { key, sets } of port.fronts) {
+        const there = left.get(key.join(' '))?.slots;
+        if (!there) return false;
+        for (const set of sets) {
+          if (!sameSlots(there[set], port.slots[set])) return false;
+          wanted += port.slots[set].length;
+        }
+      }
+    }
+    return wanted === count;
   }
 
   #putPort(port: PortPlan, leftover: ((front: string) => Leftover | undefined) | undefined): void {
     const before = this.#ports.get(port.key);
+    const shadows = shadowsOf(port);
+    if (before?.plan === port && before.shadows === shadows) return;
     const left = before || !leftover ? undefined : findLeftover(port, leftover);
     const slots = arrangeSlots(port, before?.slots ?? left?.slots);
     const inherited = left?.affinity && !this.#claimed.has(left.affinity.number) ? left.affinity : undefined;
@@ -192,6 +214,7 @@ export class Ledger {
       service: port.service,
       slots,
       plan: port,
+      shadows,
       affinity,
     };
     this.#ports.set(port.key, after);
@@ -223,11 +246,12 @@ export class Ledger {
       if (there?.looks !== chain.looks) ledger.changedChains.add(name);
       ledger.chains.set(name, { ...chain, users: (there?.users ?? 0) + 1 });
     }
-    for (const name of before?.chains.keys() ?? []) {
+    for (const [name] of before?.chains ?? []) {
       const there = ledger.chains.get(name)!;
       if (--there.users === 0) ledger.chains.delete(name);
     }
-    for (const [id, entry] of after?.shared ?? []) {
+    for (const entry of after?.shared ?? []) {
+      const id = idOf(entry);
       const there = ledger.shared.get(id);
       if (there) there.users++;
       else {
@@ -235,7 +259,8 @@ export class Ledger {
         this.#add(ledger, '', id, entry);
       }
     }
-    for (const [id, entry] of before?.shared ?? []) {
+    for (const entry of before?.shared ?? []) {
+      const id = idOf(entry);
       const there = ledger.shared.get(id)!;
       if (--there.users > 0) continue;
       ledger.shared.delete(id);
@@ -243,12 +268,12 @@ export class Ledger {
     }
     if (!this.#staging) return;
     if (before) {
-      for (const [id, entry] of before.entries) this.#remove(ledger, key, id, entry);
+      for (const entry of before.entries) this.#remove(ledger, key, idOf(entry), entry);
       for (const entry of slotEntries(before.fronts, before.slots))
         this.#remove(ledger, key, idOf(entry), entry);
     }
     if (after) {
-      for (const [id, entry] of after.entries) this.#add(ledger, key, id, entry);
+      for (const entry of after.entries) this.#add(ledger, key, idOf(entry), entry);
       for (const entry of slotEntries(after.fronts, after.slots)) this.#add(ledger, key, idOf(entry), entry);
     }
   }
@@ -271,6 +296,20 @@ export class Ledger {
     else if (there.after && there.by !== by) there.before ??= entry;
     else there.after = undefined;
   }
+}
+
+function shadowsOf({ frontends }: PortPlan): string {
+  return frontends.some(({ shadowedBy }) => shadowedBy !== undefined)
+    ? frontends.map(({ shadowedBy = '' }) => shadowedBy).join()
+    : '';
+}
+
+function sameSlots(a: readonly SlotBackend[], b: readonly SlotBackend[]): boolean {
+  return (
+    a === b ||
+    (a.length === b.length &&
+      a.every(({ address, port }, at) => address === b[at]!.address && port === b[at]!.port))
+  );
 }
 
 function findLeftover(

@@ -9,7 +9,7 @@ import { entryId, PROTOCOL_NUMBER } from './compile.ts';
 import { type DumpedTable, slotsOf } from './dump.ts';
 import type { SetContents } from './kernel.ts';
 import type { SetId } from './layout.ts';
-import type { LedgerPort } from './ledger.ts';
+import { idOf, type LedgerPort } from './ledger.ts';
 import { chainOf } from './leftovers.ts';
 
 /** Sets whose elements count new connections that are forwarded, or dropped for policy Local. */
@@ -42,8 +42,9 @@ export function packetsOf(sets: SetContents): Map<string, number> {
 export function countOf(port: LedgerPort, packets: ReadonlyMap<string, number>): Count | undefined {
   let connections = 0;
   let refused = 0;
-  for (const [id, { set, element }] of port.entries) {
-    const count = packets.get(id) ?? 0;
+  for (const entry of port.entries) {
+    const { set, element } = entry;
+    const count = packets.get(idOf(entry)) ?? 0;
     if (REFUSED_SETS.includes(set) || chainOf(element) === DROPPED) refused += count;
     else if (FORWARD_SETS.includes(set)) connections += count;
   }
@@ -74,7 +75,7 @@ export function observePort(
       count: NO_COUNT,
       flows: open.get(`${endpoint.address} ${number}`) ?? 0,
     })),
-    entries: [...port.entries.values()].map(({ set, element }) => elementText(set, element)),
+    entries: port.entries.map(({ set, element }) => elementText(set, element)),
   };
 }
 

@@ -34,7 +34,7 @@ export function storesOf(ledger: Ledger, kernel: NftKernel): StoreStatus[] {
   let frontends = 0;
   let slots = 0;
   for (const port of ledger.ports.values()) {
-    frontends += port.entries.size;
+    frontends += port.entries.length;
     for (const { sets } of port.fronts) for (const set of sets) slots += port.slots[set].length;
   }
   const clients = FAMILIES.reduce((sum, family) => sum + (kernel.list(family, 'affinity')?.length ?? 0), 0);

@@ -16,7 +16,9 @@
  * A backend here sees the client. One elsewhere must answer through this node: lb_nat.h. Where that has no address for
  * an interface, packets are marked, and the rules of this node masquerade what is marked.
  */
-#include "lb_forward.h"
+#define NODE_LINK 0 /* place in lb_links */
+
+#include "lb_direct.h"
 
 /* Read by nobody: keeps the structures in this object's BTF, as in lb_pod.bpf.c. */
 const volatile struct lb_node_layout {
@@ -25,22 +27,7 @@ const volatile struct lb_node_layout {
 	struct lb_interface interface;
 } lb_node_layout = {};
 
-#define NODE_LINK 0 /* place in lb_links */
 #define NO_FLOW 0x7fffffff /* a verdict: try something else */
-
-/* What opening a flow takes, of which the stack of 512 bytes has no room left. */
-struct lb_nat_room {
-	struct lb_nat_wish wish;
-	struct bpf_fib_lookup fib;
-	struct lb_hop hop;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct lb_nat_room);
-} lb_nat_rooms SEC(".maps");
 
 /*
  * Sends a packet of a flow on. This and others are functions by themselves: they share the stack, and the verifier
@@ -150,7 +137,8 @@ __noinline int lb_outside(struct __sk_buff *skb, const struct lb_packet *p)
 			forget_direct(flows, p, &choice, opens);
 			return verdict;
 		}
-		if (!(choice.backend->flags & LB_B_NEAR) && !(choice.frontend->flags & LB_F_OUTSIDE_KEEP)) {
+		if (!(choice.backend->flags & LB_B_NEAR) && !(choice.frontend->flags & LB_F_OUTSIDE_KEEP) &&
+		    !is_direct(choice.frontend)) {
 			verdict = open_nat(skb, p, &choice);
 			if (verdict != NO_FLOW)
 				return verdict;
@@ -159,6 +147,8 @@ __noinline int lb_outside(struct __sk_buff *skb, const struct lb_packet *p)
 		if (!flow)
 			return verdict;
 	}
+	if (flow->flags & LB_FLOW_DIRECT)
+		return lb_direct_send(skb, p, flow);
 	if (lb_rewrite(skb, p, false, flow->backend, flow->backend_port))
 		return dropped(LB_DROP_REWRITE);
 	if (flow->flags & LB_FLOW_MASQUERADE)
@@ -204,23 +194,23 @@ __noinline int lb_icmp_nat(struct __sk_buff *skb, const struct lb_packet *p)
 /* Sends what is to be answered back to its sender. */
 __noinline int lb_answered(struct __sk_buff *skb, const struct lb_packet *p, int verdict)
 {
-	struct lb_complaint why;
-	__u32 reason;
+	__u32 reason, complaint, mtu = 0;
 
 	if (!p || verdict < REFUSED)
 		return verdict;
 	if (verdict < EXPIRED)
 		return refuse(skb, p, verdict - REFUSED);
 	if (verdict < TOO_BIG) {
-		why = lb_hops_used_up;
+		complaint = LB_HOPS_USED_UP;
 		reason = LB_DROP_HOP_LIMIT;
 	} else {
-		why = lb_too_big(verdict - TOO_BIG);
+		complaint = LB_TOO_BIG;
+		mtu = verdict - TOO_BIG;
 		reason = LB_REJECT_TOO_BIG;
 	}
 	if (p->fragment == LB_LATER_FRAGMENT)
 		return dropped(reason);
-	if (lb_answer_icmp(skb, p, &why))
+	if (lb_answer_icmp(skb, p, complaint, mtu))
 		return dropped(LB_DROP_REWRITE);
 	lb_count(reason);
 	return turn_back(skb);
@@ -234,6 +224,18 @@ __noinline int lb_read(struct __sk_buff *skb, struct lb_packet *p)
 __noinline int lb_icmp_outside(struct __sk_buff *skb, const struct lb_packet *p)
 {
 	return p ? icmp_to_backend(skb, p) : DROP;
+}
+
+/* A packet inside another one from a node that took it from its client. NO_FLOW: no such packet. */
+static __always_inline int lb_wrapped(struct __sk_buff *skb, const struct lb_packet *p)
+{
+	struct lb_packet inner = {};
+
+	if (!lb_is_wrapped(p) || !lb_unwrap(skb, p))
+		return NO_FLOW;
+	if (lb_read(skb, &inner) != LB_PARSED)
+		return dropped(LB_DROP_DIRECT);
+	return lb_direct_take(skb, &inner, p);
 }
 
 SEC("tcx/ingress")
@@ -253,7 +255,9 @@ int lb_from_outside(struct __sk_buff *skb)
 		}
 		break;
 	case LB_PARSED_NO_PORTS:
-		verdict = no_frontend(&p);
+		verdict = lb_wrapped(skb, &p);
+		if (verdict == NO_FLOW)
+			verdict = no_frontend(&p);
 		break;
 	case LB_PARSED_CUT:
 		verdict = cut_short(&p);
@@ -279,8 +283,15 @@ int lb_from_overlay(struct __sk_buff *skb)
 	__u32 number;
 	int verdict;
 
-	if (lb_read(skb, &p) != LB_PARSED)
+	switch (lb_read(skb, &p)) {
+	case LB_PARSED:
+		break;
+	case LB_PARSED_NO_PORTS:
+		verdict = lb_wrapped(skb, &p);
+		return verdict == NO_FLOW || verdict >= REFUSED ? NEXT : verdict;
+	default:
 		return NEXT;
+	}
 	if (lb_is_icmp(&p)) {
 		verdict = lb_icmp_nat(skb, &p);
 		return verdict == NO_FLOW ? NEXT : verdict;

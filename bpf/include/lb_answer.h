@@ -10,6 +10,8 @@
 #include "lb_packet.h"
 
 #define LB_ICMP_EMBEDDED 8 /* bytes of the transport header, RFC 792 */
+/* Of TCP the whole one: while hardware is to fill its checksum in, the kernel refuses to cut that off. */
+#define LB_ICMP_EMBEDDED_TCP 20
 
 static __always_inline __u16 lb_fold(__u64 sum)
 {
@@ -81,22 +83,34 @@ struct lb_icmp_head {
 	__be32 unused;
 };
 
-/* What an ICMP error says, in each family. */
-struct lb_complaint {
-	__u8 type4, code4, type6, code6;
-	__u16 mtu; /* of "too big" */
+enum lb_complaint {
+	LB_PORT_UNREACHABLE,
+	LB_HOPS_USED_UP,
+	LB_TOO_BIG,
 };
 
-static const struct lb_complaint lb_port_unreachable = { 3, 3, 1, 4, 0 };
-static const struct lb_complaint lb_hops_used_up = { 11, 0, 3, 0, 0 };
+/* What an ICMP error says, in each family. */
+struct lb_words {
+	__u8 type4, code4, type6, code6;
+};
 
-static __always_inline struct lb_complaint lb_too_big(__u16 mtu)
+static __always_inline struct lb_words lb_words_of(enum lb_complaint complaint)
 {
-	return (struct lb_complaint){ 3, 4, 2, 0, mtu };
+	if (complaint == LB_HOPS_USED_UP)
+		return (struct lb_words){ 11, 0, 3, 0 };
+	if (complaint == LB_TOO_BIG)
+		return (struct lb_words){ 3, 4, 2, 0 };
+	return (struct lb_words){ 3, 3, 1, 4 };
+}
+
+/* Bytes of the packet that go into the error, from its IP header on. */
+static __always_inline __u32 lb_embedded(const struct lb_packet *p, __u32 header)
+{
+	return header + (p->protocol == IPPROTO_TCP ? LB_ICMP_EMBEDDED_TCP : LB_ICMP_EMBEDDED);
 }
 
 static __always_inline int lb_answer_icmp4(struct __sk_buff *skb, const struct lb_packet *p,
-					   const struct lb_complaint *why)
+					   struct lb_words why, __u32 mtu)
 {
 	struct {
 		struct iphdr ip;
@@ -105,25 +119,25 @@ static __always_inline int lb_answer_icmp4(struct __sk_buff *skb, const struct l
 		.ip = {
 			.version = 4,
 			.ihl = 5,
-			.tot_len = bpf_htons(2 * sizeof(struct iphdr) + sizeof(struct lb_icmp_head) + LB_ICMP_EMBEDDED),
 			.ttl = 64,
 			.protocol = IPPROTO_ICMP,
 			.saddr = p->target[3],
 			.daddr = p->source[3],
 		},
 		/* RFC 1191: the MTU is in the lower half. */
-		.icmp = { .type = why->type4, .code = why->code4, .unused = bpf_htonl(why->mtu) },
+		.icmp = { .type = why.type4, .code = why.code4, .unused = bpf_htonl(mtu) },
 	};
-	__u8 embedded[sizeof(struct iphdr) + LB_ICMP_EMBEDDED];
+	__u8 embedded[sizeof(struct iphdr) + LB_ICMP_EMBEDDED_TCP] = {};
+	__u32 kept = lb_embedded(p, sizeof(struct iphdr));
 
 	/* Options would move what is embedded; nobody sends them. */
-	if (p->l4 != ETH_HLEN + sizeof(struct iphdr) ||
-	    bpf_skb_load_bytes(skb, ETH_HLEN, embedded, sizeof(embedded)))
+	if (p->l4 != ETH_HLEN + sizeof(struct iphdr) || bpf_skb_load_bytes(skb, ETH_HLEN, embedded, kept))
 		return -1;
+	head.ip.tot_len = bpf_htons(sizeof(head) + kept);
 	head.ip.check = lb_fold(bpf_csum_diff(NULL, 0, (__be32 *)&head.ip, sizeof(head.ip), 0));
 	head.icmp.checksum = lb_fold(bpf_csum_diff(NULL, 0, (__be32 *)embedded, sizeof(embedded),
 						   bpf_csum_diff(NULL, 0, (__be32 *)&head.icmp, 8, 0)));
-	if (bpf_skb_change_tail(skb, ETH_HLEN + sizeof(embedded), 0) ||
+	if (bpf_skb_change_tail(skb, ETH_HLEN + kept, 0) ||
 	    bpf_skb_adjust_room(skb, sizeof(head), BPF_ADJ_ROOM_MAC, 0) ||
 	    bpf_skb_store_bytes(skb, ETH_HLEN, &head, sizeof(head), BPF_F_RECOMPUTE_CSUM))
 		return -1;
@@ -131,7 +145,7 @@ static __always_inline int lb_answer_icmp4(struct __sk_buff *skb, const struct l
 }
 
 static __always_inline int lb_answer_icmp6(struct __sk_buff *skb, const struct lb_packet *p,
-					   const struct lb_complaint *why)
+					   struct lb_words why, __u32 mtu)
 {
 	struct {
 		struct ipv6hdr ip;
@@ -139,25 +153,26 @@ static __always_inline int lb_answer_icmp6(struct __sk_buff *skb, const struct l
 	} head = {
 		.ip = {
 			.version = 6,
-			.payload_len = bpf_htons(sizeof(struct lb_icmp_head) + sizeof(struct ipv6hdr) + LB_ICMP_EMBEDDED),
 			.nexthdr = IPPROTO_ICMPV6,
 			.hop_limit = 64,
 		},
-		.icmp = { .type = why->type6, .code = why->code6, .unused = bpf_htonl(why->mtu) },
+		.icmp = { .type = why.type6, .code = why.code6, .unused = bpf_htonl(mtu) },
 	};
-	__u8 embedded[sizeof(struct ipv6hdr) + LB_ICMP_EMBEDDED];
+	__u8 embedded[sizeof(struct ipv6hdr) + LB_ICMP_EMBEDDED_TCP] = {};
+	__u32 kept = lb_embedded(p, sizeof(struct ipv6hdr));
 	struct {
 		__be32 addresses[8];
 		__be32 length;
 		__be32 next;
 	} pseudo = {
-		.length = bpf_htonl(sizeof(struct lb_icmp_head) + sizeof(embedded)),
+		.length = bpf_htonl(sizeof(struct lb_icmp_head) + kept),
 		.next = bpf_htonl(IPPROTO_ICMPV6),
 	};
 	__u64 sum;
 
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, embedded, sizeof(embedded)))
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, embedded, kept))
 		return -1;
+	head.ip.payload_len = bpf_htons(sizeof(struct lb_icmp_head) + kept);
 	__builtin_memcpy(&head.ip.saddr, p->target, 16);
 	__builtin_memcpy(&head.ip.daddr, p->source, 16);
 	lb_copy_address(pseudo.addresses, p->target);
@@ -165,17 +180,21 @@ static __always_inline int lb_answer_icmp6(struct __sk_buff *skb, const struct l
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)&head.icmp, 8, sum);
 	head.icmp.checksum = lb_fold(bpf_csum_diff(NULL, 0, (__be32 *)embedded, sizeof(embedded), sum));
-	if (bpf_skb_change_tail(skb, ETH_HLEN + sizeof(embedded), 0) ||
+	if (bpf_skb_change_tail(skb, ETH_HLEN + kept, 0) ||
 	    bpf_skb_adjust_room(skb, sizeof(head), BPF_ADJ_ROOM_MAC, 0) ||
 	    bpf_skb_store_bytes(skb, ETH_HLEN, &head, sizeof(head), BPF_F_RECOMPUTE_CSUM))
 		return -1;
 	return lb_swap_macs(skb);
 }
 
-static __always_inline int lb_answer_icmp(struct __sk_buff *skb, const struct lb_packet *p,
-					  const struct lb_complaint *why)
+/* Makes an error of the packet. A function by itself, for the stack has 512 bytes. `mtu` is that of "too big", else 0. */
+__noinline int lb_answer_icmp(struct __sk_buff *skb, const struct lb_packet *p, __u32 complaint, __u32 mtu)
 {
-	return p->ip4 ? lb_answer_icmp4(skb, p, why) : lb_answer_icmp6(skb, p, why);
+	struct lb_words why = lb_words_of(complaint);
+
+	if (!p)
+		return -1;
+	return p->ip4 ? lb_answer_icmp4(skb, p, why, mtu) : lb_answer_icmp6(skb, p, why, mtu);
 }
 
 #endif

@@ -32,6 +32,20 @@ struct {
 	__type(value, struct lb_interface);
 } lb_interfaces SEC(".maps");
 
+/* What opening a flow takes, of which the stack of 512 bytes has no room left. */
+struct lb_nat_room {
+	struct lb_nat_wish wish;
+	struct bpf_fib_lookup fib;
+	struct lb_hop hop;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct lb_nat_room);
+} lb_nat_rooms SEC(".maps");
+
 enum lb_route {
 	LB_ROUTE_FOUND, /* the hop is complete */
 	LB_ROUTE_NO_NEIGHBOUR, /* the interface and the next hop's address are known, its MAC address is not */

@@ -89,7 +89,7 @@ static __always_inline int refuse(struct __sk_buff *skb, const struct lb_packet 
 			return dropped(reason);
 		failed = lb_answer_reset(skb, p);
 	} else {
-		failed = lb_answer_icmp(skb, p, &lb_port_unreachable);
+		failed = lb_answer_icmp(skb, p, LB_PORT_UNREACHABLE, 0);
 	}
 	if (failed)
 		return dropped(LB_DROP_REWRITE);
@@ -192,6 +192,16 @@ static __always_inline void forget_direct(struct lb_flows *flows, const struct l
 		forget_flow(flows, p, p->target, p->target_port);
 }
 
+/*
+ * Whether answers go to clients directly. The backend's node has to come to the same choice by itself, so it must know
+ * the address (a nodePort's is another node's) and decide by the hash of the flow alone.
+ */
+static __always_inline bool is_direct(const struct lb_frontend *frontend)
+{
+	return (frontend->flags & LB_F_DSR) && (frontend->flags & LB_F_OUTSIDE_HASH) && !frontend->affinity_s &&
+	       (frontend->flags >> LB_F_KIND_SHIFT & 3) >= 2;
+}
+
 /* Remembers a choice. Returns the flow, or NULL with the verdict in `verdict`. */
 static __always_inline struct lb_flow *keep_flow(const struct lb_packet *p, const struct lb_endpoint *client,
 						 struct lb_flows *flows, const struct choice *choice, bool outside,
@@ -231,7 +241,10 @@ static __always_inline struct lb_flow *keep_flow(const struct lb_packet *p, cons
 		flow->flags = LB_FLOW_USED;
 		if (outside && !(choice->frontend->flags & LB_F_OUTSIDE_KEEP))
 			flow->flags = LB_FLOW_USED | LB_FLOW_MASQUERADE;
-		lb_count(LB_FORWARD_FLOW);
+		/* With direct return the backend's node shows it the client. */
+		if (outside && is_direct(choice->frontend))
+			flow->flags = LB_FLOW_USED | (backend->flags & LB_B_NEAR ? 0 : LB_FLOW_DIRECT);
+		lb_count(flow->flags & LB_FLOW_DIRECT ? LB_FORWARD_DIRECT : LB_FORWARD_FLOW);
 	}
 	if (lb_count_packets)
 		lb_count_packet(choice->id, p->payload);

@@ -91,6 +91,7 @@ enum lb_flow_flag {
 	LB_FLOW_RESET = 1 << 4,
 	LB_FLOW_HAIRPIN = 1 << 5, /* the client is its own backend: its source is rewritten too */
 	LB_FLOW_MASQUERADE = 1 << 6, /* the source becomes an address of this node, by its rules */
+	LB_FLOW_DIRECT = 1 << 7, /* packets go to the backend's node as they are, which answers as the VIP */
 };
 
 /* A translated flow, both directions in one entry, in one cache line. */
@@ -168,6 +169,8 @@ enum lb_reason {
 	LB_DROP_HOP_LIMIT, /* its hops were used up; the sender was told */
 	LB_DROP_NAT_FULL, /* a new flow, and all ports that it may have are taken */
 	LB_DROP_NO_ROUTE, /* this node has no route to the backend, or back to the client */
+	LB_FORWARD_DIRECT, /* a new flow was given a backend on another node, which answers the client directly */
+	LB_DROP_DIRECT, /* sent here for a backend that is not here, or not the one that this node would choose */
 	LB_DROP_HOLD, /* of no connection that is known, while flows are carried over: the sender repeats it */
 	LB_REASONS, /* number of reasons */
 };

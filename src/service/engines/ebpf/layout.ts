@@ -161,6 +161,7 @@ export const FLOW = {
   RESET: 1 << 4,
   HAIRPIN: 1 << 5,
   MASQUERADE: 1 << 6,
+  DIRECT: 1 << 7,
 } as const;
 
 /** Kinds in the order of their numbers in the flags. */
@@ -194,6 +195,8 @@ export const REASONS = [
   'drop-hop-limit',
   'drop-nat-full',
   'drop-no-route',
+  'forward-direct',
+  'drop-direct',
   'drop-hold',
 ] as const;
 

@@ -1,0 +1,183 @@
+/** Direct server return: the packet goes to the backend's node inside another one, and that node answers as the VIP. */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import test, { after, before, describe } from 'node:test';
+import { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
+import { FORWARDING_ANNOTATION, serviceFacts, sliceFacts } from '../../src/service/facts.ts';
+import { ServicePlanner } from '../../src/service/planner.ts';
+import { aNode, aService, aSlice } from '../../src/service/testing.ts';
+import { capture } from '../lib/capture.ts';
+import { ServiceNode, type TestPod } from '../lib/services.ts';
+
+const VIP = { ip4: '203.0.113.7', ip6: 'fd00:113::7' } as const;
+const families = ['ip4', 'ip6'] as const;
+const ports = [
+  { name: 'tcp', port: 80, protocol: 'TCP' as const },
+  { name: 'udp', port: 53, protocol: 'UDP' as const },
+];
+
+describe('direct server return', () => {
+  let a: ServiceNode;
+  let b: ServiceNode;
+  let client: TestPod;
+  let web: TestPod;
+  let first: EbpfEngine;
+  let second: EbpfEngine;
+
+  const ifindex = (node: ServiceNode, link: string) =>
+    (
+      JSON.parse(
+        execFileSync('ip', ['-j', '-n', node.prefix, 'link', 'show', link], { encoding: 'utf8' }),
+      ) as {
+        ifindex: number;
+      }[]
+    )[0]!.ifindex;
+
+  function open(node: ServiceNode, nodeName: string): EbpfEngine {
+    const engine = EbpfEngine.open({
+      bpffsDir: node.bpffs,
+      cgroupPath: node.cgroup,
+      netns: node.netns,
+      nodeName,
+      sizes: { natPorts: 1024 },
+      nodeHook: 'tc',
+    });
+    const facts = serviceFacts(
+      aService(
+        { type: 'LoadBalancer', clusterIPs: ['10.96.0.10', 'fd00:10:96::10'], ports },
+        { annotations: { [FORWARDING_ANNOTATION]: 'dsr' } },
+        { loadBalancer: { ingress: [{ ip: VIP.ip4 }, { ip: VIP.ip6 }] } },
+      ),
+    );
+    const slices = families.flatMap((family) =>
+      ports.map(({ name, protocol }) =>
+        sliceFacts(
+          aSlice([`${web[family]} node-b`], { name: `${family}-${name}`, portName: name, protocol }),
+        ),
+      ),
+    );
+    const planner = new ServicePlanner(
+      { services: new Map([[facts.key, facts]]), slices: new Map(slices.map((slice) => [slice.key, slice])) },
+      { ...aNode({ nodePortAddresses: [] }), nodeName },
+    );
+    assert.equal(engine.apply(planner.planAll()).failed.size, 0);
+    return engine;
+  }
+
+  before(async () => {
+    a = ServiceNode.create('da', 7);
+    b = ServiceNode.create('db', 8);
+    client = a.addHost('out', 20);
+    web = b.addPod('web');
+    for (const family of families) await b.serve('web', web.netns, web[family], 8080);
+    // a and b side by side, and b's own way to the client.
+    a.ip(`link add ab type veth peer name ba netns ${b.prefix}`);
+    b.ip(`link add cl type veth peer name eth1 netns ${client.netns}`);
+    for (const [netns, lines] of [
+      [
+        a.prefix,
+        [
+          'addr add 172.40.0.1/24 dev ab',
+          'addr add fd00:40::1/64 dev ab nodad',
+          'link set ab up',
+          'route add 10.244.8.0/24 via 172.40.0.2',
+          'route add fd00:10:244:8::/64 via fd00:40::2',
+        ],
+      ],
+      [
+        b.prefix,
+        [
+          'addr add 172.40.0.2/24 dev ba',
+          'addr add fd00:40::2/64 dev ba nodad',
+          'link set ba up',
+          'addr add 172.41.0.1/24 dev cl',
+          'addr add fd00:41::1/64 dev cl nodad',
+          'link set cl up',
+          'route add 172.20.7.0/24 via 172.41.0.9',
+          'route add fd00:20:7::/64 via fd00:41::9',
+        ],
+      ],
+      [
+        client.netns,
+        [
+          'addr add 172.41.0.9/24 dev eth1',
+          'addr add fd00:41::9/64 dev eth1 nodad',
+          'link set eth1 up',
+          `route add ${VIP.ip4}/32 via 172.20.7.1`,
+          `route add ${VIP.ip6}/128 via fd00:20:7::1`,
+        ],
+      ],
+    ] as const)
+      for (const line of lines) execFileSync('ip', ['-n', netns, ...line.split(' ')]);
+    first = open(a, 'node-a');
+    first.attachNodeInterface(client.ifindex, { ip4: '172.20.7.1', ip6: 'fd00:20:7::1' });
+    first.attachNodeInterface(ifindex(a, 'ab'), { ip4: '172.40.0.1', ip6: 'fd00:40::1' });
+    second = open(b, 'node-b');
+    second.attachPodLink(web.ifindex);
+    second.attachNodeInterface(ifindex(b, 'ba'), { ip4: '172.40.0.2', ip6: 'fd00:40::2' });
+    second.attachNodeInterface(ifindex(b, 'cl'), { ip4: '172.41.0.1', ip6: 'fd00:41::1' });
+  });
+
+  after(async () => {
+    first?.remove();
+    second?.remove();
+    await a?.[Symbol.asyncDispose]();
+    await b?.[Symbol.asyncDispose]();
+  });
+
+  const from = () => ({ netns: client.netns, cgroup: false });
+  const host = (text = '') => text.replace(/:\d+$/, '').replace(/[[\]]/g, '');
+
+  for (const family of families) {
+    for (const kind of ['tcp', 'udp', 'udp-connected'] as const)
+      test(`${kind} ${family}: the backend sees the client, the client sees the VIP, and no answer passes the first node`, async () => {
+        const wire = await capture(a.prefix, 'ab', family === 'ip4' ? 'ip' : 'ip6 and not icmp6');
+        const seen = await a.attempt(kind, from(), VIP[family], kind === 'tcp' ? 80 : 53, { times: 5 });
+        const lines = await wire.stop();
+        assert.deepEqual([...new Set(seen.map((s) => s.result))], ['ok']);
+        assert.deepEqual([...new Set(seen.map((s) => host(s.client)))], [client[family]]);
+        assert.ok(seen.every((s) => s.peer!.includes(VIP[family])));
+        assert.ok(lines.length >= 5);
+        const there = family === 'ip4' ? `172.40.0.1 > ${web.ip4}` : `fd00:40::1 > ${web.ip6}`;
+        assert.deepEqual(
+          lines.filter((line) => !line.includes(there)),
+          [],
+        );
+      });
+
+    test(`${family}: a megabyte goes through: too large packets are answered with what fits`, async () => {
+      const before = first.counters()['reject-too-big']!;
+      const [large] = await a.attempt('tcp', from(), VIP[family], 80, { size: 1 << 20, timeout: 8 });
+      assert.equal(large!.result, 'ok');
+      assert.ok(first.counters()['reject-too-big']! > before);
+      const [fragments] = await a.attempt('udp', from(), VIP[family], 53, { size: 4000 });
+      assert.equal(fragments!.result, 'ok');
+    });
+  }
+
+  test('a packet inside another one for a pod that is not its backend is dropped and counted; tunnels of others pass', async () => {
+    const send = (outer: string, inner: string, port: number) =>
+      execFileSync('ip', [
+        'netns',
+        'exec',
+        a.prefix,
+        'python3',
+        '-c',
+        `
+import socket, struct
+def ip(proto, src, dst, body):
+    return struct.pack('!BBHHHBBH4s4s', 0x45, 0, 20 + len(body), 7, 0, 64, proto, 0, socket.inet_aton(src), socket.inet_aton(dst)) + body
+udp = struct.pack('!HHHH', 5555, ${port}, 12, 0) + b'evil'
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 4)
+s.sendto(ip(17, '198.51.100.1', '${inner}', udp), ('${outer}', 0))
+`,
+      ]);
+    const before = second.counters()['drop-direct']!;
+    send('10.244.8.77', VIP.ip4, 53);
+    assert.equal(second.counters()['drop-direct'], before + 1);
+    const wire = await capture(web.netns, 'eth0', 'ip proto 4');
+    send(web.ip4, '192.0.2.9', 53);
+    assert.equal((await wire.stop()).length, 1);
+    assert.equal(second.counters()['drop-direct'], before + 1);
+  });
+});

@@ -50,6 +50,8 @@ export interface EngineSizes {
   readonly sourceRanges?: number;
   /** Kernel memory for counters of backends, and as much for those of Service ports. Default 64 MiB each; 0: none. */
   readonly counterBytes?: number;
+  /** Count packets and bytes where packets are translated; default true. */
+  readonly countPackets?: boolean;
   /** Ports for flows to backends on other nodes, 8 flows each. A power of two, default 16,384. */
   readonly natPorts?: number;
 }
@@ -178,14 +180,15 @@ export function openObjects(
       maps['lb_nat_heads'] ?? outdated.get('lb_nat_heads')?.map,
       sizes.natPorts ?? NAT_PORTS,
     );
+    const counting = { lb_count_packets: sizes.countPackets ?? true };
     const constants = {
       lb_socket: {
         lb_sets_errors: bpfFeatures.socketErrors.available() !== false,
         lb_node_netns: netnsCookie(typeof place.netns === 'object' ? place.netns.fd : place.netns) ?? 0n,
       },
-      lb_pod: {},
-      lb_node: nat,
-      lb_xdp: nat,
+      lb_pod: counting,
+      lb_node: { ...nat, ...counting },
+      lb_xdp: { ...nat, ...counting },
     };
     const xdpProgram = place.nodeHook === 'generic' ? 'lb_xdp_generic' : 'lb_xdp';
     for (const file of FILES) {

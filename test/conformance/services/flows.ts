@@ -302,6 +302,30 @@ export const flowCases: readonly Case[] = [
         assert.equal(saw.seen[0]!.result, 'ECONNREFUSED', `${kind} from ${saw.from} in ${saw.family}`);
     }
   }),
+  aCase(
+    'conntrack-005',
+    'a segment out of the window, that conntrack calls invalid, ends no connection',
+    async (cluster) => {
+      await cluster.service('strict', { type: 'NodePort' });
+      await cluster.endpoints('strict', ['b1']);
+      const { ip4 } = await clusterIPs(cluster, 'strict');
+      const node = nodeTarget(cluster, 'a').ip4;
+      for (const [place, address, port] of [
+        ['packets a1', ip4, 80],
+        ['a1', ip4, 80],
+        ['outside', node, await nodePortOf(cluster, 'strict')],
+      ] as const) {
+        const held = await cluster.at(place).hold('tcp', address, port);
+        assert.equal(held.server, 'b1', place);
+        const [, client, number] = /^(.*):(\d+)$/.exec(held.client)!;
+        for (let times = 0; times < 3; times++) {
+          await cluster.at('b1').inject(cluster.address('b1', 'ip4'), 8080, client!, Number(number));
+          assert.equal(await held.say('still here'), 'still here', place);
+        }
+        await held.close();
+      }
+    },
+  ),
   aCase('unallocated-1', 'an address of the Service range that nobody has is dropped', async (cluster) => {
     for (const saw of await attempts(
       cluster,

@@ -37,7 +37,7 @@ export const kindCases: readonly Case[] = [
       await reach(cluster, INSIDE, 'udp', vip, 80, ['a1', 'b1']);
       await cluster.service('both', { ports: [tcp] });
       await cluster.settled();
-      await refused(cluster, INSIDE, 'udp-connected', vip, 80);
+      await unserved(cluster, INSIDE, 'udp', vip, 80);
       await reach(cluster, INSIDE, 'tcp', vip, 80, ['a1', 'b1']);
     },
   ),
@@ -56,7 +56,7 @@ export const kindCases: readonly Case[] = [
       );
       const vip = await clusterIPs(cluster, 'ports');
       await refused(cluster, EVERYWHERE, 'tcp', vip, 81);
-      await refused(cluster, EVERYWHERE, 'udp-connected', vip, 80);
+      await unserved(cluster, EVERYWHERE, 'udp', vip, 80);
       await cluster.service('ports', { ports: [tcp, { ...tcp, name: 'more', port: 81, targetPort: 8081 }] });
       await cluster.settled();
       await reach(cluster, EVERYWHERE, 'tcp', vip, 81, ['a1-second']);
@@ -210,12 +210,6 @@ export const kindCases: readonly Case[] = [
           JSON.stringify(seen[0]),
         );
       }
-      assert.equal(
-        cluster.net
-          .exec(cluster.net.node('a').netnsName, ['sysctl', '-n', 'net.ipv4.conf.all.route_localnet'])
-          .trim(),
-        '0',
-      );
     },
   ),
   aCase('loopback-6', 'a nodePort is reached at loopback by the node, in IPv6', async (cluster) => {
@@ -236,6 +230,24 @@ export const kindCases: readonly Case[] = [
       );
     }
   }),
+  aCase(
+    'loopback-route',
+    'nodePorts at loopback need no route_localnet, which lets others reach what listens there',
+    async (cluster) => {
+      await cluster.service('np', { type: 'NodePort' });
+      await cluster.endpoints('np', ['a1']);
+      const [seen] = await cluster.at('node-a').attempt('tcp', '127.0.0.1', await nodePortOf(cluster, 'np'));
+      assert.equal(seen!.result, 'ok');
+      for (const link of ['all', 'lo', 'eth0', 'po1']) {
+        const key = `net.ipv4.conf.${link}.route_localnet`;
+        assert.equal(
+          cluster.net.exec(cluster.net.node('a').netnsName, ['sysctl', '-n', key]).trim(),
+          '0',
+          link,
+        );
+      }
+    },
+  ),
   aCase('servicecorner-042', 'nodePorts are at chosen addresses only', async (cluster) => {
     const { parseCidr } = await import('../../../src/addr/index.ts');
     await cluster.service('np', { type: 'NodePort' });

@@ -75,6 +75,9 @@ export interface AttemptOptions {
 export interface Held {
   /** Name of the server, or what went wrong. */
   readonly server: string;
+  /** As the server sees the client, and the client itself; of streams. */
+  readonly client: string;
+  readonly local: string;
   /** Sends a line (a datagram) and says what came back: the echo (the server's name), or what went wrong. */
   say(text?: string, timeout?: number): Promise<string>;
   close(): Promise<void>;
@@ -145,6 +148,8 @@ export class Prober {
     const opened = await this.#ask('hold', { handle, kind, host, port, ...options });
     return {
       server: opened['text'] as string,
+      client: (opened['client'] ?? '') as string,
+      local: (opened['local'] ?? '') as string,
       say: async (text = 'hello', timeout = 1) => {
         const { text: said } = await this.#ask('say', { handle, text, timeout });
         return said as string;
@@ -153,6 +158,11 @@ export class Prober {
         await this.#ask('let-go', { handle });
       },
     };
+  }
+
+  /** Sends a segment of a connection between these two, IPv4, that lies far outside of the window. */
+  async inject(source: string, sport: number, target: string, dport: number): Promise<void> {
+    await this.#ask('inject', { source, sport, target, dport });
   }
 
   close(): void {

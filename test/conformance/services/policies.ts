@@ -100,7 +100,7 @@ export const policyCases: readonly Case[] = [
     ] as const)
       await refused(cluster, EVERYWHERE, 'tcp', to, number, options);
     await refused(cluster, INSIDE, 'tcp', { ip4: '198.51.100.7', ip6: 'fd00:198::7' }, 80, options);
-    await refused(cluster, EVERYWHERE, 'udp-connected', VIPS.a, 80, options);
+    await unserved(cluster, EVERYWHERE, 'udp', VIPS.a, 80);
   }),
   aCase(
     'servicecorner-004 loadbalancers-012 services-041',

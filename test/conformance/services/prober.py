@@ -1,5 +1,5 @@
 """A process at one place of the network: serves, connects and sends as the test asks, a line of JSON each way."""
-import errno, json, os, socket, sys, threading, time
+import errno, json, os, socket, struct, sys, threading, time
 
 NAME = sys.argv[1]
 held = {}
@@ -159,7 +159,22 @@ def hold(request):
         return {'text': ''}
     entry['reader'] = s.makefile('rb')
     words = entry['reader'].readline().decode().split()
-    return {'text': words[0], 'client': words[1]} if words else {'text': 'closed'}
+    return {'text': words[0], 'client': words[1], 'local': show(s.getsockname())} if words else {'text': 'closed'}
+
+
+def inject(request):
+    """A TCP segment of a connection that this place serves, with a sequence number far off (IPv4)."""
+    source, target = socket.inet_aton(request['source']), socket.inet_aton(request['target'])
+    segment = struct.pack('!HHIIBBHHH', request['sport'], request['dport'], 0x12345678, 0x87654321, 5 << 4, 0x10, 512, 0, 0)
+    data = source + target + struct.pack('!BBH', 0, 6, len(segment)) + segment
+    total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    segment = segment[:16] + struct.pack('!H', ~total & 0xFFFF) + segment[18:]
+    raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
+    raw.bind((request['source'], 0))
+    raw.sendto(segment, (request['target'], 0))
+    raw.close()
 
 
 def answer(request):
@@ -180,6 +195,9 @@ def answer(request):
         return {'seen': seen}
     if what == 'hold':
         return hold(request)
+    if what == 'inject':
+        inject(request)
+        return {}
     if what == 'say':
         return say(request)
     if what == 'let-go':

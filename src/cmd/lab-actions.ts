@@ -95,18 +95,25 @@ export async function restart(what: string, flags: NamedFlags & { kill: boolean 
   await stopProcess(flags.name, what, flags.kill);
   const { title, pid } = await startAgain(flags.name, what);
   const took = Math.round(performance.now() - begun);
-  console.log(`${title} is process ${pid} now and serves again after ${took} ms`);
+  print({
+    json: flags.json,
+    value: { title, pid, tookMs: took },
+    text: () => `${title} is process ${pid} now and serves again after ${took} ms`,
+  });
 }
 
-export async function end({ name }: NamedFlags): Promise<void> {
+export async function end({ name, json }: NamedFlags): Promise<void> {
   needRoot('lab down');
   const lock = lockLab(name);
   const { processes, namespaces } = await down(name).finally(() => lock.release());
-  console.log(
-    processes + namespaces === 0
-      ? `lab "${name}" is not there`
-      : `lab "${name}" is gone: ${processes} processes, ${namespaces} namespaces`,
-  );
+  print({
+    json,
+    value: { name, processes, namespaces },
+    text: () =>
+      processes + namespaces === 0
+        ? `lab "${name}" is not there`
+        : `lab "${name}" is gone: ${processes} processes, ${namespaces} namespaces`,
+  });
 }
 
 export function kubeconfig({ name, out }: NamedFlags & { out?: string }): void {

@@ -48,6 +48,7 @@ export function registerLab(program: Command): void {
 
   named(lab.command('down'))
     .description('end a lab and remove all that it made')
+    .option('--json', 'print JSON', false)
     .addHelpText('after', examples('sudo ./portolan lab down', 'sudo ./portolan lab down --name second'))
     .action(async (flags: NamedFlags) => (await actions()).end(flags));
 
@@ -71,6 +72,7 @@ export function registerLab(program: Command): void {
     )
     .argument('<what>', 'node1, apiserver, controllers')
     .option('--kill', 'kill -9: it has no moment to tidy up', false)
+    .option('--json', 'print JSON', false)
     .addHelpText(
       'after',
       '\nExamples:\n  sudo ./portolan lab restart node1\n  sudo ./portolan lab restart apiserver --kill',

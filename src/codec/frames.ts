@@ -14,6 +14,12 @@ import type { Duplex } from 'node:stream';
 /** Larger than what any sender of ours puts into one frame. */
 export const MAX_FRAME_BYTES = 1 << 20;
 const HEADER_BYTES = 5;
+/**
+ * A socket that is not read does not tell that its other end has gone; writing does. So while one side does not read,
+ * it sends an empty frame of a stream that nobody has, this often.
+ */
+const ALIVE_MS = 5_000;
+const ALIVE_STREAM = 255;
 
 export const STREAM = { stdin: 0, stdout: 1, stderr: 2, outcome: 3, size: 4 } as const;
 
@@ -57,18 +63,19 @@ export class FrameLink {
   readonly #socket: Duplex;
   readonly #reader = new FrameReader();
   #onFrame: (frame: Frame) => void = () => {};
+  #alive: NodeJS.Timeout | undefined;
   readonly closed: Promise<void>;
 
   constructor(socket: Duplex) {
     this.#socket = socket;
-    this.closed = new Promise((resolve) => {
+    this.closed = new Promise<void>((resolve) => {
       socket.once('close', resolve);
       socket.once('end', resolve);
-    });
+    }).finally(() => clearInterval(this.#alive));
     socket.on('error', () => socket.destroy());
     socket.on('data', (chunk: Buffer) => {
       try {
-        for (const frame of this.#reader.push(chunk)) this.#onFrame(frame);
+        for (const frame of this.#reader.push(chunk)) if (frame.stream !== ALIVE_STREAM) this.#onFrame(frame);
       } catch {
         socket.destroy();
       }
@@ -91,10 +98,16 @@ export class FrameLink {
   /** Nothing is read meanwhile. */
   pause(): void {
     this.#socket.pause();
+    this.#alive ??= setInterval(
+      () => void this.#socket.write(encodeFrame(ALIVE_STREAM, new Uint8Array())),
+      ALIVE_MS,
+    ).unref();
   }
 
   resume(): void {
     this.#socket.resume();
+    clearInterval(this.#alive);
+    this.#alive = undefined;
   }
 
   end(): void {

@@ -7,6 +7,7 @@ import { createConnection } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after, before } from 'node:test';
+import { startAgain, stopProcess } from '../../src/lab/restart.ts';
 import { kubectls } from '../lib/kubectl.ts';
 import { type Lab, startLab, until } from '../lib/lab.ts';
 
@@ -174,6 +175,21 @@ for (const { path, version } of kubectls()) {
     });
     logs.child.kill('SIGTERM');
     attached.child.kill('SIGTERM');
+  });
+
+  test(`kubectl ${version}: an agent that is killed ends its sessions with an error, and the next one serves again`, async () => {
+    const { child, output } = start(['exec', 'echo', '--', 'sh', '-c', 'echo begun; sleep 600']);
+    await until(() => output().includes('begun'), { seconds: 10, what: 'the command runs' });
+    const ended = new Promise<number | null>((resolve) => child.once('exit', resolve));
+    const { spec } = await lab.get<{ spec: { nodeName: string } }>('pod', 'echo');
+    await stopProcess(lab.name, spec.nodeName, true);
+    assert.equal(await ended, 1);
+    assert.match(output(), /the node of the pod was lost/);
+    await startAgain(lab.name, spec.nodeName);
+    await until(() => kubectl(['exec', 'echo', '--', 'echo', 'again']).text === 'again\n', {
+      seconds: 15,
+      what: 'exec works again',
+    });
   });
 
   test(`kubectl ${version}: what cannot be done is told before the connection is taken over`, () => {

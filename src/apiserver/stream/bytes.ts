@@ -2,6 +2,12 @@
 import type { Duplex } from 'node:stream';
 import { writeTo } from '../../codec/frames.ts';
 
+/**
+ * A connection that is not read does not tell that its client has gone; writing does. Sessions ping this often.
+ * kubectl itself pings every 5 s where it can.
+ */
+export const PING_MS = 10_000;
+
 export interface ByteLink {
   /** Resolves when there is room for more. */
   write(bytes: Uint8Array): Promise<void>;

@@ -2,7 +2,7 @@
  * The server's side of a SPDY/3.1 session as kubectl opens one: the client opens streams, the server answers each.
  * Windows are not counted: neither Kubernetes' client nor its servers do, whoever is slow stops reading the connection.
  */
-import type { ByteLink } from './bytes.ts';
+import { type ByteLink, PING_MS } from './bytes.ts';
 import {
   encodeControl,
   encodeData,
@@ -47,11 +47,14 @@ export class SpdySession {
   readonly #streams = new Map<number, Open>();
   /** Ended by both sides, or by a reset: late frames are no fault. */
   #lastId = 0;
+  #pings = 0;
 
   constructor(link: ByteLink, onStream: (stream: SpdyStream) => void) {
     this.#link = link;
     this.#onStream = onStream;
+    const pings = setInterval(() => void this.#ping(), PING_MS).unref();
     void link.closed.then(() => {
+      clearInterval(pings);
       this.#inflate.close();
       this.#deflate.close();
       for (const stream of this.#streams.values()) void stream.take(undefined);
@@ -79,6 +82,13 @@ export class SpdySession {
     this.#link.end();
   }
 
+  async #ping(): Promise<void> {
+    const payload = Buffer.alloc(4);
+    this.#pings = (this.#pings + 2) % 0x7fff_fffe;
+    payload.writeUInt32BE(this.#pings);
+    await this.#link.write(encodeControl(SPDY.ping, 0, payload));
+  }
+
   async #take(frame: SpdyFrame): Promise<void> {
     if (frame.kind === 'data') {
       const stream = this.#streams.get(frame.id);
@@ -97,7 +107,9 @@ export class SpdySession {
         return;
       case SPDY.ping:
         if (payload.length !== 4) throw new RangeError('a ping of another length');
-        return this.#link.write(encodeControl(SPDY.ping, 0, payload));
+        // Even numbers are ours, coming back.
+        if (payload.readUInt32BE(0) % 2 === 1) await this.#link.write(encodeControl(SPDY.ping, 0, payload));
+        return;
       case SPDY.rstStream: {
         if (payload.length !== 8) throw new RangeError('a reset of another length');
         const id = payload.readUInt32BE(0) & 0x7fff_ffff;

@@ -8,7 +8,7 @@
  *                      126: 16 bits, 127: 64 bits            clients always mask, servers never (5.1)
  */
 import { createHash } from 'node:crypto';
-import type { ByteLink } from './bytes.ts';
+import { type ByteLink, PING_MS } from './bytes.ts';
 
 /** A message above this is refused; kubectl sends 32 KiB at most. */
 export const MAX_MESSAGE_BYTES = 4 << 20;
@@ -118,6 +118,11 @@ export class WebSocketLink {
   }
 
   start(onMessage: (message: Buffer) => Promise<void>): void {
+    const ping = () => {
+      if (!this.#closing) void this.#link.write(encodeWebSocketFrame(OPCODE.ping, new Uint8Array()));
+    };
+    const pings = setInterval(ping, PING_MS).unref();
+    void this.closed.then(() => clearInterval(pings));
     this.#link.start(async (bytes) => {
       try {
         for (const frame of this.#reader.push(bytes)) await this.#take(frame, onMessage);

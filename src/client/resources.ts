@@ -1,4 +1,5 @@
 /** The kinds that Portolan speaks about with an API server: where each is found and how it is called. */
+import { inOnePiece } from '../codec/index.ts';
 import type { ClusterNetworkPolicy } from '../model/cluster-network-policy.ts';
 import type {
   ConfigMap,
@@ -95,5 +96,5 @@ export function objectPath(of: Resource<KubeObject>, named: ObjectName, subresou
 /** Key of an object in tables: `namespace/name`, or `name` when it has no namespace. */
 export function keyOf(object: { metadata: { name: string; namespace?: string } }): string {
   const { namespace, name } = object.metadata;
-  return namespace ? `${namespace}/${name}` : name;
+  return namespace ? inOnePiece(`${namespace}/${name}`) : name;
 }

@@ -1,2 +1,3 @@
 export * from './bytes.ts';
 export * from './struct.ts';
+export * from './text.ts';

@@ -1,5 +1,6 @@
 /** Kubernetes objects → what the data path acts on. Also what reflectors keep, so it is small. */
 import { type Family, tryParseCidr, tryParseIp } from '../addr/index.ts';
+import { inOnePiece } from '../codec/index.ts';
 import { serviceError } from '../errors/service.ts';
 import type { EndpointSlice, EndpointSliceEndpoint, Service } from '../model/kubernetes.ts';
 import type { EndpointFacts, NodeContext, ServiceFacts, SliceFacts } from './types.ts';
@@ -23,7 +24,7 @@ const nothing: readonly never[] = [];
 /** What a Service says to the data path. Unusable fields are left out and told in `problems`. */
 export function serviceFacts(service: Service, proxyName?: NodeContext['proxyName']): ServiceFacts {
   const { metadata, spec, status } = service;
-  const key = `${metadata.namespace ?? 'default'}/${metadata.name}`;
+  const key = inOnePiece(`${metadata.namespace ?? 'default'}/${metadata.name}`);
   const problems: Error[] = [];
   const addresses = (field: string, texts: readonly (string | undefined)[] | undefined): string[] => {
     const found: string[] = [];
@@ -89,8 +90,8 @@ export function sliceFacts(slice: EndpointSlice): SliceFacts {
   const usable = name && labels[HEADLESS_LABEL] === undefined && slice.addressType !== 'FQDN';
   const family: Family = slice.addressType === 'IPv6' ? 6 : 4;
   return {
-    key: `${namespace}/${metadata.name}`,
-    service: usable ? `${namespace}/${name}` : undefined,
+    key: inOnePiece(`${namespace}/${metadata.name}`),
+    service: usable ? inOnePiece(`${namespace}/${name}`) : undefined,
     family,
     ports: usable
       ? (slice.ports ?? []).flatMap(({ name, protocol, port }) =>

@@ -1,4 +1,5 @@
 import { parseCidr, parseIp } from '../addr/index.ts';
+import { inOnePiece } from '../codec/index.ts';
 import { chooseEndpoints, EMPTY_SET, mergeEndpoints } from './endpoint-sets.ts';
 import { clusterRules, externalRules, familyOf, frontendsOf, isExternal } from './frontends.ts';
 import type {
@@ -63,7 +64,7 @@ function planPort(
   const sourceRanges = service.sourceRanges.filter((range) => familyOf(range) === family);
   const name = port.name === '' ? service.key : `${service.key}:${port.name}`;
   return {
-    key: `${name}/${port.protocol}/ip${family}`,
+    key: inOnePiece(`${name}/${port.protocol}/ip${family}`),
     service: service.key,
     name: port.name,
     family,

@@ -22,10 +22,15 @@ export interface HealParts {
 /** The event loop is not held up for longer, but for the frontends, which are looked at in one go. */
 const TURN_MS = 2;
 
+/** How often programs, pins and settings are looked at while a tour through all entries takes longer. */
+const ATTACHED_MS = 25_000;
+
 export class Healer {
   readonly #parts: HealParts;
   #count = 0;
   #last: Repairs['last'];
+  /** A tour through all entries that is under way. */
+  #tour: { readonly writer: Writer; readonly pieces: Generator<string[]> } | undefined;
 
   constructor(parts: HealParts) {
     this.#parts = parts;
@@ -37,38 +42,56 @@ export class Healer {
 
   /** Everything that is not as it ought to be, as text; nothing is changed. */
   look(): string[] {
-    return [...this.#pieces(false)].flat();
+    return [...this.#attached(false), ...[...this.#parts.writer().foreign(false)].flat()];
   }
 
-  /** Puts everything right; returns what was wrong. */
-  async heal(pause: Pause = () => turn(true)): Promise<string[]> {
+  /**
+   * Puts everything right; returns what was wrong. With `pause` entries are looked at over many calls: each begins
+   * with what is attached and pinned, goes on where the last one ended, and ends as soon as it has something to tell.
+   */
+  async heal(pause?: Pause): Promise<string[]> {
     const { writer } = this.#parts;
-    const began = writer();
-    const found: string[] = [];
+    const found = this.#attached(true);
+    let looked = performance.now();
     let since = cpuTimeMs();
-    for (const piece of this.#pieces(true)) {
-      found.push(...piece);
-      const costMs = cpuTimeMs() - since;
-      if (costMs < TURN_MS) continue;
-      if (!(await pause(costMs))) return found;
-      // After a failure everything is read again, and compared by what comes then.
-      if (writer() !== began) break;
-      since = cpuTimeMs();
-    }
-    if (writer() === began) began.trim();
-    if (found.length > 0) {
-      this.#count += found.length;
-      this.#last = { at: new Date().toISOString(), what: found };
+    if (!pause || this.#tour?.writer !== writer())
+      this.#tour = { writer: writer(), pieces: writer().foreign(true) };
+    const tour = this.#tour;
+    try {
+      for (;;) {
+        const { done, value } = tour.pieces.next();
+        if (done) {
+          tour.writer.trim();
+          this.#tour = undefined;
+          break;
+        }
+        found.push(...value);
+        const costMs = cpuTimeMs() - since;
+        if (costMs < TURN_MS) continue;
+        const goOn = await (pause?.(costMs) ?? turn(true));
+        // After a failure everything is read again, and compared by what comes then.
+        if (!goOn || writer() !== tour.writer) break;
+        since = cpuTimeMs();
+        if (pause && performance.now() - looked >= ATTACHED_MS) {
+          found.push(...this.#attached(true));
+          looked = performance.now();
+        }
+        if (pause && found.length > 0) break;
+      }
+    } catch (error) {
+      this.#tour = undefined;
+      throw error;
+    } finally {
+      if (found.length > 0) {
+        this.#count += found.length;
+        this.#last = { at: new Date().toISOString(), what: found };
+      }
     }
     return found;
   }
 
-  *#pieces(repair: boolean): Generator<string[]> {
-    const { links, writer } = this.#parts;
-    yield links.foreign(repair);
-    yield this.#pins(repair);
-    yield this.#config(repair);
-    yield* writer().foreign(repair);
+  #attached(repair: boolean): string[] {
+    return [...this.#parts.links.foreign(repair), ...this.#pins(repair), ...this.#config(repair)];
   }
 
   /** Without its pin a map would be lost to the next process. */

@@ -56,6 +56,11 @@ export const areas: readonly Area[] = [
     run: async (options) => (await import('./service-scale.ts')).benchServiceScale(options),
   },
   {
+    name: 'flood',
+    about: 'Established flows during a flood of new ones',
+    run: async (options) => (await import('./flood.ts')).benchFlood(options),
+  },
+  {
     name: 'endpoints',
     about: 'API write to data path, with a real API server, controllers and agent',
     run: async (options) => (await import('./endpoints.ts')).benchEndpoints(options),

@@ -8,6 +8,7 @@
  * KIND is tcp, udp, or udp-connected. A socket sends 64 bytes that nobody else sends, waits for their echo, pauses, and
  * goes on for a while; then another takes its place. Every eighth stays for ever. What may not happen is counted by
  * name: a connection refused or timed out, reset or closed by the other side, an echo that is wrong or does not come.
+ * A datagram may be lost, and is sent again twice, as by every program that uses them; how often is told.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -35,7 +36,8 @@ struct slot {
 	int fd;
 	long deadline; /* ms: of what it waits for, or the end of its pause */
 	long since, until;
-	unsigned got, number;
+	unsigned got, number, tries;
+	int again; /* something was sent more than once over this socket */
 	char sent[SIZE], back[SIZE];
 };
 
@@ -43,7 +45,7 @@ static volatile sig_atomic_t over;
 static struct sockaddr_storage to;
 static socklen_t to_size;
 static int type, connected, ep;
-static long opened, echoed, moved, slow, slowest, began, slow_at[16];
+static long opened, echoed, moved, repeated, slow, slowest, began, slow_at[16];
 static struct failure {
 	char name[48];
 	long count;
@@ -123,6 +125,7 @@ static void begin(struct slot *s)
 	int kind = s->number % 8;
 
 	s->fd = socket(to.ss_family, type | SOCK_NONBLOCK, 0);
+	s->again = 0;
 	s->since = now;
 	s->until = kind == 0 ? 1L << 60 : now + (kind < 4 ? 100 + rand() % 400 : 500 + rand() % 4000);
 	opened++;
@@ -135,16 +138,10 @@ static void begin(struct slot *s)
 	watch(s, type == SOCK_STREAM ? EPOLLOUT : EPOLLIN, EPOLL_CTL_ADD);
 }
 
-static void talk(struct slot *s)
+static void say(struct slot *s)
 {
 	long now = now_ms(), sent;
 
-	if (now > s->until) {
-		end(s);
-		return;
-	}
-	for (int i = 0; i < SIZE; i++)
-		s->sent[i] = rand();
 	sent = connected ? send(s->fd, s->sent, SIZE, MSG_NOSIGNAL) :
 			   sendto(s->fd, s->sent, SIZE, 0, (void *)&to, to_size);
 	if (sent != SIZE) {
@@ -155,6 +152,18 @@ static void talk(struct slot *s)
 	s->since = now;
 	s->state = WAITING;
 	s->deadline = now + (type == SOCK_STREAM ? PATIENCE_MS : UDP_PATIENCE_MS);
+}
+
+static void talk(struct slot *s)
+{
+	if (now_ms() > s->until) {
+		end(s);
+		return;
+	}
+	for (int i = 0; i < SIZE; i++)
+		s->sent[i] = rand();
+	s->tries = 0;
+	say(s);
 }
 
 static void took(long ms)
@@ -180,12 +189,23 @@ static void hear(struct slot *s)
 		failed(s, n ? "receive" : "closed by the server", n ? errno : 0);
 		return;
 	}
+	/* The second answer to what was sent twice. */
+	if (type == SOCK_DGRAM && s->again && n == SIZE && (s->state != WAITING || memcmp(s->sent, s->back, SIZE)))
+		return;
 	if (s->state != WAITING) {
 		failed(s, "an answer to nothing", 0);
 		return;
 	}
 	if (!connected && (from.ss_family != to.ss_family || memcmp(&from, &to, to.ss_family == AF_INET ? 8 : 24))) {
-		failed(s, "an answer from somebody else", 0);
+		char host[INET6_ADDRSTRLEN] = "?", name[48];
+
+		/* The port lies at the same place in both families. */
+		inet_ntop(from.ss_family,
+			  from.ss_family == AF_INET ? (void *)&((struct sockaddr_in *)&from)->sin_addr :
+						      (void *)&((struct sockaddr_in6 *)&from)->sin6_addr,
+			  host, sizeof(host));
+		snprintf(name, sizeof(name), "an answer from %s %d", host, ntohs(((struct sockaddr_in *)&from)->sin_port));
+		failed(s, name, 0);
 		return;
 	}
 	s->got += n;
@@ -256,12 +276,16 @@ static int load(int seconds, int slots)
 				talk(s);
 			else if (s->state == CONNECTING)
 				failed(s, "connect", ETIMEDOUT);
-			else
+			else if (type == SOCK_DGRAM && s->tries++ < 2) {
+				repeated++;
+				s->again = 1;
+				say(s);
+			} else
 				failed(s, "no echo", 0);
 		}
 	}
-	printf("{\"opened\":%ld,\"echoed\":%ld,\"moved\":%ld,\"slow\":%ld,\"slowestMs\":%ld,\"failed\":{", opened, echoed,
-	       moved, slow, slowest);
+	printf("{\"opened\":%ld,\"echoed\":%ld,\"moved\":%ld,\"repeated\":%ld,\"slow\":%ld,\"slowestMs\":%ld,\"failed\":{", opened, echoed,
+	       moved, repeated, slow, slowest);
 	for (int i = 0; i < 32 && failures[i].count; i++, lost++)
 		printf("%s\"%s\":%ld", lost ? "," : "", failures[i].name, failures[i].count);
 	printf("},\"slowAtMs\":[");

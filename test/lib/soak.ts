@@ -13,6 +13,8 @@ export interface Soaked {
   readonly echoed: number;
   /** Datagram sockets that the node ended because their backend had gone. */
   readonly moved: number;
+  /** Datagrams that had to be sent again. */
+  readonly repeated: number;
   /** Answers and connections that took longer than 900 ms: a packet was lost and sent again. */
   readonly slow: number;
   readonly slowestMs: number;

@@ -35,7 +35,9 @@ export async function cniFigures({ quick }: AreaOptions): Promise<Figure[]> {
 const EXTRA_US = 0.1;
 
 export async function serviceFigures({ quick }: AreaOptions): Promise<Figure[]> {
-  const rows = await benchServiceRows(quick ? { rounds: 3, counts: [1, 10_000] } : { rounds: 9 });
+  const rows = await benchServiceRows(
+    quick ? { rounds: 3, counts: [1, 10_000] } : { rounds: 9, counts: [1, 1000, 10_000, 100_000] },
+  );
   return rows.map((row) => withBudget(row));
 }
 

@@ -15,10 +15,17 @@ import { ServicePlanner } from '../../src/service/planner.ts';
 import { aNode, aService, aSlice } from '../../src/service/testing.ts';
 import type { ServiceFacts, SliceFacts } from '../../src/service/types.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
+import { compiled, firstLine } from '../lib/soak.ts';
 import { type BenchRow, printRows, startedAlone } from './measure.ts';
 
 const CONNECTIONS = 2000;
+const HTTP = { name: '', port: 80, targetPort: 8080, protocol: 'TCP' as const };
 const ENDPOINTS = 10;
+/** Port of the last Service for packets of an open connection, and where its server echoes. */
+const ECHO = { port: 81, target: 8081 };
+const ROUND_TRIPS = 3000;
+/** More Services than rules of other kinds can be loaded in minutes: eBPF beside plain routing only, one endpoint each. */
+const RULES_LIMIT = 10_000;
 /** Client and server share a CPU: where the scheduler puts them makes more difference than what is measured. */
 const ONE_CPU = ['taskset', '-c', '0'];
 
@@ -28,7 +35,7 @@ interface Lane {
   readonly server: TestPod;
 }
 
-const serviceAddress = (at: number) => `10.96.${at >> 8}.${at & 255}`;
+const serviceAddress = (at: number) => `10.${96 + (at >> 16)}.${(at >> 8) & 255}.${at & 255}`;
 /** Endpoints of other Services; they are in nobody's way. */
 const elsewhere = (at: number, endpoint: number) =>
   `10.${128 + (at >> 12)}.${(at >> 4) & 255}.${((at & 15) << 4) + endpoint}`;
@@ -56,6 +63,10 @@ export async function bench({ rounds = 7, counts = [1, 1000, 10_000] } = {}): Pr
     );
     servers.push(child);
     await new Promise((resolve) => child.stdout!.once('data', resolve));
+    const words = [...ONE_CPU, compiled('soak'), 'serve', String(ECHO.target)];
+    const echo = spawn('ip', ['netns', 'exec', made.server.netns, ...words]);
+    servers.push(echo);
+    await firstLine(echo);
     return made;
   };
   /** 10th percentile of one run, in ms: on a busy machine the median tells how busy it is. */
@@ -76,6 +87,15 @@ export async function bench({ rounds = 7, counts = [1, 1000, 10_000] } = {}): Pr
     return Number(output.split(' ')[0]) / 1e6;
   };
 
+  /** Median round trip over one open connection, in ms. */
+  const roundTrip = ({ node, client }: Lane, address: string, port: number, inCgroup = false): number => {
+    const words = [compiled('../bench/pingpong'), 'tcp', address, String(port), String(ROUND_TRIPS)];
+    const enter = inCgroup ? `echo $$ > ${node.cgroup}/cgroup.procs; ` : '';
+    const inside = ['ip', 'netns', 'exec', client.netns, ...ONE_CPU, ...words];
+    const output = execFileSync('sh', ['-ec', `${enter}exec "$@"`, 'sh', ...inside], { encoding: 'utf8' });
+    return Number(output.split(' ')[1]) / 1e6;
+  };
+
   const rows: BenchRow[] = [];
   let engine: EbpfEngine | undefined;
   try {
@@ -89,18 +109,20 @@ export async function bench({ rounds = 7, counts = [1, 1000, 10_000] } = {}): Pr
       netns: bpf.node.netns,
       nodeName: 'node-a',
     });
-    engine.setServiceRanges(['10.96.0.0/16']);
+    engine.setServiceRanges(['10.96.0.0/15']);
     for (const pod of bpf.node.pods) engine.attachPodLink(pod.ifindex);
 
     for (const count of counts) {
       const last = count - 1;
+      const rules = count <= RULES_LIMIT;
+      const perService = rules ? ENDPOINTS : 1;
       const services = new Map<string, ServiceFacts>();
       const slices = new Map<string, SliceFacts>();
       const slice = (at: number, skip = -1) => {
         const endpoints =
           at === last
             ? [`${bpf.server.ip4} node-a`]
-            : Array.from({ length: ENDPOINTS }, (_, e) => `${elsewhere(at, e)} node-b`).filter(
+            : Array.from({ length: perService }, (_, e) => `${elsewhere(at, e)} node-b`).filter(
                 (_, e) => e !== skip,
               );
         const facts = sliceFacts(aSlice(endpoints, { name: `s${at}-1`, service: `s${at}` }));
@@ -108,16 +130,24 @@ export async function bench({ rounds = 7, counts = [1, 1000, 10_000] } = {}): Pr
         return facts.key;
       };
       for (let at = 0; at < count; at++) {
-        const facts = serviceFacts(aService({ clusterIPs: [serviceAddress(at)] }, { name: `s${at}` }));
+        const ports = at === last ? { ports: [HTTP, { ...HTTP, name: 'echo', port: ECHO.port }] } : {};
+        const spec = { clusterIP: serviceAddress(at), clusterIPs: [serviceAddress(at)], ...ports };
+        const facts = serviceFacts(aService(spec, { name: `s${at}` }));
         services.set(facts.key, facts);
         slice(at);
       }
+      const echo = sliceFacts(
+        aSlice([`${bpf.server.ip4} node-a`], {
+          ...{ name: `s${last}-2`, service: `s${last}`, portName: 'echo', port: ECHO.target },
+        }),
+      );
+      slices.set(echo.key, echo);
       const planner = new ServicePlanner({ services, slices }, aNode({ nodePortAddresses: [] }));
       const began = performance.now();
       engine.apply(planner.planAll());
       const programmedMs = performance.now() - began;
-      const iptablesMs = loadIptables(iptables, count);
-      const nftMs = loadNft(nft, count);
+      const iptablesMs = rules ? loadIptables(iptables, count) : 0;
+      const nftMs = rules ? loadNft(nft, count) : 0;
 
       const vip = serviceAddress(last);
       const times: Record<string, number[]> = {};
@@ -129,8 +159,14 @@ export async function bench({ rounds = 7, counts = [1, 1000, 10_000] } = {}): Pr
         note('socket', connect(bpf, vip, 80, true));
         note('direct', connect(bpf, bpf.server.ip4, 8080, true));
         note('tc', connect(bpf, vip, 80));
+        note('plain packet', roundTrip(plain, plain.server.ip4, ECHO.target));
+        note('socket packet', roundTrip(bpf, vip, ECHO.port, true));
+        note('tc packet', roundTrip(bpf, vip, ECHO.port));
+        if (!rules) continue;
         note('iptables', connect(iptables, vip, 80));
         note('nft', connect(nft, vip, 80));
+        note('iptables packet', roundTrip(iptables, vip, ECHO.port));
+        note('nft packet', roundTrip(nft, vip, ECHO.port));
       }
       const ms = Object.fromEntries(Object.entries(times).map(([name, list]) => [name, median(list)]));
       const label = count.toLocaleString('en');
@@ -139,6 +175,12 @@ export async function bench({ rounds = 7, counts = [1, 1000, 10_000] } = {}): Pr
       add(`connect, ${label} Services, socket hook`, 'socket', 'plain routing', 'plain');
       add(`connect, ${label} Services, socket hook`, 'socket', 'the same to the pod itself', 'direct');
       add(`connect, ${label} Services, tc at the pod link`, 'tc', 'plain routing', 'plain');
+      const packet = `round trip of an open connection, ${label} Services`;
+      add(`${packet}, socket hook`, 'socket packet', 'plain routing', 'plain packet');
+      add(`${packet}, tc`, 'tc packet', 'plain routing', 'plain packet');
+      if (!rules) continue;
+      add(`${packet}, tc`, 'tc packet', 'iptables', 'iptables packet');
+      add(`${packet}, tc`, 'tc packet', 'nft verdict map', 'nft packet');
       add(`connect, ${label} Services, socket hook`, 'socket', 'nft verdict map', 'nft');
       add(`connect, ${label} Services, socket hook`, 'socket', 'iptables, last of them', 'iptables');
       rows.push(
@@ -194,6 +236,11 @@ function loadIptables({ node, server }: Lane, count: number): number {
     const target = at === count - 1 ? server.ip4 : elsewhere(at, 0);
     rules.push(
       `-A SERVICES -d ${serviceAddress(at)}/32 -p tcp -m tcp --dport 80 -j SVC${at}`,
+      ...(at === count - 1
+        ? [
+            `-A SERVICES -d ${serviceAddress(at)}/32 -p tcp -m tcp --dport ${ECHO.port} -j DNAT --to-destination ${target}:${ECHO.target}`,
+          ]
+        : []),
       `-A SVC${at} -j SEP${at}`,
       `-A SEP${at} -p tcp -m tcp -j DNAT --to-destination ${target}:8080`,
     );
@@ -224,6 +271,9 @@ function loadNft({ node, server }: Lane, count: number): number {
     (_, at) => `${serviceAddress(at)} . tcp . 80 : goto svc${at}`,
   );
   lines.push(`add element ip bench services { ${elements.join(', ')} }`);
+  const echo = `${serviceAddress(count - 1)} . tcp . ${ECHO.port}`;
+  lines.push(`add chain ip bench echo { meta l4proto tcp dnat to ${server.ip4}:${ECHO.target}; }`);
+  lines.push(`add element ip bench services { ${echo} : goto echo }`);
   const began = performance.now();
   execFileSync('ip', ['netns', 'exec', node.prefix, 'nft', '-f', '-'], { input: `${lines.join('\n')}\n` });
   return performance.now() - began;

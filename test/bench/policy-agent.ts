@@ -5,11 +5,14 @@
 import { readFileSync } from 'node:fs';
 import { openPolicy } from '../../src/agent/policy.ts';
 import { ApiClient, EventRecorder, loadKubeconfig } from '../../src/client/index.ts';
+import { compactHeap, keepYoungHeapSmall } from '../../src/kernel/process/heap.ts';
 import { attachment, NODE } from './policy-world.ts';
 
 const [kubeconfig = '', locals = '0', uidFile = ''] = process.argv.slice(2);
 const uids = JSON.parse(readFileSync(uidFile, 'utf8')) as string[];
 const log = { debug: () => {}, info: () => {}, warn: console.error, error: console.error };
+// As the agent does.
+keepYoungHeapSmall();
 const access = loadKubeconfig(kubeconfig);
 const client = new ApiClient(access);
 const policy = openPolicy({
@@ -26,3 +29,4 @@ const policy = openPolicy({
 policy.startSources();
 await policy.controller.start(Array.from({ length: Number(locals) }, (_, at) => attachment(at, uids[at])));
 process.stdout.write(`ready ${JSON.stringify(policy.controller.status().timing)}\n`);
+setTimeout(compactHeap, 500);

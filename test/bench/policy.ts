@@ -9,7 +9,7 @@ import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { createNetns, deleteNetns } from '../../src/kernel/netns/index.ts';
-import { monitorNft, NftRuleset } from '../../src/kernel/nft/index.ts';
+import { monitorNft, NftRuleset, runNft } from '../../src/kernel/nft/index.ts';
 import {
   namespaceLabels,
   type PodFacts,
@@ -122,6 +122,7 @@ export async function benchProgramming(
       return controller.isolate(attachment(at));
     });
     await timed("a namespace's label changes", undefined, (round) => setNamespace(1, round % 5));
+    await besideText(figures, name, label);
     figures.push(...(await repairs(controller, name, netns, label, rounds)));
     const { state } = controller.status();
     if (state.state !== 'done') throw new Error(`not programmed: ${JSON.stringify(state)}`);
@@ -130,6 +131,32 @@ export async function benchProgramming(
     await controller.close();
     netns.close();
     deleteNetns(name);
+  }
+}
+
+/** What nft(8) needs for the rules of one policy as text, in a namespace of its own with the same rules. */
+async function besideText(figures: Figure[], name: string, label: string): Promise<void> {
+  const beside = `${name}-t`;
+  using netns = createNetns(beside);
+  try {
+    const options = { maxBuffer: 256 << 20 };
+    const { stdout: script } = await run('ip', ['netns', 'exec', name, 'nft', 'list', 'ruleset'], options);
+    await runNft({ netns, script });
+    const chain = 'policy_in/ns0/np0';
+    const body = new RegExp(`chain ${chain} {\\n([^}]*)\\n\\t}`).exec(script)?.[1] ?? '';
+    const rules = body.split('\n').map((rule) => `add rule ip portolan ${chain} ${rule.trim()}\n`);
+    if (rules.length < 2) throw new Error(`no rules of ${chain} in the listing`);
+    const times: number[] = [];
+    for (let round = 0; round < 7; round++) {
+      const start = performance.now();
+      await runNft({ netns, script: `flush chain ip portolan ${chain}\n${rules.join('')}` });
+      times.push(performance.now() - start);
+    }
+    const at = figures.findIndex((figure) => figure.name.startsWith(`a policy changes; ${label}`));
+    const baseline = { name: "nft -f with one family's rules of it", value: median(times) };
+    figures[at] = { ...figures[at]!, baseline };
+  } finally {
+    deleteNetns(beside);
   }
 }
 

@@ -7,7 +7,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { monitorNft } from '../../src/kernel/nft/index.ts';
-import { BenchCluster, memoryMiB } from './cluster.ts';
+import { BenchCluster, cpuMs, memoryMiB } from './cluster.ts';
 import { atMost, type Figure, median, quantile } from './figure.ts';
 import { LOCAL, NAMESPACES, namespaceObject, podObject, policyObject } from './policy-world.ts';
 
@@ -64,6 +64,9 @@ export async function benchPolicyApi(rounds: number): Promise<Figure[]> {
     });
     const label = `${PODS.toLocaleString('en')} pods, ${POLICIES.toLocaleString('en')} policies`;
     const changed: number[] = [];
+    const cpu = () => ({ agent: cpuMs(agent!.pid!), server: cpuMs(cluster.serverPid) });
+    await sleep(2500);
+    const before = cpu();
     const relabelled: number[] = [];
     for (let round = -3; round < rounds; round++) {
       const at = (round + 3) % 5;
@@ -78,6 +81,7 @@ export async function benchPolicyApi(rounds: number): Promise<Figure[]> {
       if (round >= 0) changed.push(ms);
       await sleep(20);
     }
+    const after = cpu();
     monitor.close();
     let told: () => void = () => {};
     monitor = monitorNft({
@@ -114,6 +118,13 @@ export async function benchPolicyApi(rounds: number): Promise<Figure[]> {
         budget: atMost(p50, 10, 'ms'),
       },
       { name: `NetworkPolicy write to kernel; ${label}, p99`, value: quantile(changed, 0.99), unit: 'ms' },
+      ...(['agent', 'server'] as const).map(
+        (who): Figure => ({
+          name: `CPU of the ${who === 'agent' ? 'agent' : 'API server'} for one; ${label}`,
+          value: (after[who] - before[who]) / (rounds + 3),
+          unit: 'ms',
+        }),
+      ),
       {
         name: `label of a pod to kernel; ${label}, p50`,
         value: label50,

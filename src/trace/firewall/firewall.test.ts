@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { parseCidr } from '../../addr/index.ts';
 import type { NftObject } from '../../kernel/nft/index.ts';
 import { firewallReport, type NodeNetwork } from './index.ts';
+import { clusterCidrsOf } from './observe.ts';
 
 const node: NodeNetwork = {
   podCidrs: [parseCidr('10.244.1.0/24')],
@@ -69,11 +70,27 @@ test('a rule that hangs on what is not known may drop; what follows a possible a
   assert.deepEqual(told(rules('-A INPUT -p tcp -j DROP')), []);
 });
 
+test('the networks of the cluster are around those of the node, when nobody says', () => {
+  const of = (podCidrs: string[], clusterCidrs: string[] = []) =>
+    clusterCidrsOf({ podCidrs: podCidrs.map(parseCidr), clusterCidrs: clusterCidrs.map(parseCidr) }).map(
+      String,
+    );
+  assert.deepEqual(of(['10.42.7.0/24', 'fd00:42:0:7::/64']), ['10.42.0.0/16', 'fd00:42::/56']);
+  assert.deepEqual(of(['10.0.0.0/8']), ['10.0.0.0/8']);
+  assert.deepEqual(of(['10.42.7.0/24'], ['10.40.0.0/13']), ['10.40.0.0/13']);
+  assert.deepEqual(of([]), ['10.244.0.0/16', 'fd00:10:244::/56']);
+});
+
 test('any text and any objects are judged or left out, and never throw', () => {
   fc.assert(
-    fc.property(fc.string(), fc.array(fc.dictionary(fc.string(), fc.object())), (text, objects) => {
-      told(`*filter\n:FORWARD DROP [0:0]\n-A FORWARD ${text}`, objects as NftObject[]);
-    }),
+    fc.property(
+      fc.string(),
+      fc.array(fc.dictionary(fc.string(), fc.object({ maxDepth: 2 }))),
+      (text, objects) => {
+        told(`*filter\n:FORWARD DROP [0:0]\n-A FORWARD ${text}`, objects as NftObject[]);
+      },
+    ),
+    { numRuns: 50 },
   );
   const expression = fc.array(
     fc.oneof(
@@ -89,5 +106,6 @@ test('any text and any objects are judged or left out, and never throw', () => {
     fc.property(expression, (expr) => {
       told('', [{ chain }, { rule: { family: 'inet', table: 't', chain: 'c', expr } }] as NftObject[]);
     }),
+    { numRuns: 50 },
   );
 });

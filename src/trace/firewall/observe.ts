@@ -1,5 +1,5 @@
 /** Reads what firewallReport() needs in the network namespace of this process. */
-import { type Cidr, parseCidr } from '../../addr/index.ts';
+import { Cidr, parseCidr } from '../../addr/index.ts';
 import { listLegacyRules, listNftJson } from '../../kernel/nft/index.ts';
 import { Rtnl } from '../../kernel/rtnl/index.ts';
 import { readSysctl } from '../../kernel/sysctl/index.ts';
@@ -28,6 +28,21 @@ const CLUSTER_BITS = { 4: 16, 6: 56 } as const;
 /** As the default of `--cluster-cidr`. */
 const DEFAULTS = ['10.244.0.0/16', 'fd00:10:244::/56'];
 
+/** The networks of the cluster: as given, else around those of this node, else the defaults. Pure. */
+export function clusterCidrsOf({
+  podCidrs,
+  clusterCidrs,
+}: {
+  readonly podCidrs: readonly Cidr[];
+  readonly clusterCidrs: readonly Cidr[];
+}): readonly Cidr[] {
+  if (clusterCidrs.length > 0) return clusterCidrs;
+  if (podCidrs.length === 0) return DEFAULTS.map(parseCidr);
+  return podCidrs.map(({ address, family, prefixLength }) =>
+    Cidr.around(address, Math.min(prefixLength, CLUSTER_BITS[family])),
+  );
+}
+
 /** The node's links as they are; pod networks as they were given, else what the agent said, else the defaults. */
 export function nodeNetwork(given: {
   readonly podCidrs: readonly Cidr[];
@@ -42,15 +57,9 @@ export function nodeNetwork(given: {
   const other = links.find(
     (link) => link.name !== 'lo' && !isDeviceName(link.name) && !isHostLinkName(link.name),
   );
-  const derived = given.podCidrs.map((cidr) => parseCidr(`${cidr.address}/${CLUSTER_BITS[cidr.family]}`));
   return {
     podCidrs: given.podCidrs,
-    clusterCidrs:
-      given.clusterCidrs.length > 0
-        ? given.clusterCidrs
-        : derived.length > 0
-          ? derived
-          : DEFAULTS.map(parseCidr),
+    clusterCidrs: clusterCidrsOf(given),
     uplink: name(gateway?.oif) ?? other?.name ?? 'eth0',
     tunnel: links.find((link) => isDeviceName(link.name))?.name,
     podLink: links.find((link) => isHostLinkName(link.name))?.name ?? 'po00000000000',

@@ -35,6 +35,7 @@ import { openPods } from './pods.ts';
 import { openPolicy } from './policy.ts';
 import { Registration } from './registration.ts';
 import { agentRoutes } from './routes.ts';
+import { chooseEngine } from './service-engine.ts';
 import { openServices } from './services.ts';
 import { serveSocket } from './socket.ts';
 import { openSources } from './sources.ts';
@@ -76,7 +77,7 @@ async function openParts(
 ): Promise<AgentParts> {
   const { nodeName, stateDir } = options;
   keepYoungHeapSmall();
-  assertKernel();
+  assertKernel(options);
   // What a person may have got wrong is read before anything is made.
   const access = loadKubeconfig(options.kubeconfig);
   const addresses = ownAddresses(options);
@@ -257,8 +258,9 @@ async function openParts(
 }
 
 /** What an engine of Services needs besides is asked for when it is chosen. Throws KERNEL_NEEDS_ROOT. */
-function assertKernel(): void {
+function assertKernel({ serviceEngine }: AgentOptions): void {
   if (process.getuid?.() !== 0) throw kernelError('KERNEL_NEEDS_ROOT', { action: 'run the agent' });
+  chooseEngine(serviceEngine ?? 'auto');
 }
 
 function ownAddresses({ nodeIps, clusterCidrs }: AgentOptions) {

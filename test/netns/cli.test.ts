@@ -168,7 +168,12 @@ test('a port in use is told before anything is made', async () => {
 test('a kernel without a needed feature is told by its name and the version that has it', async () => {
   const env = { PORTOLAN_FAKE_MISSING: 'socketHooks' };
   const args = ['agent', '--kubeconfig', lab.kubeconfig, '--state-dir', join(folder, 'old')];
-  const { status, stderr } = await portolan(args, { env, timeoutMs: 20_000 });
+  // In a namespace of its own: an agent that starts although it should not must not do so on this machine's network.
+  const { status, stderr } = await run(
+    'unshare',
+    ['--net', ...portolanCommand, ...args, '--service-engine', 'ebpf', '--node-ip', '192.0.2.9'],
+    { env, timeoutMs: 20_000 },
+  );
   assert.equal(status, 1, stderr);
   assert.match(
     stderr,

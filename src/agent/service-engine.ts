@@ -1,5 +1,6 @@
 /** Which engine carries Services on this node, and the change from one to the other. */
-import { existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Log } from '../client/index.ts';
 import { isNetError } from '../errors/index.ts';
 import { ensureBpffs, requireNeeds } from '../kernel/bpf/index.ts';
@@ -93,7 +94,7 @@ export function openEngine(options: EngineOptions, undo: AsyncDisposableStack): 
     retireOther: async () => {
       const pins = existsSync(bpffsDir) ? readdirSync(bpffsDir).filter((name) => PINS.test(name)) : [];
       if (pins.length === 0) return;
-      EbpfEngine.open({ bpffsDir, cgroupPath, nodeName }).remove();
+      removeEbpf({ bpffsDir, cgroupPath, nodeName }, pins, log);
       await removeMasqueradeParts();
       log.info({ pins }, 'the eBPF engine is taken away');
     },
@@ -105,6 +106,16 @@ function startRules(parts: ReturnType<typeof masqueradeParts>, undo: AsyncDispos
   undo.defer(() => rules.stop());
   rules.start();
   return rules;
+}
+
+/** Takes maps, links and filters away; where programs cannot be loaded any more, what is pinned. */
+function removeEbpf(options: EbpfEngineOptions, pins: readonly string[], log: Log): void {
+  try {
+    EbpfEngine.open(options).remove();
+  } catch (error) {
+    log.warn({ error: (error as Error).message }, 'the eBPF engine is taken away by its pins');
+    for (const pin of pins) rmSync(join(options.bpffsDir, pin), { recursive: true, force: true });
+  }
 }
 
 /** Chains of the eBPF engine in the tables that all parts share. */

@@ -38,6 +38,12 @@ test('agentOptions() turns flags into values', () => {
   assert.equal(agentOptions({ ...flags, metricsServices: '0' }, '1').metricsServices, 0);
 });
 
+test('agentOptions() cuts open connections that a policy forbids, unless told to keep them', () => {
+  const cuts = (policyEstablished?: string) =>
+    agentOptions({ ...flags, ...(policyEstablished && { policyEstablished }) }, '1').cutEstablished;
+  assert.deepEqual([cuts(), cuts('cut'), cuts('keep')], [true, true, false]);
+});
+
 test('agentOptions() reads the switches of Services, and leaves out those that were not given', () => {
   assert.deepEqual(agentOptions(flags, '1').services, {
     externalIPs: false,

@@ -173,7 +173,8 @@ static __always_inline int forward(struct xdp_md *ctx)
 	/* Opening is the business of tc. */
 	if ((p.tcp_flags & (LB_TCP_SYN | LB_TCP_ACK)) == LB_TCP_SYN)
 		return XDP_PASS;
-	number = lb_nat_find_answer(&p);
+	/* Answers come to ports of the range; those to ports of an earlier one go by tc. */
+	number = bpf_ntohs(p.target_port) - lb_nat_base <= lb_nat_mask ? lb_nat_find_answer(&p) : 0;
 	from_client = !number;
 	if (!number)
 		number = lb_nat_find(&p);

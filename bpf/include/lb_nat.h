@@ -105,7 +105,9 @@ struct {
 
 static __always_inline __u64 lb_nat_mix(__u64 hash, __u64 word)
 {
+	/* A factor carries upwards only, and neighbouring clients differ in the highest byte: hence two of them. */
 	hash = (hash ^ word) * 0x9fb21c651e98df25ULL;
+	hash = (hash ^ hash >> 32) * 0xd6e8feb86659fd93ULL;
 	return hash ^ hash >> 32;
 }
 

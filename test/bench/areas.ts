@@ -61,6 +61,11 @@ export const areas: readonly Area[] = [
     run: async (options) => (await import('./flood.ts')).benchFlood(options),
   },
   {
+    name: 'xdp',
+    about: 'XDP load balancing, a packet',
+    run: async (options) => (await import('./xdp.ts')).benchXdp(options),
+  },
+  {
     name: 'endpoints',
     about: 'API write to data path, with a real API server, controllers and agent',
     run: async (options) => (await import('./endpoints.ts')).benchEndpoints(options),

@@ -1,7 +1,7 @@
 /** Compiles the objects of bpf/tests and asks bpftool what the kernel thinks of them. */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
+import { existsSync, globSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -10,7 +10,10 @@ const sources = join(import.meta.dirname, '../../bpf/tests');
 /** Path of the compiled object of bpf/tests/NAME.bpf.c; compiled once for each state of the source. */
 export function testObject(name: string): string {
   const source = join(sources, `${name}.bpf.c`);
-  const digest = createHash('sha256').update(readFileSync(source)).digest('hex').slice(0, 16);
+  const parts = [source, ...globSync(join(sources, '../{*.bpf.c,include/*.h}')).sort()];
+  const hash = createHash('sha256');
+  for (const part of parts) hash.update(readFileSync(part));
+  const digest = hash.digest('hex').slice(0, 16);
   const folder = join(tmpdir(), 'portolan-bpf-tests');
   const output = join(folder, `${name}-${digest}.bpf.o`);
   if (existsSync(output)) return output;
@@ -20,6 +23,7 @@ export function testObject(name: string): string {
   execFileSync('clang', [
     ...['-O2', '-g', '-Wall', '-Wextra', '-Werror', '-target', 'bpf', '-mcpu=v3'],
     `-I/usr/include/${machine}-linux-gnu`,
+    `-I${join(sources, '../include')}`,
     ...['-c', source, '-o', temporary],
   ]);
   renameSync(temporary, output);

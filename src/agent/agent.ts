@@ -258,9 +258,9 @@ async function openParts(
 }
 
 /** What an engine of Services needs besides is asked for when it is chosen. Throws KERNEL_NEEDS_ROOT. */
-function assertKernel({ serviceEngine }: AgentOptions): void {
+function assertKernel({ serviceEngine, bpffsDir }: AgentOptions): void {
   if (process.getuid?.() !== 0) throw kernelError('KERNEL_NEEDS_ROOT', { action: 'run the agent' });
-  chooseEngine(serviceEngine ?? 'auto');
+  chooseEngine(serviceEngine ?? 'auto', bpffsDir);
 }
 
 function ownAddresses({ nodeIps, clusterCidrs }: AgentOptions) {

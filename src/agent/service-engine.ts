@@ -29,9 +29,14 @@ export interface ChosenEngine {
   readonly because: string | undefined;
 }
 
-/** Throws KERNEL_FEATURE_MISSING when eBPF is asked for by name and cannot be. */
-export function chooseEngine(wanted: EngineChoice): ChosenEngine {
+/**
+ * `auto` stays with eBPF where its maps are pinned already: they do not outlive the kernel that made them, so that
+ * kernel can do it, and one probe that fails for a moment must not take a node's Services to the other engine. Throws
+ * KERNEL_FEATURE_MISSING when eBPF is asked for by name and cannot be.
+ */
+export function chooseEngine(wanted: EngineChoice, bpffsDir: string): ChosenEngine {
   if (wanted === 'nftables') return { name: 'nftables', because: undefined };
+  if (wanted === 'auto' && pinsIn(bpffsDir).length > 0) return { name: 'ebpf', because: undefined };
   try {
     requireNeeds(EBPF_ENGINE_NEEDS);
     return { name: 'ebpf', because: undefined };
@@ -62,7 +67,7 @@ export interface EngineOptions {
 /** Adopts or starts the engine. Throws KERNEL_FEATURE_MISSING, SERVICE_ENGINE_OPEN. */
 export function openEngine(options: EngineOptions, undo: AsyncDisposableStack): OpenedEngine {
   const { bpffsDir, cgroupPath, nodeName, nodeHook, onStaleSockets, log } = options;
-  const chosen = chooseEngine(options.choice);
+  const chosen = chooseEngine(options.choice, bpffsDir);
   if (chosen.because !== undefined) log.warn({ engine: chosen.name }, chosen.because);
   ensureCgroup(cgroupPath);
   if (chosen.name === 'ebpf') {
@@ -92,13 +97,17 @@ export function openEngine(options: EngineOptions, undo: AsyncDisposableStack): 
     engine,
     rules: startRules([], undo),
     retireOther: async () => {
-      const pins = existsSync(bpffsDir) ? readdirSync(bpffsDir).filter((name) => PINS.test(name)) : [];
+      const pins = pinsIn(bpffsDir);
       if (pins.length === 0) return;
       removeEbpf({ bpffsDir, cgroupPath, nodeName }, pins, log);
       await removeMasqueradeParts();
       log.info({ pins }, 'the eBPF engine is taken away');
     },
   };
+}
+
+function pinsIn(bpffsDir: string): string[] {
+  return existsSync(bpffsDir) ? readdirSync(bpffsDir).filter((name) => PINS.test(name)) : [];
 }
 
 function startRules(parts: ReturnType<typeof masqueradeParts>, undo: AsyncDisposableStack): NftParts {

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import test, { afterEach } from 'node:test';
 import { isNetError } from '../../errors/index.ts';
-import { bpfFeatures, feature, requireFeature } from './features.ts';
+import { ERRNO } from '../syscall/index.ts';
+import { bpfFeatures, feature, featureVerdict, requireFeature } from './features.ts';
 
 afterEach(() => {
   delete process.env.PORTOLAN_FAKE_MISSING;
@@ -27,4 +28,10 @@ test('only a clear answer of a probe is remembered', () => {
   requireFeature(probed);
   assert.equal(probed.available(), true);
   assert.equal(probed.available(), true);
+});
+
+test('what says something about this moment only is no answer', () => {
+  for (const errno of [ERRNO.EPERM, ERRNO.EAGAIN, ERRNO.EINTR, ERRNO.ENOMEM, ERRNO.EBUSY])
+    assert.equal(featureVerdict(-errno), undefined, String(errno));
+  assert.equal(featureVerdict(-ERRNO.EINVAL), false);
 });

@@ -108,13 +108,22 @@ export const bpfFeatures = deniable({
   ),
 } as const);
 
-/** EPERM says nothing about the kernel. */
-function verdict(result: number): boolean | undefined {
-  if (result >= 0) {
-    closeFd(result);
-    return true;
-  }
-  return result === -ERRNO.EPERM || result === -ERRNO.ENOMEM || result === -ERRNO.EMFILE ? undefined : false;
+/** They say nothing about the kernel, only about this moment or this process. */
+const INCONCLUSIVE: ReadonlySet<number> = new Set([
+  ERRNO.EPERM,
+  ERRNO.ENOMEM,
+  ERRNO.EMFILE,
+  ERRNO.ENFILE,
+  ERRNO.EAGAIN,
+  ERRNO.EINTR,
+  ERRNO.EBUSY,
+]);
+
+/** Whether a try at a feature that ended with a descriptor or with -errno shows it; undefined when it shows nothing. */
+export function featureVerdict(result: number): boolean | undefined {
+  if (result < 0) return INCONCLUSIVE.has(-result) ? undefined : false;
+  closeFd(result);
+  return true;
 }
 
 function createMap(type: number, keySize: number, flags: number): number {
@@ -130,12 +139,12 @@ function createMap(type: number, keySize: number, flags: number): number {
 }
 
 function mapType(type: number, keySize: number, flags = 0): boolean | undefined {
-  return verdict(createMap(type, keySize, flags));
+  return featureVerdict(createMap(type, keySize, flags));
 }
 
 function batches(): boolean | undefined {
   const map = createMap(MAP_TYPE.HASH, 4, 0);
-  if (map < 0) return verdict(map);
+  if (map < 0) return featureVerdict(map);
   const arena = new Arena(56 + 32);
   arena.reserve(56);
   arena.point(16, arena.reserve(4));
@@ -144,8 +153,10 @@ function batches(): boolean | undefined {
   arena.view.setUint32(36, map, true);
   const result = bpf(CMD.MAP_UPDATE_BATCH, arena.from(0, 56));
   closeFd(map);
-  return result === 0 ? true : verdict(result);
+  return result === 0 ? true : featureVerdict(result);
 }
+
+const LOAD_TRIES = 20;
 
 /** BPF_MOV64_IMM(r0, value); BPF_EXIT */
 function returning(value: number): number[] {
@@ -163,11 +174,15 @@ function loadTrivial(type: number, attachType: number, returned: number, before:
   arena.point(8, arena.put(code));
   arena.point(16, arena.putString('GPL'));
   arena.view.setUint32(68, attachType, true);
-  return bpf(CMD.PROG_LOAD, arena.from(0, ATTR));
+  // The verifier gives up with EAGAIN when a signal is pending.
+  for (let tries = 1; ; tries++) {
+    const result = bpf(CMD.PROG_LOAD, arena.from(0, ATTR));
+    if (result !== -ERRNO.EAGAIN || tries === LOAD_TRIES) return result;
+  }
 }
 
 function program(type: number, attachType: number, returned: number): boolean | undefined {
-  return verdict(loadTrivial(type, attachType, returned));
+  return featureVerdict(loadTrivial(type, attachType, returned));
 }
 
 /**
@@ -178,13 +193,13 @@ function helper(type: number, attachType: number, id: number): boolean | undefin
   const SET_RETVAL = 187;
   const zero = [0xb7, 1, 0, 0, 0, 0, 0, 0]; // BPF_MOV64_IMM(r1, 0)
   const call = [0x85, 0, 0, 0, id, 0, 0, 0];
-  return verdict(loadTrivial(type, attachType, 1, id === SET_RETVAL ? [...zero, ...call] : call));
+  return featureVerdict(loadTrivial(type, attachType, 1, id === SET_RETVAL ? [...zero, ...call] : call));
 }
 
 /** A link to something that is no cgroup: a kernel without such links does not look at it. */
 function cgroupLinks(): boolean | undefined {
   const fd = loadTrivial(PROG_TYPE.CGROUP_SOCK_ADDR, ATTACH.CGROUP_INET4_CONNECT, 1);
-  if (fd < 0) return verdict(fd);
+  if (fd < 0) return featureVerdict(fd);
   const ATTR = 48;
   const arena = new Arena(ATTR);
   arena.view.setUint32(0, fd, true);
@@ -192,13 +207,13 @@ function cgroupLinks(): boolean | undefined {
   arena.view.setUint32(8, ATTACH.CGROUP_INET4_CONNECT, true);
   const result = bpf(CMD.LINK_CREATE, arena.from(0, ATTR));
   closeFd(fd);
-  return result === -ERRNO.EBADF ? true : verdict(result);
+  return result === -ERRNO.EBADF ? true : featureVerdict(result);
 }
 
 /** Attaching to an interface that cannot exist: a kernel that has tcx misses the interface. */
 function tcxAttachable(): boolean | undefined {
   const fd = loadTrivial(PROG_TYPE.SCHED_CLS, 0, 0);
-  if (fd < 0) return verdict(fd);
+  if (fd < 0) return featureVerdict(fd);
   const ATTR = 48;
   const NO_SUCH_IFINDEX = 0x7fff_fff0;
   const arena = new Arena(ATTR);
@@ -207,5 +222,5 @@ function tcxAttachable(): boolean | undefined {
   arena.view.setUint32(8, ATTACH.TCX_INGRESS, true);
   const result = bpf(CMD.LINK_CREATE, arena.from(0, ATTR));
   closeFd(fd);
-  return result === -ERRNO.ENODEV ? true : verdict(result);
+  return result === -ERRNO.ENODEV ? true : featureVerdict(result);
 }

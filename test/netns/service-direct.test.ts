@@ -9,6 +9,8 @@ import { aNode, aService, aSlice } from '../../src/service/testing.ts';
 import { capture } from '../lib/capture.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
 
+/** A link's members report to routers with a hop-by-hop header in front (RFC 3810 section 5): tcpdump's icmp6 does not see them. */
+const NO_REPORTS = 'and not ip6 multicast';
 const VIP = { ip4: '203.0.113.7', ip6: 'fd00:113::7' } as const;
 const families = ['ip4', 'ip6'] as const;
 const ports = [
@@ -131,7 +133,11 @@ describe('direct server return', () => {
   for (const family of families) {
     for (const kind of ['tcp', 'udp', 'udp-connected'] as const)
       test(`${kind} ${family}: the backend sees the client, the client sees the VIP, and no answer passes the first node`, async () => {
-        const wire = await capture(a.prefix, 'ab', family === 'ip4' ? 'ip' : 'ip6 and not icmp6');
+        const wire = await capture(
+          a.prefix,
+          'ab',
+          family === 'ip4' ? 'ip' : `ip6 and not icmp6 ${NO_REPORTS}`,
+        );
         const seen = await a.attempt(kind, from(), VIP[family], kind === 'tcp' ? 80 : 53, { times: 5 });
         const lines = await wire.stop();
         assert.deepEqual([...new Set(seen.map((s) => s.result))], ['ok']);

@@ -88,11 +88,22 @@ describe('change of the Service engine', () => {
     await works();
   });
 
+  test('auto takes nothing away where eBPF serves, whatever a probe says', async () => {
+    change('ebpf');
+    const before = pins();
+    assert.throws(() => change('auto', { PORTOLAN_FAKE_MISSING: 'socketHooks' }), /KERNEL_FEATURE_MISSING/);
+    assert.deepEqual(pins(), before);
+    assert.doesNotMatch(tables(), /portolan-services/);
+    await works();
+  });
+
   test('auto takes nftables where eBPF lacks something, and says what', async () => {
+    change('nftables');
     const { engine, because } = change('auto', { PORTOLAN_FAKE_MISSING: 'socketHooks' });
     assert.equal(engine, 'nftables');
     assert.match(because!, /not eBPF: .*cgroup socket hooks/);
     await works();
     assert.equal(change('auto').engine, 'ebpf');
+    await works();
   });
 });

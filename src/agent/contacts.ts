@@ -2,7 +2,13 @@
 import { type IpAddress, parseIp, tryParseIp } from '../addr/index.ts';
 import { SocketDiag } from '../kernel/sockdiag/index.ts';
 import type { Protocol } from '../model/kubernetes.ts';
-import type { Contact, Direction, Endpoint, NodeFacts } from '../policy/index.ts';
+import {
+  type Contact,
+  type Direction,
+  type Endpoint,
+  type NodeFacts,
+  nodesByAddress,
+} from '../policy/index.ts';
 
 const SSH_PORT = 22;
 /** Somebody outside, where ssh is served and nobody is connected: addresses for documentation (RFC 5737, RFC 3849). */
@@ -42,10 +48,11 @@ function apiServer(sources: ContactSources): Contact[] {
   const number = Number(port) || (protocol === 'http:' ? 80 : 443);
   const named = tryParseIp(hostname.replace(/^\[|\]$/g, ''));
   const addresses = named ? [named] : connectedTo(number, sources);
+  const endpoint = endpoints(sources);
   return addresses
     .filter((address) => !isLoopback(address))
     .map((address) =>
-      contact(`the API server at ${address}`, 'egress', endpoint(address, sources), sources, 'TCP', number),
+      contact(`the API server at ${address}`, 'egress', endpoint(address), sources, 'TCP', number),
     );
 }
 
@@ -63,11 +70,10 @@ function ssh(sources: ContactSources): Contact[] {
   const connected = own.filter(({ state }) => state === 'established').map(({ remote }) => remote);
   const outside = own.length > 0 && connected.length === 0 ? SOMEBODY : connected;
   const unique = [...new Map(outside.map((address) => [String(address), address])).values()];
+  const endpoint = endpoints(sources);
   return unique
     .filter((address) => !isLoopback(address))
-    .map((address) =>
-      contact(`ssh from ${address}`, 'ingress', endpoint(address, sources), sources, 'TCP', SSH_PORT),
-    );
+    .map((address) => contact(`ssh from ${address}`, 'ingress', endpoint(address), sources, 'TCP', SSH_PORT));
 }
 
 function peers(sources: ContactSources): Contact[] {
@@ -91,10 +97,13 @@ function peers(sources: ContactSources): Contact[] {
   );
 }
 
-function endpoint(address: IpAddress, { nodes }: ContactSources): Endpoint {
-  for (const [node, { addresses }] of nodes)
-    if (addresses.some((each) => each.equals(address))) return { address, node };
-  return { address };
+/** An end of a connection by its address: a node when one has it. */
+function endpoints({ nodes }: ContactSources): (address: IpAddress) => Endpoint {
+  const byAddress = nodesByAddress(nodes);
+  return (address) => {
+    const node = byAddress.get(String(address));
+    return node === undefined ? { address } : { address, node };
+  };
 }
 
 function isLoopback(address: IpAddress): boolean {

@@ -55,6 +55,14 @@ export function nodeFacts({ metadata, status }: Node): NodeFacts {
   return { labels: metadata.labels ?? {}, addresses };
 }
 
+/** Names of nodes by the text of their addresses; the first that has one keeps it. */
+export function nodesByAddress(nodes: ReadonlyMap<string, NodeFacts>): Map<string, string> {
+  const found = new Map<string, string>();
+  for (const [name, { addresses }] of nodes)
+    for (const address of addresses) if (!found.has(String(address))) found.set(String(address), name);
+  return found;
+}
+
 /**
  * A rule with a peer or protocol of a newer version of the API: "Accept" matches nothing, "Deny" and "Pass" become
  * "Deny all" (network-policy-api v1alpha2, ClusterNetworkPolicyEgressPeer).

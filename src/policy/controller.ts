@@ -16,6 +16,7 @@ import { Conntrack } from '../kernel/conntrack/index.ts';
 import { Rtnl } from '../kernel/rtnl/index.ts';
 import type { Labels } from '../model/label-selector.ts';
 import { type ObjectStatus, PENDING } from '../reconcile/index.ts';
+import { nodesByAddress } from './cluster-facts.ts';
 import { type LocalPod, PolicyCompiler } from './compiler.ts';
 import { NftPolicyEngine } from './engine.ts';
 import { cutForbidden, type Judge } from './established.ts';
@@ -99,6 +100,7 @@ export class PolicyController {
   #since: number | undefined;
   #timing = { count: 0, lastMs: 0, maxMs: 0 };
   #byAddress: Map<string, PodFacts> | undefined;
+  #nodesByAddress: Map<string, string> | undefined;
 
   constructor(options: PolicyControllerOptions) {
     this.#options = options;
@@ -233,9 +235,9 @@ export class PolicyController {
     const pod = this.#podsByAddress().get(text);
     if (pod) return { address, pod };
     if (nodeAddresses?.has(text)) return { address, node: this.#options.nodeName };
-    for (const [node, { addresses }] of this.compiler.nodes)
-      if (addresses.some((each) => each.equals(address))) return { address, node };
-    return { address };
+    this.#nodesByAddress ??= nodesByAddress(this.compiler.nodes);
+    const node = this.#nodesByAddress.get(text);
+    return node === undefined ? { address } : { address, node };
   }
 
   /** Addresses of this node's interfaces now. */
@@ -350,7 +352,10 @@ export class PolicyController {
         this.#options.log?.warn({ policy: key, problem }, 'a part of a network policy matches nothing');
       compiler.setPolicy(key, policy);
     }
-    for (const name of drain(dirty.nodes)) compiler.setNode(name, cluster?.nodes.items.get(name));
+    for (const name of drain(dirty.nodes)) {
+      compiler.setNode(name, cluster?.nodes.items.get(name));
+      this.#nodesByAddress = undefined;
+    }
     for (const name of drain(dirty.clusterPolicies)) {
       const policy = cluster?.policies.items.get(name);
       for (const problem of policy?.problems ?? [])

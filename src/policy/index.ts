@@ -1,4 +1,4 @@
-export { clusterPolicyFacts, nodeFacts } from './cluster-facts.ts';
+export { clusterPolicyFacts, nodeFacts, nodesByAddress } from './cluster-facts.ts';
 export { type LocalPod, type LocalState, PolicyCompiler } from './compiler.ts';
 export { PolicyController, type PolicyControllerOptions, type PolicyStatus } from './controller.ts';
 export { cleanupPolicies, NftPolicyEngine } from './engine.ts';

@@ -2,8 +2,8 @@ import { type Cidr, type IpAddress, parseCidr, parseIp, tryParseIp } from '../ad
 import { agentError } from '../errors/index.ts';
 import type { BackendType } from '../overlay/index.ts';
 import { NODE_HOOKS, type NodeHook } from '../service/index.ts';
+import { type EngineChoice, SERVICE_ENGINES } from './engine-choice.ts';
 import type { NodeContextInput } from './node-context.ts';
-import { type EngineChoice, SERVICE_ENGINES } from './service-engine.ts';
 
 /** What `portolan agent` is told. */
 export interface AgentOptions {

@@ -15,10 +15,8 @@ import {
   type NodeServiceEngine,
   removeNftServices,
 } from '../service/index.ts';
+import type { EngineChoice } from './engine-choice.ts';
 import { NftParts } from './nft-parts.ts';
-
-export const SERVICE_ENGINES = ['auto', 'ebpf', 'nftables'] as const;
-export type EngineChoice = (typeof SERVICE_ENGINES)[number];
 
 /** Folders of pins are called `lb-` and the version of their layout. */
 const PINS = /^lb-/;

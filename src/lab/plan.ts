@@ -1,3 +1,4 @@
+import { type EngineChoice, SERVICE_ENGINES } from '../agent/engine-choice.ts';
 import { entry, errorsOf } from '../errors/index.ts';
 
 /** What a person asks of `lab up`. */
@@ -8,7 +9,7 @@ export interface LabOptions {
   backend: 'vxlan' | 'host-gw';
   dualStack: boolean;
   /** What carries Services; default `auto`. */
-  serviceEngine?: 'auto' | 'ebpf' | 'nftables';
+  serviceEngine?: EngineChoice;
   /** Route without encapsulation between nodes, which share one link here. Off shows VXLAN at work. */
   directRouting: boolean;
   /** Port of the API server on this machine's loopback. */
@@ -130,7 +131,7 @@ export function planLab(options: LabOptions): LabPlan {
     throw refuse('nodes', count, `1 to ${MOST_NODES}`);
   if (backend !== 'vxlan' && backend !== 'host-gw') throw refuse('backend', backend, 'vxlan or host-gw');
   const { serviceEngine = 'auto' } = options;
-  if (!['auto', 'ebpf', 'nftables'].includes(serviceEngine))
+  if (!SERVICE_ENGINES.includes(serviceEngine))
     throw refuse('service-engine', serviceEngine, 'auto, ebpf or nftables');
   if (!Number.isInteger(port) || port < 1 || port > 65535) throw refuse('port', port, '1 to 65535');
   const stateDir = `/run/${name}`;

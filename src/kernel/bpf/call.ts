@@ -1,6 +1,6 @@
 /** The bpf(2) system call and what every use of it shares. */
 import { readFileSync } from 'node:fs';
-import { Arena, errnoName, NR, sys, sysInNetns } from '../syscall/index.ts';
+import { Arena, ERRNO, errnoName, NR, sys, sysInNetns } from '../syscall/index.ts';
 import { CMD, NAME_LENGTH } from './constants.ts';
 
 /** One command; `attr` is the part of union bpf_attr that it reads. Returns a value or -errno. */
@@ -8,6 +8,14 @@ export function bpf(command: number, attr: Uint8Array, netnsFd?: number): number
   return netnsFd === undefined
     ? sys(NR.bpf, command, attr, attr.length)
     : sysInNetns(netnsFd, NR.bpf, command, attr, attr.length);
+}
+
+/** BPF_PROG_LOAD, again while the verifier gives up because a signal is pending (EAGAIN). A descriptor or -errno. */
+export function loadWithoutSignals(attr: Uint8Array, tries: number): number {
+  for (let tried = 1; ; tried++) {
+    const result = bpf(CMD.PROG_LOAD, attr);
+    if (result !== -ERRNO.EAGAIN || tried === tries) return result;
+  }
 }
 
 /** A namespace or its descriptor. */

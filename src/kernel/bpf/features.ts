@@ -1,7 +1,7 @@
 /** What this kernel's BPF can do, as values: each is asked for once it matters, by trying. */
 import { kernelError } from '../../errors/index.ts';
 import { Arena, closeFd, ERRNO } from '../syscall/index.ts';
-import { bpf } from './call.ts';
+import { bpf, loadWithoutSignals } from './call.ts';
 import { ATTACH, CMD, MAP_FLAG, MAP_TYPE, PROG_TYPE } from './constants.ts';
 import { kernelBtf, kernelTypeId } from './kernel-btf.ts';
 
@@ -174,11 +174,7 @@ function loadTrivial(type: number, attachType: number, returned: number, before:
   arena.point(8, arena.put(code));
   arena.point(16, arena.putString('GPL'));
   arena.view.setUint32(68, attachType, true);
-  // The verifier gives up with EAGAIN when a signal is pending.
-  for (let tries = 1; ; tries++) {
-    const result = bpf(CMD.PROG_LOAD, arena.from(0, ATTR));
-    if (result !== -ERRNO.EAGAIN || tries === LOAD_TRIES) return result;
-  }
+  return loadWithoutSignals(arena.from(0, ATTR), LOAD_TRIES);
 }
 
 function program(type: number, attachType: number, returned: number): boolean | undefined {

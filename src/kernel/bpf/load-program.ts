@@ -2,7 +2,7 @@
 import { viewOf } from '../../codec/index.ts';
 import { bpfError, kernelError } from '../../errors/index.ts';
 import { Arena, closeFd, ERRNO, kernelFailure } from '../syscall/index.ts';
-import { bpf, putName, textOf } from './call.ts';
+import { bpf, loadWithoutSignals, putName, textOf } from './call.ts';
 import { CMD } from './constants.ts';
 import { kernelTypeId } from './kernel-btf.ts';
 import { type Fixup, INSTRUCTION_SIZE, PSEUDO } from './link-code.ts';
@@ -11,6 +11,8 @@ import type { ObjectFile, ProgramDefinition } from './object-file.ts';
 import { BpfProgram } from './prog.ts';
 
 /** Room for the verifier's log: enough for nearly all programs, then what the kernel allows as a second try. */
+/** How often a load is tried that a pending signal ends. */
+const LOAD_TRIES = 6;
 const LOG_BYTES = [1 << 20, 16 << 20] as const;
 /** Lines of the log that go into the message. */
 const TAIL_LINES = 12;
@@ -155,13 +157,11 @@ export function loadProgram(
       view.setUint32(attr + 28, logBytes, true);
       arena.point(attr + 32, logAt);
     }
-    const result = bpf(CMD.PROG_LOAD, arena.from(attr, ATTR));
+    const result = loadWithoutSignals(arena.from(attr, ATTR), LOAD_TRIES);
     return { result, log: logBytes > 0 ? textOf(arena.from(logAt, logBytes)) : '' };
   };
 
-  let { result } = attempt(0);
-  // The verifier gives up with EAGAIN when a signal is pending.
-  for (let retries = 0; result === -ERRNO.EAGAIN && retries < 5; retries++) result = attempt(0).result;
+  const { result } = attempt(0);
   if (result >= 0) return new BpfProgram(result, program.name, kind);
   let log = '';
   for (const bytes of LOG_BYTES) {

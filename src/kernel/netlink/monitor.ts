@@ -2,19 +2,10 @@ import { closeSync } from 'node:fs';
 import { ERRNO, FdPoll, POLL } from '../syscall/index.ts';
 import { ignorePorts } from './port-filter.ts';
 import { type NlMessage, readMessages } from './reader.ts';
-import {
-  borrowBuffer,
-  MSG_DONTWAIT,
-  type NetlinkOptions,
-  openNetlinkFd,
-  receiveDatagram,
-  returnBuffer,
-} from './socket.ts';
+import { type NetlinkOptions, openNetlinkFd, readDatagrams } from './socket.ts';
 
 /** Wait before a subscription that broke is made anew, in milliseconds. */
 const REOPEN_MS = 100;
-/** Datagrams handled before others get a turn on the event loop. */
-const DATAGRAMS_A_TURN = 256;
 
 export interface MonitorOptions extends NetlinkOptions {
   /** Multicast groups by number. */
@@ -70,28 +61,17 @@ export class NetlinkMonitor {
   }
 
   #drain(): void {
-    const buffer = borrowBuffer();
-    try {
-      for (let count = 0; count < DATAGRAMS_A_TURN && !this.#closed; count++) {
-        const datagram = receiveDatagram(this.#fd, buffer, MSG_DONTWAIT);
-        if (typeof datagram === 'number') {
-          if (datagram === -ERRNO.EAGAIN) return;
-          if (datagram === -ERRNO.EINTR) continue;
-          this.#reopen(
-            datagram === -ERRNO.ENOBUFS ? 'the kernel dropped notifications' : 'the socket failed',
-          );
-          return;
-        }
-        try {
-          for (const message of readMessages(datagram)) this.#options.onMessage(message);
-        } catch {
-          this.#reopen('a notification could not be read');
-          return;
-        }
+    const failure = readDatagrams(this.#fd, (datagram) => {
+      try {
+        for (const message of readMessages(datagram)) this.#options.onMessage(message);
+      } catch {
+        this.#reopen('a notification could not be read');
+        return false;
       }
-    } finally {
-      returnBuffer(buffer);
-    }
+      return !this.#closed;
+    });
+    if (failure !== 0)
+      this.#reopen(failure === -ERRNO.ENOBUFS ? 'the kernel dropped notifications' : 'the socket failed');
   }
 
   #reopen(reason: string): void {

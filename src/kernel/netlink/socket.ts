@@ -26,8 +26,6 @@ const SEND_BUFFER_BYTES = 1 << 20;
 const BATCH_MESSAGES = 1_000;
 const BATCH_BYTES = 256 << 10;
 const DUMP_TRIES = 20;
-/** Datagrams handled before others get a turn on the event loop. */
-const DATAGRAMS_A_TURN = 256;
 /**
  * The kernel fills at most 32 KiB of a dump into a datagram (netlink_recvmsg(): SKB_WITH_OVERHEAD(32768)), and a
  * single message is as long as the one object that it tells of. Longer ones are refused, never cut.
@@ -221,21 +219,17 @@ export class NetlinkSocket {
    */
   listen(onMessage: (message: NlMessage) => void, onLost: () => void): void {
     this.#poll = new FdPoll(this.#fd, POLL.readable, () => {
-      const buffer = borrowBuffer();
-      try {
-        for (let count = 0; count < DATAGRAMS_A_TURN && this.#open; count++) {
-          const datagram = receiveDatagram(this.#fd, buffer, MSG_DONTWAIT);
-          if (datagram === -ERRNO.EAGAIN) return;
-          if (datagram === -ERRNO.EINTR) continue;
-          if (typeof datagram === 'number') onLost();
-          else for (const message of readMessages(datagram)) onMessage(message);
+      const failure = readDatagrams(this.#fd, (datagram) => {
+        try {
+          for (const message of readMessages(datagram)) onMessage(message);
+        } catch (error) {
+          if (!isNetError(error, 'NETLINK_MALFORMED')) throw error;
+          onLost();
+          return false;
         }
-      } catch (error) {
-        if (!isNetError(error, 'NETLINK_MALFORMED')) throw error;
-        onLost();
-      } finally {
-        returnBuffer(buffer);
-      }
+        return this.#open;
+      });
+      if (failure !== 0) onLost();
     });
   }
 
@@ -361,6 +355,29 @@ export function receiveDatagram(fd: number, buffer: Uint8Array, flags: number): 
   const size = sys(NR.recvfrom, fd, buffer, buffer.length, flags | MSG_TRUNC, 0, 0);
   if (size < 0) return size;
   return size > buffer.length ? -ERRNO.EMSGSIZE : buffer.subarray(0, size);
+}
+
+/** Datagrams handled before others get a turn on the event loop. */
+const DATAGRAMS_A_TURN = 256;
+
+/**
+ * Calls back for the datagrams that are there now, as many as a turn may take, while the callback says to go on.
+ * Returns 0, or the -errno that ended it: -ENOBUFS when the kernel dropped some.
+ */
+export function readDatagrams(fd: number, onDatagram: (datagram: Uint8Array) => boolean): number {
+  const buffer = borrowBuffer();
+  try {
+    for (let count = 0; count < DATAGRAMS_A_TURN; count++) {
+      const datagram = receiveDatagram(fd, buffer, MSG_DONTWAIT);
+      if (datagram === -ERRNO.EAGAIN) return 0;
+      if (datagram === -ERRNO.EINTR) continue;
+      if (typeof datagram === 'number') return datagram;
+      if (!onDatagram(datagram)) return 0;
+    }
+    return 0;
+  } finally {
+    returnBuffer(buffer);
+  }
 }
 
 export { MSG_DONTWAIT };

@@ -1,6 +1,5 @@
-import { addressBits, parseIp } from '../../addr/index.ts';
-import { checked, closeFd, ERRNO, NR, sys, sysInNetns } from '../syscall/index.ts';
-import { AF_INET, AF_INET6, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, socketName } from './name.ts';
+import { checked, closeFd, ERRNO, NR, sys } from '../syscall/index.ts';
+import { streamSocket } from './stream-socket.ts';
 
 /** Between two looks at a connection under way. */
 const LOOK_MS = 2;
@@ -15,16 +14,8 @@ export async function connectInNetns(
   port: number,
   timeoutMs = 5_000,
 ): Promise<number> {
-  const ip = parseIp(address);
-  const where = `${address} port ${port}`;
-  const family = addressBits(ip.family) === 32 ? AF_INET : AF_INET6;
-  const fd = checked(
-    'open a socket for',
-    where,
-    sysInNetns(netns.fd, NR.socket, family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0),
-  );
+  const { fd, name, where } = streamSocket(netns, address, port);
   try {
-    const name = socketName(family, ip.toBytes(), port);
     const until = performance.now() + timeoutMs;
     for (;;) {
       const result = sys(NR.connect, fd, name, name.length);

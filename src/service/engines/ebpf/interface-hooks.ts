@@ -15,6 +15,7 @@ import {
   unpin,
 } from '../../../kernel/bpf/index.ts';
 import { Rtnl } from '../../../kernel/rtnl/index.ts';
+import { putLink } from './pinned-link.ts';
 
 /**
  * Interfaces whose packets the programs see. Pins are named `pod_4_from`; programs `lb_from_pod`: what a program
@@ -100,19 +101,14 @@ class TcxHooks implements InterfaceHooks {
   }
 
   attach(place: Place, program: BpfProgram): void {
-    const path = this.#path(place);
     const { ifindex } = place;
-    using present = adoptLink(path);
-    if (present) {
-      if (present.info().ifindex === ifindex) {
-        present.update(program);
-        return;
-      }
-      unpin(path);
-    }
     const { netns } = this.#options;
-    using link = attachTcx(program, { ifindex, ...(netns === undefined ? {} : { netns }) });
-    link.pin(path);
+    putLink(
+      this.#path(place),
+      program,
+      (info) => info.ifindex === ifindex,
+      () => attachTcx(program, { ifindex, ...(netns === undefined ? {} : { netns }) }),
+    );
   }
 
   attachBeside(place: Place, program: BpfProgram, end: string): void {

@@ -23,6 +23,7 @@ import {
   PROGRAMS,
   sidesOf,
 } from './interface-hooks.ts';
+import { putLink } from './pinned-link.ts';
 import { type ChosenHook, type NodeHook, XdpHooks } from './xdp-hooks.ts';
 
 /** Programs of sockets, by the hook in the pin's name. */
@@ -256,17 +257,12 @@ export class Links {
   /** A pinned link of this cgroup gets the program; one of another cgroup is replaced by a new one. */
   #attachSocketHook(hook: (typeof SOCKET_HOOKS)[number], cgroup: bigint): void {
     const program = this.#program(`lb_${hook}`);
-    const path = this.#socketPin(hook);
-    using present = adoptLink(path);
-    if (present) {
-      if (present.info().cgroupId === cgroup) {
-        present.update(program);
-        return;
-      }
-      unpin(path);
-    }
-    using link = attachCgroup(program, { cgroup: this.#options.cgroupPath });
-    link.pin(path);
+    putLink(
+      this.#socketPin(hook),
+      program,
+      (info) => info.cgroupId === cgroup,
+      () => attachCgroup(program, { cgroup: this.#options.cgroupPath }),
+    );
   }
 
   #socketPin(hook: string): string {

@@ -17,6 +17,7 @@ import {
 } from '../../../kernel/bpf/index.ts';
 import { XDP_ACT, xdpFeatures } from '../../../kernel/netdev/index.ts';
 import { ERRNO, errnoName } from '../../../kernel/syscall/index.ts';
+import { putLink } from './pinned-link.ts';
 
 /** What is asked for: `auto` is native where it works, else tc. */
 export type NodeHook = 'auto' | 'native' | 'generic' | 'tc';
@@ -106,17 +107,13 @@ export class XdpHooks {
 
   #put(ifindex: number, mode: XdpMode, program: BpfProgram): void {
     const path = join(this.#folder, `xdp_${mode}_${ifindex}`);
-    using present = adoptLink(path);
-    if (present) {
-      if (present.info().ifindex === ifindex) {
-        present.update(program);
-        return;
-      }
-      unpin(path);
-    }
     const netns = this.#netns;
-    using link = attachXdp(program, { ifindex, mode, ...(netns === undefined ? {} : { netns }) });
-    link.pin(path);
+    putLink(
+      path,
+      program,
+      (info) => info.ifindex === ifindex,
+      () => attachXdp(program, { ifindex, mode, ...(netns === undefined ? {} : { netns }) }),
+    );
   }
 
   #detachOther(ifindex: number, kept: XdpMode | undefined): void {

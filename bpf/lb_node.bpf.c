@@ -16,8 +16,6 @@
  * A backend here sees the client. One elsewhere must answer through this node: lb_nat.h. Where that has no address for
  * an interface, packets are marked, and the rules of this node masquerade what is marked.
  */
-#define NODE_LINK 0 /* place in lb_links */
-
 #include "lb_direct.h"
 
 /* Read by nobody: keeps the structures in this object's BTF, as in lb_pod.bpf.c. */
@@ -26,8 +24,6 @@ const volatile struct lb_node_layout {
 	struct lb_nat_flow flow;
 	struct lb_interface interface;
 } lb_node_layout = {};
-
-#define NO_FLOW 0x7fffffff /* a verdict: try something else */
 
 /*
  * Sends a packet of a flow on. This and others are functions by themselves: they share the stack, and the verifier
@@ -48,105 +44,24 @@ __noinline int lb_nat_send(struct __sk_buff *skb, const struct lb_packet *p, __u
 /* Bit of the packet mark that asks for masquerading. */
 const volatile __u32 lb_masquerade_mark = 0x20000;
 
-/* A new flow to a backend elsewhere: finds an address and a port of this node for it. NO_FLOW: not possible here. */
-static __always_inline int open_nat(struct __sk_buff *skb, const struct lb_packet *p, const struct choice *choice)
-{
-	const struct lb_backend *backend = choice->backend;
-	__u32 number, ifindex, only = 0;
-	struct lb_interface *link;
-	struct lb_nat_room *room;
-	struct lb_nat_wish *wish;
-
-	room = bpf_map_lookup_elem(&lb_nat_rooms, &only);
-	if (!lb_nat_base || !room)
-		return NO_FLOW;
-	wish = &room->wish;
-	lb_fib_question(&room->fib, p, p->source, backend->address, skb->ifindex);
-	if (lb_route_to(skb, &room->fib, &room->hop) == LB_ROUTE_NONE)
-		return NO_FLOW;
-	ifindex = room->fib.ifindex;
-	link = bpf_map_lookup_elem(&lb_interfaces, &ifindex);
-	if (!link)
-		return NO_FLOW;
-	if (p->ip4)
-		lb_copy_address(wish->source, link->source4);
-	else
-		lb_copy_address(wish->source, link->source6);
-	if (!wish->source[3])
-		return NO_FLOW;
-	lb_copy_address(wish->backend, backend->address);
-	wish->backend_port = backend->port;
-	wish->backend_id = choice->id;
-	wish->service = choice->frontend->service;
-	wish->protocol = p->protocol;
-	number = lb_nat_open(p, wish);
-	if (!number)
-		return dropped(LB_DROP_NAT_FULL);
-	lb_count(LB_FORWARD_NAT);
-	return lb_nat_send(skb, p, number - 1, true);
-}
-
-/* A packet of a flow that has a backend elsewhere. NO_FLOW: of no such flow. */
-static __always_inline int known_nat(struct __sk_buff *skb, const struct lb_packet *p, bool opens)
-{
-	struct lb_nat_flow *flow;
-	__u32 number;
-
-	number = lb_nat_find(p);
-	flow = number ? lb_nat_flow_at(number - 1) : NULL;
-	if (flow) {
-		if (!lb_nat_goes_on(flow, opens)) {
-			lb_nat_free(number - 1, p);
-			return NO_FLOW;
-		}
-		lb_nat_track(flow, p->tcp_flags, true);
-		return lb_nat_send(skb, p, number - 1, true);
-	}
-	number = lb_nat_find_answer(p);
-	flow = number ? lb_nat_flow_at(number - 1) : NULL;
-	if (!flow)
-		return NO_FLOW;
-	lb_nat_track(flow, p->tcp_flags, false);
-	return lb_nat_send(skb, p, number - 1, false);
-}
-
 __noinline int lb_outside(struct __sk_buff *skb, const struct lb_packet *p)
 {
-	struct lb_flows *flows = NULL;
-	struct choice choice = {};
-	struct lb_endpoint client;
+	bool opens, from_client;
 	struct lb_flow *flow;
-	int verdict;
-	bool opens;
+	int verdict = DROP;
+	__u32 number;
 
 	if (!p)
 		return DROP;
 	opens = opens_connection(p);
-	verdict = known_nat(skb, p, opens);
-	if (verdict != NO_FLOW)
+	number = lb_nat_known(p, opens, &from_client);
+	if (number)
+		return lb_nat_send(skb, p, number - 1, from_client);
+	flow = lb_flow_outside(skb, skb->ifindex, p, opens, &number, &verdict);
+	if (number)
+		return lb_nat_send(skb, p, number - 1, true);
+	if (!flow)
 		return verdict;
-	lb_endpoint_of(&client, p->source, p->source_port, p->protocol);
-	if (lb_has_flows(NODE_LINK))
-		flows = bpf_map_lookup_elem(&lb_flows, &client);
-	flow = flows ? lb_flow_to(flows, p->target, p->target_port) : NULL;
-	if (flow && lb_flow_goes_on(flow, opens, p->protocol)) {
-		lb_flow_track(flow, p, true);
-	} else {
-		choose_backend(p, opens, true, &choice, &verdict);
-		if (!choice.backend) {
-			forget_direct(flows, p, &choice, opens);
-			return verdict;
-		}
-		if (!(choice.backend->flags & LB_B_NEAR) && !(choice.frontend->flags & LB_F_OUTSIDE_KEEP) &&
-		    !is_direct(choice.frontend)) {
-			verdict = open_nat(skb, p, &choice);
-			if (verdict != NO_FLOW)
-				return verdict;
-		}
-		flow = keep_flow(p, &client, flows, &choice, true, NODE_LINK, &verdict);
-		if (!flow)
-			return verdict;
-	}
 	if (flow->flags & LB_FLOW_DIRECT)
 		return lb_direct_send(skb, p, flow);
 	if (lb_rewrite(skb, p, false, flow->backend, flow->backend_port))

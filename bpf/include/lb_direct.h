@@ -15,6 +15,7 @@
 #define LB_DIRECT_H
 
 #include "lb_forward.h"
+#include "lb_outside.h"
 
 static __always_inline __u32 lb_wrapping(const struct lb_packet *p)
 {

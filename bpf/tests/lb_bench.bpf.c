@@ -4,7 +4,7 @@
  * client's address, and jumps into the program under test; what the empty program costs there is taken off.
  */
 #include "../lb_xdp.bpf.c"
-#include "../include/lb_translate.h"
+#include "../include/lb_open.h"
 
 #define BENCH_BYTES 80
 

@@ -6,6 +6,7 @@
  *
  * Source: kubernetes/kubernetes pkg/proxy/topology.go (CategorizeEndpoints).
  */
+import { keptBackend } from './kept.ts';
 import type { BackendPlan, EndpointFacts, EndpointSet, NodeContext, SliceFacts } from './types.ts';
 
 type Endpoint = { readonly endpoint: EndpointFacts; readonly port: number };
@@ -106,7 +107,7 @@ export function chooseEndpoints(
     const weight = weights?.get(endpoint.address) ?? weights?.get(endpoint.nodeName) ?? 1;
     if (inCluster && weight > 0) clusterMembers.push(backends.length);
     if (inLocal && weight > 0) localMembers.push(backends.length);
-    backends.push({ endpoint, port, weight, inCluster, inLocal });
+    backends.push(keptBackend(endpoint, { port, weight, inCluster, inLocal }));
   }
   const members = (chosen: number[]) =>
     chosen.length === backends.length ? all(chosen.length) : chosen.slice();

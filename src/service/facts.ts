@@ -3,6 +3,7 @@ import { type Family, tryParseCidr, tryParseIp } from '../addr/index.ts';
 import { inOnePiece } from '../codec/index.ts';
 import { serviceError } from '../errors/service.ts';
 import type { EndpointSlice, EndpointSliceEndpoint, Service } from '../model/kubernetes.ts';
+import { keptEndpoint, keptServicePorts, keptSlicePorts } from './kept.ts';
 import type { EndpointFacts, NodeContext, ServiceFacts, SliceFacts } from './types.ts';
 
 const PROXY_NAME_LABEL = 'service.kubernetes.io/service-proxy-name';
@@ -59,12 +60,14 @@ export function serviceFacts(service: Service, proxyName?: NodeContext['proxyNam
     loadBalancerIPs,
     pooledIPs: status?.conditions?.some(({ type }) => type === POOLED_CONDITION) ? loadBalancerIPs : nothing,
     sourceRanges: isLoadBalancer ? sourceRanges(key, spec.loadBalancerSourceRanges, problems) : nothing,
-    ports: (spec.ports ?? []).map((port) => ({
-      name: port.name ?? '',
-      protocol: port.protocol ?? 'TCP',
-      port: port.port,
-      nodePort: isLoadBalancer || spec.type === 'NodePort' ? (port.nodePort ?? 0) : 0,
-    })),
+    ports: keptServicePorts(
+      (spec.ports ?? []).map((port) => ({
+        name: port.name ?? '',
+        protocol: port.protocol ?? 'TCP',
+        port: port.port,
+        nodePort: isLoadBalancer || spec.type === 'NodePort' ? (port.nodePort ?? 0) : 0,
+      })),
+    ),
     affinitySeconds:
       spec.sessionAffinity === 'ClientIP'
         ? (spec.sessionAffinityConfig?.clientIP?.timeoutSeconds ?? 10_800)
@@ -94,8 +97,10 @@ export function sliceFacts(slice: EndpointSlice): SliceFacts {
     service: usable ? inOnePiece(`${namespace}/${name}`) : undefined,
     family,
     ports: usable
-      ? (slice.ports ?? []).flatMap(({ name, protocol, port }) =>
-          port ? [{ name: name ?? '', protocol: protocol ?? 'TCP', port }] : [],
+      ? keptSlicePorts(
+          (slice.ports ?? []).flatMap(({ name, protocol, port }) =>
+            port ? [{ name: name ?? '', protocol: protocol ?? 'TCP', port }] : [],
+          ),
         )
       : nothing,
     endpoints: usable ? endpointFacts(slice.endpoints ?? [], family) : nothing,
@@ -109,15 +114,16 @@ function endpointFacts(endpoints: readonly EndpointSliceEndpoint[], family: Fami
     const address = canonicalAddress(endpoint.addresses[0] ?? '', family);
     if (address === undefined) continue;
     const ready = endpoint.conditions?.ready ?? true;
-    facts.push({
-      address,
-      ready,
-      serving: endpoint.conditions?.serving ?? ready,
-      terminating: endpoint.conditions?.terminating ?? false,
-      nodeName: interned(endpoint.nodeName ?? ''),
-      forZones: names(endpoint.hints?.forZones),
-      forNodes: names(endpoint.hints?.forNodes),
-    });
+    facts.push(
+      keptEndpoint(address, {
+        ready,
+        serving: endpoint.conditions?.serving ?? ready,
+        terminating: endpoint.conditions?.terminating ?? false,
+        nodeName: endpoint.nodeName ?? '',
+        forZones: names(endpoint.hints?.forZones),
+        forNodes: names(endpoint.hints?.forNodes),
+      }),
+    );
   }
   return exact(facts);
 }
@@ -127,20 +133,8 @@ function exact<T>(grown: T[]): T[] {
   return grown.slice();
 }
 
-/** Node and zone names come once a node but are read once an endpoint: keep one copy of each text. */
-const texts = new Map<string, string>();
-const INTERNED_LIMIT = 20_000;
-
-function interned(text: string): string {
-  const known = texts.get(text);
-  if (known !== undefined) return known;
-  if (texts.size >= INTERNED_LIMIT) texts.clear();
-  texts.set(text, text);
-  return text;
-}
-
 function names(hints: readonly { name: string }[] | undefined): readonly string[] {
-  return hints && hints.length > 0 ? hints.map(({ name }) => interned(name)) : nothing;
+  return hints && hints.length > 0 ? hints.map(({ name }) => name) : nothing;
 }
 
 /** Canonical text of an address, undefined if it is none or of the other family. */

@@ -144,3 +144,13 @@ export function parseInterfaceAddress(text: string): InterfaceAddress {
     throw fail(`the prefix length must be 0 to ${bits}`);
   return { address, prefixLength: Number(length) };
 }
+
+/** Networks that lie in no other one of them: intervals of a set must not overlap. */
+export function withoutCovered(cidrs: readonly Cidr[]): Cidr[] {
+  return cidrs.filter(
+    (cidr, at) =>
+      !cidrs.some((other, index) =>
+        index === at || !other.contains(cidr) ? false : !cidr.contains(other) || index < at,
+      ),
+  );
+}

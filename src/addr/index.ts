@@ -4,6 +4,7 @@ export {
   parseCidr,
   parseInterfaceAddress,
   tryParseCidr,
+  withoutCovered,
 } from './cidr.ts';
 export { addressBits, FAMILIES, type Family, IpAddress, parseIp, tryParseIp } from './ip-address.ts';
 export { formatIpv4, type Ipv4, ipv4Mask, parseIpv4 } from './ipv4.ts';

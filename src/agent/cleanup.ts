@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync, rmSync, statfsSync, statSync } f
 import { dirname, join, resolve } from 'node:path';
 import { uninstallCni } from '../cni/index.ts';
 import { agentError, kernelError } from '../errors/index.ts';
-import { listNftJson, runNft } from '../kernel/nft/index.ts';
+import { NftRuleset } from '../kernel/nft/index.ts';
 import {
   cleanupOverlay,
   emptyOverlay,
@@ -42,10 +42,10 @@ export async function cleanupNode(options: CleanupOptions): Promise<string[]> {
   if (process.getuid?.() !== 0) throw kernelError('KERNEL_NEEDS_ROOT', { action: 'clean up this node' });
   assertOwnFolders(options);
   if (!existsSync(stateDir) && dryRun)
-    return [...(await planned(options)), ...(await cleanupPolicies({ dryRun: true }))];
+    return [...planned(options), ...(await cleanupPolicies({ dryRun: true }))];
   const lock = existsSync(stateDir) ? lockStateDir(stateDir) : undefined;
   try {
-    const removed = [...(await planned(options)), ...(await cleanupPolicies({ dryRun: true }))];
+    const removed = [...planned(options), ...(await cleanupPolicies({ dryRun: true }))];
     if (dryRun) return removed;
     await removePods(stateDir, join(options.cgroup, 'pods'));
     using links = new PodLinks();
@@ -54,8 +54,8 @@ export async function cleanupNode(options: CleanupOptions): Promise<string[]> {
     removeNftServices({});
     await cleanupOverlay(NOTHING);
     // What other parts keep in the tables goes with them.
-    for (const table of await ownTables())
-      await runNft({ script: `delete table ${table}\n`, what: `delete table ${table}` });
+    using ruleset = NftRuleset.open();
+    ruleset.apply(ownTables().map((table) => ({ ...table, change: 'delete table' })));
     rmSync(bpffs, { recursive: true, force: true });
     if (installedCni(options).length > 0)
       uninstallCni({ binDir: options.cniBinDir, confDir: options.cniConfDir });
@@ -90,7 +90,7 @@ export function assertOwnFolders({ stateDir, bpffs }: Pick<CleanupOptions, 'stat
 }
 
 /** What is there of ours, in words. */
-async function planned(options: CleanupOptions): Promise<string[]> {
+function planned(options: CleanupOptions): string[] {
   const { stateDir, bpffs } = options;
   const kernel = openOverlayKernel();
   try {
@@ -102,7 +102,7 @@ async function planned(options: CleanupOptions): Promise<string[]> {
       ...[...links.observe().keys()].map((name) => `ip link del ${name}`),
       ...planText(planOverlay(emptyOverlay(NOTHING), observed)),
       ...removeNftServices({ dryRun: true }),
-      ...(await ownTables()).map((table) => `nft delete table ${table}`),
+      ...ownTables().map(({ family, table }) => `nft delete table ${family} ${table}`),
       ...(existsSync(bpffs) ? readdirSync(bpffs).map((pin) => `rm ${join(bpffs, pin)}`) : []),
       ...installedCni(options).map((path) => `rm ${path}`),
       ...(existsSync(stateDir) ? [`rm -r ${stateDir}`] : []),
@@ -113,11 +113,11 @@ async function planned(options: CleanupOptions): Promise<string[]> {
 }
 
 /** The nftables tables that are there and ours by name. */
-async function ownTables(): Promise<string[]> {
-  const found: string[] = [];
-  for (const family of ['ip', 'ip6'] as const)
-    if (await listNftJson({ query: ['table', family, NFT_TABLE] })) found.push(`${family} ${NFT_TABLE}`);
-  return found;
+function ownTables() {
+  using ruleset = NftRuleset.open();
+  return (['ip', 'ip6'] as const)
+    .map((family) => ({ family, table: NFT_TABLE }))
+    .filter((table) => ruleset.table(table) !== 'absent');
 }
 
 /** What this agent installed of CNI: the plugin carries the path of its agent's socket; another agent's stays. */

@@ -12,8 +12,8 @@ export class NftParts {
       parts.some((part) => part.table === table && (name === '' || name.startsWith(part.prefix)));
     this.#reconciler = new Reconciler({
       name,
-      run: async () => {
-        for (const part of parts) await this.#guard.ensure(part);
+      run: () => {
+        for (const part of parts) this.#guard.ensure(part);
       },
     });
     this.#monitor = monitorNft({

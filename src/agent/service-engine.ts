@@ -5,7 +5,7 @@ import type { Log } from '../client/index.ts';
 import { isNetError } from '../errors/index.ts';
 import { ensureBpffs, requireNeeds } from '../kernel/bpf/index.ts';
 import { ensureCgroup } from '../kernel/cgroup/index.ts';
-import { listNftJson, runNft } from '../kernel/nft/index.ts';
+import { removeNftParts } from '../kernel/nft/index.ts';
 import {
   EBPF_ENGINE_NEEDS,
   EbpfEngine,
@@ -98,7 +98,7 @@ export function openEngine(options: EngineOptions, undo: AsyncDisposableStack): 
       const pins = pinsIn(bpffsDir);
       if (pins.length === 0) return;
       removeEbpf({ bpffsDir, cgroupPath, nodeName }, pins, log);
-      await removeMasqueradeParts();
+      removeNftParts(masqueradeParts());
       log.info({ pins }, 'the eBPF engine is taken away');
     },
   };
@@ -122,20 +122,5 @@ function removeEbpf(options: EbpfEngineOptions, pins: readonly string[], log: Lo
   } catch (error) {
     log.warn({ error: (error as Error).message }, 'the eBPF engine is taken away by its pins');
     for (const pin of pins) rmSync(join(options.bpffsDir, pin), { recursive: true, force: true });
-  }
-}
-
-/** Chains of the eBPF engine in the tables that all parts share. */
-async function removeMasqueradeParts(): Promise<void> {
-  for (const { family, table, prefix } of masqueradeParts()) {
-    const objects = (await listNftJson({ terse: true, query: ['table', family, table] })) ?? [];
-    const chains = objects.flatMap((object) => {
-      const name = String(object['chain']?.['name'] ?? '');
-      return name.startsWith(prefix) ? [name] : [];
-    });
-    const script = chains.flatMap((name) =>
-      ['flush', 'delete'].map((verb) => `${verb} chain ${family} ${table} ${name}`),
-    );
-    if (script.length > 0) await runNft({ script: `${script.join('\n')}\n`, what: 'remove Service rules' });
   }
 }

@@ -1,6 +1,21 @@
-import { type Cidr, FAMILIES, type Family, type IpAddress } from '../addr/index.ts';
+import { type Cidr, FAMILIES, type Family, type IpAddress, parseCidr } from '../addr/index.ts';
 import { type NetError, nftError } from '../errors/index.ts';
-import type { NftObject, NftPart } from '../kernel/nft/index.ts';
+import {
+  COUNTER,
+  DROP,
+  equals,
+  inCidrs,
+  MASQUERADE,
+  type NftChainFound,
+  type NftHook,
+  type NftPart,
+  type NftPartChain,
+  type NftPartSet,
+  type NftRule,
+  type NftStatement,
+  RETURN,
+  ruleOf,
+} from '../kernel/nft/index.ts';
 
 /** The table that all parts of Portolan share, each with its own prefix of chains and sets. */
 export const NFT_TABLE = 'portolan';
@@ -10,9 +25,9 @@ const PREFIX = 'overlay_';
  * kube-proxy's mark for packets that it masquerades itself. It is a bit, tested with a mask: others may set more
  * bits. NAT by two owners hits a kernel bug (flannel #1679).
  */
-const KUBE_MASQUERADE_MARK = '0x4000';
+const KUBE_MASQUERADE_MARK = 0x4000;
 
-const MULTICAST: Record<Family, string> = { 4: '224.0.0.0/4', 6: 'ff00::/8' };
+const MULTICAST: Record<Family, Cidr> = { 4: parseCidr('224.0.0.0/4'), 6: parseCidr('ff00::/8') };
 
 /** What the rules of one family are made from. */
 export interface FilterSpec {
@@ -45,76 +60,85 @@ export interface FilterSpec {
 export function filterPart(spec: FilterSpec): NftPart {
   const { family, clusterCidrs, ownCidrs, tunnel } = spec;
   const ip = family === 4 ? 'ip' : 'ip6';
-  const table = `${ip} ${NFT_TABLE}`;
-  const lines = [`add table ${table}`];
-  const chain = (name: string, hook: string, rules: readonly string[]) => {
-    // "add" before "delete" makes the delete succeed on a fresh table.
-    lines.push(`add chain ${table} ${PREFIX}${name}`);
-    lines.push(`flush chain ${table} ${PREFIX}${name}`);
-    lines.push(`delete chain ${table} ${PREFIX}${name}`);
-    if (rules.length === 0) return;
-    lines.push(`add chain ${table} ${PREFIX}${name} { ${hook} }`);
-    for (const rule of rules) lines.push(`add rule ${table} ${PREFIX}${name} ${rule}`);
-  };
-  const c = cidrSet(clusterCidrs);
-  const p = cidrSet(ownCidrs);
+  const peers = `${PREFIX}peers`;
   const nat = spec.masquerade && clusterCidrs.length > 0 && ownCidrs.length > 0;
-  chain(
-    'postrouting',
-    'type nat hook postrouting priority 100; policy accept;',
-    nat
-      ? [
-          `meta mark & ${KUBE_MASQUERADE_MARK} == ${KUBE_MASQUERADE_MARK} return`,
-          `${ip} saddr ${p} ${ip} daddr ${c} return`,
-          `${ip} saddr ${c} ${ip} daddr ${p} return`,
-          `${ip} saddr != ${c} ${ip} daddr ${p} return`,
-          `${ip} saddr ${c} ${ip} daddr != ${MULTICAST[family]} masquerade fully-random`,
-          `${ip} saddr != ${c} ${ip} daddr ${c} masquerade fully-random`,
-        ]
-      : [],
-  );
+  const chains: NftPartChain[] = [];
+  if (nat) chains.push(natChain(spec));
   // Before conntrack and other people's chains: a forged packet shall cost nothing.
-  const guard = tunnel ? [`udp dport ${tunnel.port} ${ip} saddr != @${PREFIX}peers counter drop`] : [];
-  chain('input', 'type filter hook input priority -310; policy accept;', guard);
-  const forged =
-    tunnel && ownCidrs.length > 0 ? [`iifname "${tunnel.dev}" ${ip} saddr ${p} counter drop`] : [];
-  chain('prerouting', 'type filter hook prerouting priority -310; policy accept;', forged);
-  const set = `${table} ${PREFIX}peers`;
-  const type = family === 4 ? 'ipv4_addr' : 'ipv6_addr';
+  const early = (name: string, hook: NftHook['hook'], rule: NftRule): NftPartChain => ({
+    name: `${PREFIX}${name}`,
+    hook: { type: 'filter', hook, priority: -310, policy: 'accept' },
+    rules: [rule],
+  });
   if (tunnel) {
-    // The set must stand before the rule that names it; the chain is gone at this point of the transaction.
-    const at = lines.findIndex((line) => line.startsWith(`add rule ${table} ${PREFIX}input`));
-    const members = [...new Set(tunnel.peers.map(String))].sort();
-    const make = [
-      `add set ${set} { type ${type}; }`,
-      `delete set ${set}`,
-      `add set ${set} { type ${type}; }`,
-    ];
-    if (members.length > 0) make.push(`add element ${set} { ${members.join(', ')} }`);
-    lines.splice(at, 0, ...make);
-  } else lines.push(`add set ${set} { type ${type}; }`, `delete set ${set}`);
-  return { family: ip, table: NFT_TABLE, prefix: PREFIX, script: `${lines.join('\n')}\n` };
+    const notPeer: NftStatement = { kind: 'lookup', fields: [`${ip} saddr`], set: peers, not: true };
+    const toTunnel = equals('udp dport', tunnel.port);
+    chains.push(
+      early(
+        'input',
+        'input',
+        ruleOf([toTunnel, notPeer, COUNTER, DROP], 'overlay: tunnel packet of no peer'),
+      ),
+    );
+    if (ownCidrs.length > 0) {
+      const forged = [equals('iifname', tunnel.dev), inCidrs(`${ip} saddr`, ownCidrs), COUNTER, DROP];
+      const why = 'overlay: own pod address from the tunnel';
+      chains.push(early('prerouting', 'prerouting', ruleOf(forged, why)));
+    }
+  }
+  const members = new Map(tunnel?.peers.map((peer) => [String(peer), peer]));
+  const set: NftPartSet = {
+    name: peers,
+    map: false,
+    key: family === 4 ? 'ipv4_addr' : 'ipv6_addr',
+    comment: 'nodes that may send by the tunnel',
+    elements: [...members.keys()].sort().map((text) => ({ key: [members.get(text)!] })),
+  };
+  return { family: ip, table: NFT_TABLE, prefix: PREFIX, sets: tunnel ? [set] : [], chains };
 }
 
-/** Rules of no family wanted: what `cleanup` applies. */
+function natChain({ family, clusterCidrs, ownCidrs }: FilterSpec): NftPartChain {
+  const ip = family === 4 ? 'ip' : 'ip6';
+  const from = (cidrs: readonly Cidr[], not = false) => inCidrs(`${ip} saddr`, cidrs, not);
+  const to = (cidrs: readonly Cidr[], not = false) => inCidrs(`${ip} daddr`, cidrs, not);
+  const marked: NftStatement = {
+    kind: 'mark',
+    field: 'meta mark',
+    mask: KUBE_MASQUERADE_MARK,
+    value: KUBE_MASQUERADE_MARK,
+  };
+  const rule = (comment: string, ...statements: readonly NftStatement[]) =>
+    ruleOf(statements, `overlay: ${comment}`);
+  return {
+    name: `${PREFIX}postrouting`,
+    hook: { type: 'nat', hook: 'postrouting', priority: 100, policy: 'accept' },
+    rules: [
+      rule('kube-proxy masquerades it', marked, RETURN),
+      rule('pod to pod', from(ownCidrs), to(clusterCidrs), RETURN),
+      rule('pod to pod', from(clusterCidrs), to(ownCidrs), RETURN),
+      rule('from outside to a pod of this node', from(clusterCidrs, true), to(ownCidrs), RETURN),
+      rule('pods to the outside', from(clusterCidrs), to([MULTICAST[family]], true), MASQUERADE),
+      rule('from outside to a pod elsewhere', from(clusterCidrs, true), to(clusterCidrs), MASQUERADE),
+    ],
+  };
+}
+
+/** Rules of no family wanted: what `cleanup` takes away. */
 export function emptyFilterParts(): NftPart[] {
   return FAMILIES.map((family) => filterPart({ family, clusterCidrs: [], ownCidrs: [], masquerade: false }));
 }
 
-function cidrSet(cidrs: readonly Cidr[]): string {
-  return cidrs.length === 1 ? String(cidrs[0]) : `{ ${cidrs.map(String).sort().join(', ')} }`;
-}
-
 /**
  * Foreign chains that may drop what pods forward: an `accept` of ours ends only our own table, so such a chain has
- * to be named. `chains` is the listing of `nft -j list chains`.
+ * to be named.
  */
-export function forwardBlockers(chains: readonly NftObject[]): NetError[] {
-  const errors: NetError[] = [];
-  for (const { chain } of chains) {
-    if (chain?.['hook'] !== 'forward' || chain['policy'] !== 'drop' || chain['table'] === NFT_TABLE) continue;
-    const name = `${chain['family']} ${chain['table']} ${chain['name']}`;
-    errors.push(nftError('NFT_FOREIGN_DROP', { chain: name, why: 'its policy at hook forward is drop' }));
-  }
-  return errors;
+export function forwardBlockers(chains: readonly NftChainFound[]): NetError[] {
+  return chains
+    .filter(({ hook, table }) => hook?.hook === 'forward' && hook.policy === 'drop' && table !== NFT_TABLE)
+    .map(({ family, table, name }) =>
+      nftError('NFT_FOREIGN_DROP', {
+        chain: `${family} ${table} ${name}`,
+        why: 'its policy at hook forward is drop',
+      }),
+    );
 }

@@ -1,7 +1,14 @@
 import { rmSync } from 'node:fs';
 import { FAMILIES } from '../addr/index.ts';
 import type { NetError } from '../errors/index.ts';
-import { listNftJson, monitorNft, NftGuard, type NftPart, runNft } from '../kernel/nft/index.ts';
+import {
+  monitorNft,
+  NftGuard,
+  type NftPart,
+  NftRuleset,
+  partText,
+  removeNftParts,
+} from '../kernel/nft/index.ts';
 import { RTPROT_PORTOLAN, type RtnlEvent, RtnlMonitor } from '../kernel/rtnl/index.ts';
 import { type ObjectStatus, Reconciler } from '../reconcile/index.ts';
 import { type Known, leaseNews, planAhead } from './ahead.ts';
@@ -219,19 +226,19 @@ export class OverlayReconciler {
     this.#report();
   }
 
-  async #runRules(): Promise<void> {
-    for (const part of this.#parts) await this.#guard.ensure(part);
+  #runRules(): void {
+    for (const part of this.#parts) this.#guard.ensure(part);
     if (!this.#checkForward) return;
     this.#checkForward = false;
-    const chains = (await listNftJson({ netns: this.#options.netns, query: ['chains'] })) ?? [];
-    this.#warnings = forwardBlockers(chains);
+    using ruleset = NftRuleset.open({ netns: this.#options.netns });
+    this.#warnings = forwardBlockers(ruleset.allChains());
     this.#report();
   }
 
   /** The rules that go with the tables; another run of theirs when they differ from the last ones. */
   #updateRules(desired: Desired): void {
     const parts = overlayParts(desired);
-    const text = (list: readonly NftPart[]) => list.map((part) => part.family + part.script).join();
+    const text = (list: readonly NftPart[]) => list.map(partText).join();
     if (text(parts) === text(this.#parts)) return;
     this.#parts = parts;
     this.#rules.trigger();
@@ -343,32 +350,18 @@ export async function cleanupOverlay(
   netns?: number | { readonly fd: number },
 ): Promise<OverlayChange[]> {
   const kernel = openOverlayKernel(netns);
-  const guard = new NftGuard({ netns });
   try {
     const plan = planOverlay(emptyOverlay(config), kernel.observe());
     const errors: unknown[] = kernel.apply(plan);
-    for (const part of emptyFilterParts()) {
-      const there = await listNftJson({ netns, query: ['table', part.family, part.table] });
-      if (there) await removePart(guard, part, netns).catch((error: unknown) => errors.push(error));
+    try {
+      removeNftParts(emptyFilterParts(), { netns });
+    } catch (error) {
+      errors.push(error);
     }
     if (config.subnetEnvPath) rmSync(config.subnetEnvPath, { force: true });
     if (errors.length > 0) throw new AggregateError(errors, `${errors.length} changes failed`);
     return plan;
   } finally {
     kernel.close();
-    guard.close();
   }
-}
-
-/** Empties a part, and deletes the table when it was the last one in it. */
-async function removePart(guard: NftGuard, part: NftPart, netns: OverlayOptions['netns']): Promise<void> {
-  await guard.ensure(part);
-  const { family, table } = part;
-  const left = (await listNftJson({ netns, query: ['table', family, table] })) ?? [];
-  if (left.every((object) => 'metainfo' in object || 'table' in object))
-    await runNft({
-      netns,
-      script: `delete table ${family} ${table}\n`,
-      what: `delete table ${family} ${table}`,
-    });
 }

@@ -15,7 +15,7 @@ import {
   type NftEvent,
   NftRuleset,
   type NftSet,
-  type NftSetSummary,
+  type NftSetFound,
 } from '../kernel/nft/index.ts';
 import { comment, ISOLATED, nftFamily, PREFIX, TABLE, VERDICTS } from './names.ts';
 import { clearChanges, isEmptyPlan, type PolicyPlan, planPolicy } from './plan.ts';
@@ -221,7 +221,7 @@ export class NftPolicyEngine {
     }
   }
 
-  #observeSet(family: Family, tables: Tables, { name, map, key }: NftSetSummary): void {
+  #observeSet(family: Family, tables: Tables, { name, map, key }: NftSetFound): void {
     const wanted = tables.sets.get(name);
     if (wanted) {
       const elements = this.#elements.list(this.#set(family, name));
@@ -237,7 +237,12 @@ export class NftPolicyEngine {
     const ours = (name: string) => name.startsWith(PREFIX);
     const sets = this.#elements.sets(nftFamily(family), TABLE).filter(({ name }) => ours(name));
     return {
-      chains: new Set(this.#ruleset.chains(nftFamily(family), TABLE).filter(ours)),
+      chains: new Set(
+        this.#ruleset
+          .chains({ family: nftFamily(family), table: TABLE })
+          .map(({ name }) => name)
+          .filter(ours),
+      ),
       sets: new Map(sets.map((set) => [set.name, set])),
     };
   }
@@ -297,7 +302,7 @@ export class NftPolicyEngine {
 /** Chains and sets of ours in the kernel. */
 interface Found {
   readonly chains: ReadonlySet<string>;
-  readonly sets: ReadonlyMap<string, NftSetSummary>;
+  readonly sets: ReadonlyMap<string, NftSetFound>;
 }
 
 /** Notes a name, or the whole table when there is none. */
@@ -326,7 +331,10 @@ export function cleanupPolicies(options: {
     const ours = (name: string) => name.startsWith(PREFIX);
     const changes = clearChanges(
       family,
-      ruleset.chains(nftFamily(family), TABLE).filter(ours),
+      ruleset
+        .chains({ family: nftFamily(family), table: TABLE })
+        .map(({ name }) => name)
+        .filter(ours),
       elements.sets(nftFamily(family), TABLE).filter(({ name }) => ours(name)),
     );
     if (changes.length === 0) continue;

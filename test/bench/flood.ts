@@ -5,7 +5,7 @@
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { mapMemoryBytes } from '../../src/kernel/bpf/index.ts';
-import { runNft } from '../../src/kernel/nft/index.ts';
+import { writeNftParts } from '../../src/kernel/nft/index.ts';
 import { EbpfEngine, masqueradeParts } from '../../src/service/engines/ebpf/index.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
@@ -53,7 +53,7 @@ export async function benchFlood({ quick }: AreaOptions): Promise<Figure[]> {
     });
     for (const pod of node.pods) engine.attachPodLink(pod.ifindex);
     for (const { ifindex } of [bad, good]) engine.attachNodeInterface(ifindex);
-    for (const { script } of masqueradeParts()) await runNft({ netns: node.netns, script });
+    writeNftParts(masqueradeParts(), { netns: node.netns });
     const ports = (['tcp', 'udp'] as const).map((name) => ({
       ...{ name, port: 80, nodePort: NODE_PORTS[name], protocol: name.toUpperCase() as 'TCP' | 'UDP' },
     }));

@@ -169,7 +169,7 @@ async function repairs(
   rounds: number,
 ): Promise<Figure[]> {
   using ruleset = NftRuleset.open({ netns });
-  const chains = () => ruleset.chains('ip', 'portolan').length;
+  const chains = () => ruleset.chains({ family: 'ip', table: 'portolan' }).length;
   const all = chains();
   let ends: number[] = [];
   const monitor = monitorNft({

@@ -1,54 +1,122 @@
+/** Parts of tables that are kept: whoever deletes or edits them is found out, and what is theirs stays. */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import test from 'node:test';
 import { promisify } from 'node:util';
+import { parseIp } from '../../src/addr/index.ts';
 import { createNetns, deleteNetns } from '../../src/kernel/netns/index.ts';
-import { NftGuard, type NftPart } from '../../src/kernel/nft/index.ts';
+import {
+  COUNTER,
+  equals,
+  inSet,
+  NftGuard,
+  type NftPart,
+  RETURN,
+  ruleOf,
+} from '../../src/kernel/nft/index.ts';
 
 const run = promisify(execFile);
 const name = `pt-guard-${process.pid}`;
 
 const nft = (...args: string[]) => run('nsenter', [`--net=/run/netns/${name}`, 'nft', ...args]);
 
-/** Whether the chain is there, as nft(8) says. */
-async function hasChain(chain: string): Promise<boolean> {
-  const { stdout } = await nft('-j', 'list', 'chains');
-  const { nftables } = JSON.parse(stdout) as { nftables: { chain?: { name: string } }[] };
-  return nftables.some((object) => object.chain?.name === chain);
+/** A table as nft(8) says. */
+async function listed(table = 'portolan'): Promise<string> {
+  const { stdout } = await nft('-s', 'list', 'table', 'ip', table).catch(() => ({ stdout: '' }));
+  return stdout;
 }
+
+const set = { name: 'one_set', map: false, key: 'ipv4_addr', comment: 'of the first owner' };
+const part: NftPart = {
+  family: 'ip',
+  table: 'portolan',
+  prefix: 'one_',
+  sets: [{ ...set, elements: [{ key: [parseIp('192.0.2.1')] }] }],
+  chains: [
+    {
+      name: 'one_chain',
+      hook: { type: 'filter', hook: 'input', priority: 0, policy: 'accept' },
+      rules: [
+        ruleOf([inSet(['ip saddr'], 'one_set'), COUNTER], 'first: of the set'),
+        ruleOf([equals('tcp dport', 80), RETURN], 'first: web'),
+      ],
+    },
+  ],
+};
+const other: NftPart = {
+  ...part,
+  prefix: 'two_',
+  sets: [],
+  chains: [{ name: 'two_chain', rules: [ruleOf([COUNTER], 'second: of another owner')] }],
+};
+
+const EDITS: Readonly<Record<string, readonly string[]>> = {
+  'the table is deleted': ['delete', 'table', 'ip', 'portolan'],
+  'the table is made dormant': ['add', 'table', 'ip', 'portolan', '{ flags dormant; }'],
+  'a rule is put before ours': ['insert', 'rule', 'ip', 'portolan', 'one_chain', 'drop'],
+  'a rule is added behind ours': ['add', 'rule', 'ip', 'portolan', 'one_chain', 'drop'],
+  'all rules are deleted': ['flush', 'chain', 'ip', 'portolan', 'one_chain'],
+  'the policy is another': ['chain', 'ip', 'portolan', 'one_chain', '{ policy drop; }'],
+  'an element is added': ['add', 'element', 'ip', 'portolan', 'one_set', '{ 192.0.2.9 }'],
+  'an element is deleted': ['delete', 'element', 'ip', 'portolan', 'one_set', '{ 192.0.2.1 }'],
+  'a chain of our name is added': ['add', 'chain', 'ip', 'portolan', 'one_more'],
+};
+
+test('a part is put right after each kind of edit, and left alone after none', async () => {
+  using netns = createNetns(name);
+  using guard = new NftGuard({ netns });
+  try {
+    assert.equal(guard.ensure(part), true);
+    assert.equal(guard.ensure(other), true);
+    const want = await listed();
+    assert.match(want, /ip saddr @one_set counter comment "first: of the set"/);
+    for (const [what, command] of Object.entries(EDITS)) {
+      await nft(...command);
+      assert.notEqual(await listed(), want, what);
+      assert.equal(guard.ensure(part), true, what);
+      guard.ensure(other);
+      // The order of chains is that of their making.
+      const lines = (text: string) => text.split('\n').sort().join('\n');
+      assert.equal(lines(await listed()), lines(want), what);
+    }
+    await nft('add', 'table', 'ip', 'somebody');
+    assert.equal(guard.ensure(part), false);
+    assert.equal(guard.ensure(other), false);
+    assert.equal(guard.remove(part), true);
+    assert.doesNotMatch(await listed(), /one_/);
+    assert.match(await listed(), /two_chain/);
+    assert.equal(guard.remove(other), true);
+    assert.equal(await listed(), '');
+    assert.equal(guard.remove(other), false);
+    assert.match(await listed('somebody'), /table ip somebody/);
+  } finally {
+    deleteNetns(name);
+  }
+});
 
 test('a part that somebody deleted while it was written is not taken for how it should be', async () => {
   // Two owners of one table wrote at once while a person deleted it: the guard read the table back after the
   // deletion, kept "nothing" as the picture to compare with, and never made the part again.
   using netns = createNetns(name);
-  const guard = new NftGuard({ netns });
-  const part: NftPart = {
-    family: 'ip',
-    table: 'portolan',
-    prefix: 'one_',
-    script: [
-      'add table ip portolan',
-      'add chain ip portolan one_chain',
-      'flush chain ip portolan one_chain',
-      'delete chain ip portolan one_chain',
-      'add chain ip portolan one_chain { type filter hook input priority 0; policy accept; }',
-      'add rule ip portolan one_chain counter',
-      '',
-    ].join('\n'),
-  };
+  using guard = new NftGuard({ netns });
   try {
     for (let round = 0; round < 5; round++) {
+      let over = false;
       const deleting = (async () => {
         for (let times = 0; times < 8; times++)
           await nft('delete', 'table', 'ip', 'portolan').catch(() => {});
+        over = true;
       })();
-      await Promise.all([guard.ensure(part), deleting]);
-      await guard.ensure(part);
-      assert.ok(await hasChain('one_chain'), `round ${round}`);
+      while (!over) {
+        guard.ensure(part);
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      await deleting;
+      guard.ensure(part);
+      assert.match(await listed(), /chain one_chain/, `round ${round}`);
     }
-    assert.equal(await guard.ensure(part), false);
+    assert.equal(guard.ensure(part), false);
   } finally {
-    guard.close();
     deleteNetns(name);
   }
 });

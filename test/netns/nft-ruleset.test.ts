@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import test, { after, before } from 'node:test';
-import { type Family, parseIp } from '../../src/addr/index.ts';
+import { type Cidr, type Family, parseCidr, parseIp } from '../../src/addr/index.ts';
 import { createNetns, deleteNetns, type Netns } from '../../src/kernel/netns/index.ts';
 import {
   ACCEPT,
@@ -13,8 +13,10 @@ import {
   DROP,
   equals,
   goTo,
+  inCidrs,
   inSet,
   jumpTo,
+  MASQUERADE,
   type NftChange,
   type NftRule,
   NftRuleset,
@@ -80,6 +82,13 @@ function ground(family: Family, table: string): NftChange[] {
       chain: 'base',
       hook: { type: 'filter', hook: 'forward', priority: -5, policy: 'drop' },
     },
+    {
+      ...at,
+      change: 'add chain',
+      chain: 'nat',
+      hook: { type: 'nat', hook: 'postrouting', priority: 100, policy: 'accept' },
+    },
+    { ...at, change: 'add rule', chain: 'nat', rule: ruleOf([MASQUERADE], 'pods to the outside') },
     { ...at, change: 'add elements', set, elements: [{ key: [one!], comment: 'pod x/a' }, { key: [two!] }] },
     { ...at, change: 'add elements', set: ports, elements: [{ key: [one!, 17, 53] }] },
     { ...at, change: 'add elements', set: blocks, elements: [{ key: [one!], keyEnd: [two!] }] },
@@ -98,6 +107,9 @@ function ground(family: Family, table: string): NftChange[] {
 function shapes(family: Family): NftRule[] {
   const ip = family === 4 ? 'ip' : 'ip6';
   const address = (n: number) => parseIp(family === 4 ? `10.0.${n}.0` : `fd00:${n}::`);
+  const [wide, odd] = (family === 4 ? ['10.64.0.0/10', '224.0.0.0/4'] : ['fd00:10::/44', 'ff00::/8']).map(
+    parseCidr,
+  ) as [Cidr, Cidr];
   const far = parseIp(family === 4 ? '255.255.255.255' : 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff');
   const statements: NftStatement[][] = [
     [ctState('established', 'related'), ACCEPT],
@@ -146,6 +158,9 @@ function shapes(family: Family): NftRule[] {
     [{ kind: 'mark', field: 'meta mark', mask: 0x4000, value: 0x4000 }, ACCEPT],
     [{ kind: 'mark', field: 'ct mark', mask: 0xff, value: 1, not: true }, ACCEPT],
     [equals('meta mark', 7), ACCEPT],
+    [inCidrs(`${ip} saddr`, [wide]), ACCEPT],
+    [inCidrs(`${ip} daddr`, [wide, odd, wide], true), ACCEPT],
+    [inCidrs(`${ip} daddr`, [odd], true), DROP],
     [equals('iifname', 'eth0'), ACCEPT],
     [among('oifname', [{ key: ['eth0'] }, { key: ['wlan0'] }]), ACCEPT],
     [equals('fib daddr type', 2), ACCEPT],
@@ -187,8 +202,14 @@ for (const family of [4, 6] as const)
     nft(['delete', 'table', ip, 'b']);
     nft(['-f', '-'], printed);
     assert.deepEqual(listed(ip, 'b'), text);
-    assert.deepEqual(ruleset.chains(ip, 'b').sort(), ['base', 'to/x.y']);
-    assert.deepEqual(ruleset.chains(ip, 'nothing'), []);
+    const chains = ruleset.chains({ family: ip, table: 'b' });
+    assert.deepEqual(chains.map(({ name, hook }) => [name, hook?.priority, hook?.policy]).sort(), [
+      ['base', -5, 'drop'],
+      ['nat', 100, 'accept'],
+      ['to/x.y', undefined, undefined],
+    ]);
+    assert.deepEqual(ruleset.chains({ family: ip, table: 'nothing' }), []);
+    assert.equal(ruleset.table({ family: ip, table: 'nothing' }), 'absent');
   });
 
 test('a transaction that the kernel refuses does nothing and names the change', () => {

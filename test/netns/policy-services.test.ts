@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { parseIp } from '../../src/addr/index.ts';
-import { runNft } from '../../src/kernel/nft/index.ts';
+import { writeNftParts } from '../../src/kernel/nft/index.ts';
 import type { NetworkPolicy } from '../../src/model/kubernetes.ts';
 import {
   cleanupPolicies,
@@ -44,7 +44,7 @@ before(async () => {
     name: 'ebpf',
     cannot: {},
     async open({ nodeName, netns, bpffsDir, cgroupPath, onStaleSockets }) {
-      for (const { script } of masqueradeParts()) await runNft({ netns, script });
+      writeNftParts(masqueradeParts(), { netns });
       return EbpfEngine.open({
         bpffsDir: join(bpffsDir, 'portolan'),
         cgroupPath,

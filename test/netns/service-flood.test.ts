@@ -7,7 +7,7 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import test, { after, before, describe } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { mapMemoryBytes } from '../../src/kernel/bpf/index.ts';
-import { runNft } from '../../src/kernel/nft/index.ts';
+import { writeNftParts } from '../../src/kernel/nft/index.ts';
 import { EbpfEngine, masqueradeParts } from '../../src/service/engines/ebpf/index.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
@@ -85,7 +85,7 @@ describe('flood', () => {
     engine.setServiceRanges(['10.96.0.0/16']);
     for (const pod of node.pods) engine.attachPodLink(pod.ifindex);
     for (const { ifindex } of [attacker, honest]) engine.attachNodeInterface(ifindex);
-    for (const { script } of masqueradeParts()) await runNft({ netns: node.netns, script });
+    writeNftParts(masqueradeParts(), { netns: node.netns });
     const ports = [
       { name: 'tcp', port: 80, nodePort: NODE_PORTS.tcp, protocol: 'TCP' as const },
       { name: 'udp', port: 80, nodePort: NODE_PORTS.udp, protocol: 'UDP' as const },

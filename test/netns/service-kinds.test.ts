@@ -1,7 +1,7 @@
 /** NodePorts, load balancer addresses, traffic policies and affinity, from everywhere a client can be. */
 import assert from 'node:assert/strict';
 import test, { after, before, beforeEach, describe } from 'node:test';
-import { runNft } from '../../src/kernel/nft/index.ts';
+import { writeNftParts } from '../../src/kernel/nft/index.ts';
 import type { Service } from '../../src/model/kubernetes.ts';
 import { EbpfEngine, masqueradeParts } from '../../src/service/engines/ebpf/index.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
@@ -77,7 +77,7 @@ describe('kinds of Services', () => {
     engine.setServiceRanges(['10.96.0.0/16', 'fd00:10:96::/112']);
     for (const pod of node.pods) engine.attachPodLink(pod.ifindex);
     engine.attachNodeInterface(outside.ifindex);
-    for (const { script } of masqueradeParts()) await runNft({ netns: node.netns, script });
+    writeNftParts(masqueradeParts(), { netns: node.netns });
     // The other node's pod answers pods of this node, and nobody outside.
     node.exec(['ip', 'route', 'add', '10.244.7.0/24', 'via', '172.30.7.1'], remote.netns);
     node.exec(['ip', 'route', 'add', 'fd00:10:244:7::/64', 'via', 'fd00:30:7::1'], remote.netns);

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import test, { after, before, describe } from 'node:test';
 import { viewOf } from '../../src/codec/index.ts';
-import { runNft } from '../../src/kernel/nft/index.ts';
+import { writeNftParts } from '../../src/kernel/nft/index.ts';
 import { EbpfEngine, masqueradeParts } from '../../src/service/engines/ebpf/index.ts';
 import { natFlowStruct } from '../../src/service/engines/ebpf/layout.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
@@ -40,7 +40,7 @@ describe('backends on other nodes, for clients outside', () => {
     });
     engine.attachNodeInterface(outside.ifindex, { ip4: '172.20.7.1', ip6: 'fd00:20:7::1' });
     engine.attachNodeInterface(remote.ifindex, HERE);
-    for (const { script } of masqueradeParts()) await runNft({ netns: node.netns, script });
+    writeNftParts(masqueradeParts(), { netns: node.netns });
     const facts = serviceFacts(
       aService({ type: 'NodePort', clusterIPs: ['10.96.0.10', 'fd00:10:96::10'], ports }),
     );

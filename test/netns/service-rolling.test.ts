@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import test, { after, before, describe } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { runNft } from '../../src/kernel/nft/index.ts';
+import { writeNftParts } from '../../src/kernel/nft/index.ts';
 import { EbpfEngine, masqueradeParts } from '../../src/service/engines/ebpf/index.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
@@ -62,7 +62,7 @@ describe('rolling change', () => {
     engine.setServiceRanges(['10.96.0.0/16']);
     for (const pod of node.pods) engine.attachPodLink(pod.ifindex);
     engine.attachNodeInterface(outside.ifindex);
-    for (const { script } of masqueradeParts()) await runNft({ netns: node.netns, script });
+    writeNftParts(masqueradeParts(), { netns: node.netns });
     const port = { name: 'tcp', port: 80, nodePort: NODE_PORT, protocol: 'TCP' as const };
     const service = serviceFacts(aService({ type: 'NodePort', clusterIPs: [VIP], ports: [port] }));
     services.set(service.key, service);

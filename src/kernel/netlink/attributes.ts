@@ -56,6 +56,11 @@ export const nlI32 = fixed<number>(
   (w, v) => w.u32(v),
   (b) => b.getInt32(0, true),
 );
+export const nlI32be = fixed<number>(
+  4,
+  (w, v) => w.u32be(v),
+  (b) => b.getInt32(0),
+);
 export const nlU64 = fixed<bigint>(
   8,
   (w, v) => w.u64(v),

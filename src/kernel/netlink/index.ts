@@ -8,6 +8,7 @@ export {
   nlBytes,
   nlFlag,
   nlI32,
+  nlI32be,
   nlIp,
   nlMac,
   nlString,

@@ -6,27 +6,17 @@
  * Source: include/uapi/linux/netfilter/nf_tables.h.
  */
 import { nftError } from '../../errors/nft.ts';
-import {
-  type Ack,
-  cString,
-  NETLINK,
-  NetlinkSocket,
-  NLM_F,
-  type NlRequest,
-  type NlWriter,
-  readAttributes,
-  viewOf,
-} from '../netlink/index.ts';
-import { ERRNO, kernelFailure } from '../syscall/index.ts';
+import { type Ack, NETLINK, NetlinkSocket, NLM_F, type NlRequest, type NlWriter } from '../netlink/index.ts';
+import { kernelFailure } from '../syscall/index.ts';
 import { counter, type Expression } from './bytecode.ts';
 import { type DatumType, packedTypes, sizeOf } from './datum.ts';
+import { dumpChains, dumpRules, dumpSets, type NftRuleFound, readTable } from './dump.ts';
 import { type ElementChange, elementMessages } from './element-messages.ts';
 import { refusal } from './elements.ts';
-import { FAMILY, NFT, runTransaction, writeHeader } from './messages.ts';
+import { FAMILY, HOOKS, NFT, runTransaction, writeHeader } from './messages.ts';
 import { nftGeneration } from './monitor.ts';
 import type { NftFamily, NftSet } from './set-element.ts';
 
-const HOOKS = { prerouting: 0, input: 1, forward: 2, output: 3, postrouting: 4 } as const;
 const NFTA_LIST_ELEM = 1;
 const NF_ACCEPT = 1;
 /** enum nft_set_flags */
@@ -57,16 +47,6 @@ export interface NftBytecodeRule {
   readonly expressions: readonly Expression[];
   /** What nft shows beside it; 127 bytes. */
   readonly comment: string;
-}
-
-/** A rule as the kernel tells it: enough to see that it is the one that was written. */
-export interface NftRuleFound {
-  readonly chain: string;
-  readonly comment: string;
-  /** Names of its expressions, in their order. */
-  readonly expressions: readonly string[];
-  /** Packets and bytes of its first counter. */
-  readonly packets: number | undefined;
 }
 
 /** What else a set is made with. */
@@ -245,37 +225,19 @@ export class NftBatch {
 
   /** Names of the table's chains; undefined when there is no such table. Throws NFT_LIST_FAILED. */
   chains(place: NftTable): string[] | undefined {
-    return this.#names(place, NFT.GETCHAIN, NFT.NEWCHAIN, 1, 3);
+    if (readTable(this.#socket, place) === 'absent') return undefined;
+    const chains = dumpChains(this.#socket, place.family).filter(({ table }) => table === place.table);
+    return chains.map(({ name }) => name);
   }
 
   /** Names of the table's sets and maps. */
-  sets(place: NftTable): string[] | undefined {
-    return this.#names(place, NFT.GETSET, NFT.NEWSET, 1, 2);
+  sets(place: NftTable): string[] {
+    return dumpSets(this.#socket, place).map(({ name }) => name);
   }
 
   /** All rules of a table, chain by chain in their order. Throws NFT_LIST_FAILED. */
-  rules({ family, table }: NftTable): NftRuleFound[] {
-    let found: NftRuleFound[] = [];
-    const cause = this.#socket.dump(
-      `rules of nftables table ${family} ${table}`,
-      {
-        type: NFT.GETRULE,
-        flags: 0,
-        write: (w) => {
-          header(w, family);
-          w.attribute(1, () => w.string(table));
-        },
-      },
-      () => {
-        found = [];
-      },
-      ({ type, body }) => {
-        if (type === NFT.NEWRULE) found.push(readRule(body));
-      },
-    );
-    if (cause && cause.errno !== ERRNO.ENOENT)
-      throw nftError('NFT_LIST_FAILED', { what: `rules of table "${family} ${table}"` }, cause);
-    return found;
+  rules(place: NftTable): NftRuleFound[] {
+    return dumpRules(this.#socket, place);
   }
 
   close(): void {
@@ -285,89 +247,4 @@ export class NftBatch {
   [Symbol.dispose](): void {
     this.close();
   }
-
-  #names(
-    { family, table }: NftTable,
-    get: number,
-    got: number,
-    tableAt: number,
-    nameAt: number,
-  ): string[] | undefined {
-    if (!this.#hasTable({ family, table })) return undefined;
-    let names: string[] = [];
-    const cause = this.#socket.dump(
-      `nftables table ${family} ${table}`,
-      {
-        type: get,
-        flags: 0,
-        write: (w) => {
-          header(w, family);
-          w.attribute(tableAt, () => w.string(table));
-        },
-      },
-      () => {
-        names = [];
-      },
-      ({ type, body }) => {
-        if (type !== got) return;
-        let inTable = false;
-        let name = '';
-        readAttributes(body, 4, 'a part of an nftables table', (attribute, value) => {
-          if (attribute === tableAt) inTable = cString(value) === table;
-          else if (attribute === nameAt) name = cString(value);
-        });
-        if (inTable) names.push(name);
-      },
-    );
-    if (cause && cause.errno !== ERRNO.ENOENT)
-      throw nftError('NFT_LIST_FAILED', { what: `table "${family} ${table}"` }, cause);
-    return names;
-  }
-
-  #hasTable({ family, table }: NftTable): boolean {
-    const cause = this.#socket.request(`read nftables table ${family} ${table}`, {
-      type: NFT.GETTABLE,
-      flags: 0,
-      write: (w) => {
-        header(w, family);
-        w.attribute(1, () => w.string(table));
-      },
-    });
-    if (cause && cause.errno !== ERRNO.ENOENT)
-      throw nftError('NFT_LIST_FAILED', { what: `table "${family} ${table}"` }, cause);
-    return cause === undefined;
-  }
-}
-
-/** Reads a rule of a dump. Throws NETLINK_MALFORMED. */
-export function readRule(body: Uint8Array): NftRuleFound {
-  let chain = '';
-  let comment = '';
-  let packets: number | undefined;
-  const expressions: string[] = [];
-  readAttributes(body, 4, 'an nftables rule', (attribute, value) => {
-    if (attribute === 2) chain = cString(value);
-    else if (attribute === 7) comment = commentOf(value);
-    else if (attribute === 4)
-      readAttributes(value, 0, 'the expressions of a rule', (_, item) => {
-        let name = '';
-        let data: Uint8Array | undefined;
-        readAttributes(item, 0, 'an expression', (part, bytes) => {
-          if (part === 1) name = cString(bytes);
-          else if (part === 2) data = bytes;
-        });
-        expressions.push(name);
-        if (name === 'counter' && data && packets === undefined)
-          readAttributes(data, 0, 'a counter', (part, bytes) => {
-            if (part === 2 && bytes.length >= 8) packets = Number(viewOf(bytes).getBigUint64(0));
-          });
-      });
-  });
-  return { chain, comment, expressions, packets };
-}
-
-function commentOf(bytes: Uint8Array): string {
-  for (let at = 0; at + 2 <= bytes.length; at += 2 + bytes[at + 1]!)
-    if (bytes[at] === UDATA_COMMENT) return cString(bytes.subarray(at + 2, at + 2 + bytes[at + 1]!));
-  return '';
 }

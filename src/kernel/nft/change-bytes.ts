@@ -4,11 +4,10 @@ import { type NftChange, type NftHook, type NftSetShape, setOfShape } from './ch
 import { packedTypes, sizeOf } from './datum.ts';
 import { elementMessages } from './element-messages.ts';
 import { type AnonymousSet, anonymousSets, writeStatements } from './expressions.ts';
-import { FAMILY, NFT, writeHeader } from './messages.ts';
+import { FAMILY, HOOKS, NFT, writeHeader } from './messages.ts';
 import type { NftRule } from './rule.ts';
 import { ElementWriter, type NftSet } from './set-element.ts';
 
-const HOOKS = { prerouting: 0, input: 1, forward: 2, output: 3, postrouting: 4 } as const;
 const POLICIES = { drop: 0, accept: 1 } as const;
 /** NFT_SET_*. */
 const SET = { ANONYMOUS: 1, CONSTANT: 2, INTERVAL: 4, MAP: 8, CONCAT: 0x80 } as const;
@@ -46,6 +45,10 @@ function requestsOf(change: NftChange, nextSet: () => number): NlRequest[] {
   switch (change.change) {
     case 'add table':
       return [one(NFT.NEWTABLE, NLM_F.CREATE, () => {})];
+    case 'wake table':
+      return [one(NFT.NEWTABLE, NLM_F.CREATE, (w) => w.attribute(2, () => w.u32be(0)))];
+    case 'delete table':
+      return [one(NFT.DELTABLE, 0, () => {})];
     case 'add chain':
       return [
         one(NFT.NEWCHAIN, NLM_F.CREATE, (w) => {

@@ -32,7 +32,9 @@ export interface NftTableName {
 
 export type NftChange = NftTableName &
   (
-    | { readonly change: 'add table' }
+    | { readonly change: 'add table' | 'delete table' }
+    /** Ends `flags dormant`; in a transaction of its own, for the kernel refuses changes of base chains beside it. */
+    | { readonly change: 'wake table' }
     | { readonly change: 'add chain'; readonly chain: string; readonly hook?: NftHook | undefined }
     /** Removes the rules of a chain; the chain has to exist. */
     | { readonly change: 'flush chain' | 'delete chain'; readonly chain: string }
@@ -64,8 +66,11 @@ export function setOfShape({ family, table }: NftTableName, shape: NftSetShape):
 export function changeText(change: NftChange): string {
   const table = `${change.family} ${change.table}`;
   switch (change.change) {
-    case 'add table':
+    case 'wake table':
       return `add table ${table}`;
+    case 'add table':
+    case 'delete table':
+      return `${change.change} ${table}`;
     case 'add chain':
       return `add chain ${table} ${change.chain}${change.hook ? ` { ${hookText(change.hook)} }` : ''}`;
     case 'flush chain':

@@ -19,6 +19,7 @@ import {
 } from '../netlink/index.ts';
 import { ERRNO, kernelFailure } from '../syscall/index.ts';
 import { typesOf } from './datum.ts';
+import { dumpSets, type NftSetFound } from './dump.ts';
 import {
   type ElementChange,
   type ElementMessage,
@@ -59,15 +60,6 @@ const generationAttributes = attributeTable('the generation of nftables', {
   id: [1, 'NFTA_GEN_ID', nlU32be],
   processId: [2, 'NFTA_GEN_PROC_PID', nlU32be, 'of who changed it; in an answer, of who asked'],
 });
-
-/** A set or map by its looks. */
-export interface NftSetSummary {
-  readonly name: string;
-  /** Types of its key as nft writes them, empty when one is not known here. */
-  readonly key: string;
-  readonly map: boolean;
-  readonly interval: boolean;
-}
 
 /** A socket to nf_tables of one network namespace. */
 export class NftElements {
@@ -124,68 +116,14 @@ export class NftElements {
     };
   }
 
-  /** Sets and maps of a table, anonymous ones left out; none when there is no such table. Throws NFT_LIST_FAILED. */
-  sets(family: NftFamily, table: string): NftSetSummary[] {
-    let found: NftSetSummary[] = [];
-    const what = `sets of nftables table "${family} ${table}"`;
-    const cause = this.#socket.dump(
-      what,
-      {
-        type: NFT.GETSET,
-        flags: 0,
-        write: (writer) => {
-          writeHeader(writer, FAMILY[family], 0);
-          setAttributes.write(writer, { table });
-        },
-      },
-      () => {
-        found = [];
-      },
-      (message) => {
-        if (message.type !== NFT.NEWSET) return;
-        const set = setAttributes.readFrom(message.body, 4);
-        const flags = set.flags ?? 0;
-        if (set.table !== table || set.name === undefined || flags & SET_FLAG.ANONYMOUS) return;
-        const key = typesOf(set.keyType ?? 0)?.map(({ name }) => name);
-        found.push({
-          name: set.name,
-          key: key?.join(' . ') ?? '',
-          map: (flags & SET_FLAG.MAP) !== 0,
-          interval: (flags & SET_FLAG.INTERVAL) !== 0,
-        });
-      },
-    );
-    if (cause?.errno === ERRNO.ENOENT) return [];
-    if (cause) throw nftError('NFT_LIST_FAILED', { what }, cause);
-    return found;
+  /** Sets and maps of a table; none when there is no such table. Throws NFT_LIST_FAILED. */
+  sets(family: NftFamily, table: string): NftSetFound[] {
+    return dumpSets(this.#socket, { family, table });
   }
 
   /** All elements of a set. Throws NFT_NO_SUCH_SET, NFT_LIST_FAILED. */
   list(set: NftSet): NftElement[] {
-    let raw: RawElement[] = [];
-    const label = labelOf(set);
-    const cause = this.#socket.dump(
-      `nftables set "${label}"`,
-      {
-        type: NFT.GETSETELEM,
-        flags: 0,
-        write: (writer) => {
-          writeHeader(writer, FAMILY[set.family], 0);
-          writeNames(writer, set);
-        },
-      },
-      () => {
-        raw = [];
-      },
-      (message) => {
-        if (message.type !== NFT.NEWSETELEM) return;
-        const { elements } = elementListAttributes.readFrom(message.body, 4);
-        if (elements) readElements(set, elements, raw);
-      },
-    );
-    if (cause?.errno === ERRNO.ENOENT) throw nftError('NFT_NO_SUCH_SET', { set: label }, cause);
-    if (cause) throw nftError('NFT_LIST_FAILED', { what: `elements of nftables set "${label}"` }, cause);
-    return joinIntervals(set, raw);
+    return dumpElements(this.#socket, set);
   }
 
   /** The number that changes with every change of nftables in this namespace. */
@@ -248,6 +186,34 @@ export class NftElements {
   [Symbol.dispose](): void {
     this.close();
   }
+}
+
+/** All elements of a set. Throws NFT_NO_SUCH_SET, NFT_LIST_FAILED. */
+export function dumpElements(socket: NetlinkSocket, set: NftSet): NftElement[] {
+  let raw: RawElement[] = [];
+  const label = labelOf(set);
+  const cause = socket.dump(
+    `nftables set "${label}"`,
+    {
+      type: NFT.GETSETELEM,
+      flags: 0,
+      write: (writer) => {
+        writeHeader(writer, FAMILY[set.family], 0);
+        writeNames(writer, set);
+      },
+    },
+    () => {
+      raw = [];
+    },
+    (message) => {
+      if (message.type !== NFT.NEWSETELEM) return;
+      const { elements } = elementListAttributes.readFrom(message.body, 4);
+      if (elements) readElements(set, elements, raw);
+    },
+  );
+  if (cause?.errno === ERRNO.ENOENT) throw nftError('NFT_NO_SUCH_SET', { set: label }, cause);
+  if (cause) throw nftError('NFT_LIST_FAILED', { what: `elements of nftables set "${label}"` }, cause);
+  return joinIntervals(set, raw);
 }
 
 /** The error that says which element was refused. */

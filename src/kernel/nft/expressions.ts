@@ -9,6 +9,7 @@
  * the rule is an anonymous set, made in the same transaction just before the rule and named by a number in it.
  * Source: include/uapi/linux/netfilter/nf_tables.h; what nft(8) sends, seen with `nft --debug=mnl`.
  */
+import { addressBits, type Cidr } from '../../addr/index.ts';
 import { nftError } from '../../errors/nft.ts';
 import type { NlWriter } from '../netlink/index.ts';
 import { type Datum, padded, sizeOf, typesNamed, writeParts } from './datum.ts';
@@ -35,6 +36,8 @@ const META_L4PROTO = 16;
 /** NFT_REG_VERDICT, NFT_REG_1, NFT_REG32_00. */
 const REGISTER = { verdict: 0, first: 1, first32: 8 } as const;
 const PROTOCOL_TCP = 6;
+/** include/uapi/linux/netfilter/nf_nat.h */
+const NF_NAT_RANGE_PROTO_RANDOM_FULLY = 1 << 4;
 /** NFT_REJECT_*; code 13 of ICMP and 1 of ICMPv6 is "administratively prohibited" (RFC 1812, RFC 4443). */
 const REJECT = {
   'tcp reset': { type: 1, code: 0 },
@@ -82,6 +85,13 @@ function writeStatement(w: NlWriter, statement: NftStatement, numberOf: SetNumbe
     case 'among':
       among(w, statement, numberOf);
       return;
+    case 'prefix': {
+      const { field, cidr, not } = statement;
+      load(w, [field]);
+      bitwise(w, maskOf(cidr));
+      compare(w, not ? COMPARE.neq : COMPARE.eq, bytesOf([field], [cidr.address]));
+      return;
+    }
     case 'state':
       load(w, ['ct state']);
       bitwise(w, u32(statement.states.reduce((bits, state) => bits | CT_STATES[state], 0)));
@@ -128,6 +138,9 @@ function writeStatement(w: NlWriter, statement: NftStatement, numberOf: SetNumbe
       });
       return;
     }
+    case 'masquerade':
+      expression(w, 'masq', () => w.attribute(1, () => w.u32be(NF_NAT_RANGE_PROTO_RANDOM_FULLY)));
+      return;
     case 'verdict':
       expression(w, 'immediate', () => {
         w.attribute(1, () => w.u32be(REGISTER.verdict));
@@ -285,6 +298,14 @@ function expression(w: NlWriter, name: string, write: () => void): void {
 
 function flagBits(flags: readonly TcpFlag[]): number {
   return flags.reduce((bits, flag) => bits | TCP_FLAGS[flag], 0);
+}
+
+/** The bits of the prefix, in network order. */
+function maskOf({ family, prefixLength }: Cidr): Uint8Array {
+  return new Uint8Array(addressBits(family) / 8).map((_, at) => {
+    const bits = Math.min(8, Math.max(0, prefixLength - at * 8));
+    return 0xff << (8 - bits);
+  });
 }
 
 /** In the order of this machine, as the kernel keeps marks and states. */

@@ -1,105 +1,140 @@
-import { setTimeout as sleep } from 'node:timers/promises';
-import type { NetlinkSocket } from '../netlink/index.ts';
-import { nftGeneration, openNfnetlink } from './monitor.ts';
-import { listNftJson, type NftObject, type NftPlace, runNft } from './transaction.ts';
+/**
+ * Keeps parts of tables as they are wanted, by netlink. What stands is known by handles (see dump.ts), read right after
+ * the transaction, with the ruleset's generation as proof that nobody came in between. Whoever adds, moves or deletes a
+ * rule of the part is found out. Without that proof nothing is known, and the next call writes again.
+ */
+import { isNetError } from '../../errors/index.ts';
+import { setOfShape } from './change.ts';
+import { emptied, type NftPart, partChanges, partText } from './part.ts';
+import { NftRuleset } from './ruleset.ts';
+import { formatKey } from './set-element.ts';
+import type { NftPlace } from './transaction.ts';
 
-/** Part of one table that one owner keeps: its chains and sets, told by the prefix of their names. */
-export interface NftPart {
-  /** `ip`, `ip6` or `inet`. */
-  readonly family: string;
-  readonly table: string;
-  readonly prefix: string;
-  /** Makes exactly the wanted chains and sets out of whatever is there. */
-  readonly script: string;
+/** Others may change rules between reading and writing, this often at most. */
+const MOST_TRIES = 8;
+
+interface Known {
+  readonly text: string;
+  readonly looks: string;
+  readonly generation: number;
 }
 
-/** Owners of parts of one table that write at the same moment give way to each other, this often and for this long. */
-const MOST_TRIES = 8;
-const PAUSE_MS = 20;
-
-/**
- * Keeps parts of tables as their scripts make them. What a table has to look like is not computed but read back
- * right after the transaction, with the ruleset's generation as proof that nobody came in between. Later listings
- * are compared with that: whoever adds, moves or deletes a rule of the part is found out. Without that proof nothing
- * is known, and the next call writes again; the notification of the last write asks for it.
- */
 export class NftGuard {
-  readonly #place: NftPlace;
-  readonly #socket: NetlinkSocket;
-  readonly #known = new Map<string, { script: string; looks: string; generation: number | undefined }>();
+  readonly #ruleset: NftRuleset;
+  readonly #known = new Map<string, Known>();
 
-  constructor(place: NftPlace) {
-    this.#place = place;
-    this.#socket = openNfnetlink(place);
+  /** Throws KERNEL_SYSCALL, KERNEL_NEEDS_ROOT. */
+  constructor(place: NftPlace = {}) {
+    this.#ruleset = NftRuleset.open(place);
   }
 
   close(): void {
-    this.#socket.close();
+    this.#ruleset.close();
   }
 
-  /** Puts a part right where it differs; returns true if it had to. Throws NFT_REFUSED, NFT_MISSING. */
-  async ensure(part: NftPart): Promise<boolean> {
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** Puts a part right where it differs; returns whether it had to. Throws NFT_CHANGE_REFUSED, NFT_LIST_FAILED. */
+  ensure(part: NftPart): boolean {
     const key = `${part.family} ${part.table} ${part.prefix}`;
+    const text = partText(part);
     const known = this.#known.get(key);
-    if (known?.script === part.script) {
-      const generation = nftGeneration(this.#socket);
-      if (generation !== undefined && generation === known.generation) return false;
-      if ((await this.#looks(part)) === known.looks) {
+    if (known?.text === text) {
+      const generation = this.#ruleset.generation();
+      if (generation === known.generation) return false;
+      if (this.#looks(part) === known.looks) {
         this.#known.set(key, { ...known, generation });
         return false;
       }
     }
-    for (let tries = 0; ; tries++) {
-      const before = nftGeneration(this.#socket);
-      await runNft({
-        ...this.#place,
-        script: part.script,
-        what: `apply rules of table ${part.family} ${part.table}`,
-      });
-      const looks = await this.#looks(part);
-      const after = nftGeneration(this.#socket);
-      const alone = before === undefined || after === ((before + 1) & 0xffff_ffff);
-      if (alone) {
-        this.#known.set(key, { script: part.script, looks, generation: after });
-        return true;
+    this.#known.delete(key);
+    this.#wake(part);
+    const generation = this.#write(part);
+    if (generation === undefined) return false;
+    const looks = this.#looks(part);
+    // If somebody came in between, such a picture must not become the measure.
+    if (this.#ruleset.generation() === generation) this.#known.set(key, { text, looks, generation });
+    return true;
+  }
+
+  /** Takes a part away, and its table when nothing else is in it. Returns whether there was anything. */
+  remove(part: NftPart): boolean {
+    const wrote = this.#write(emptied(part)) !== undefined;
+    this.#known.delete(`${part.family} ${part.table} ${part.prefix}`);
+    const { family, table } = part;
+    const all = this.#found({ ...part, prefix: '' });
+    if (all.chains.length + all.sets.length > 0 || this.#ruleset.table(part) === 'absent') return wrote;
+    this.#ruleset.apply([{ family, table, change: 'delete table' }]);
+    return true;
+  }
+
+  #wake({ family, table }: NftPart): void {
+    if (this.#ruleset.table({ family, table }) === 'dormant')
+      this.#ruleset.apply([{ family, table, change: 'wake table' }]);
+  }
+
+  /** Returns the generation after it; undefined when there was nothing to write. */
+  #write(part: NftPart): number | undefined {
+    for (let tries = 1; ; tries++) {
+      const generation = this.#ruleset.generation();
+      const changes = partChanges(part, this.#found(part));
+      if (changes.length === 0) return undefined;
+      try {
+        this.#ruleset.apply(changes, { generation });
+        return (generation + 1) >>> 0;
+      } catch (error) {
+        if (!isNetError(error, 'NFT_GENERATION_CHANGED') || tries >= MOST_TRIES) throw error;
       }
-      // Somebody came in between, perhaps to delete what was just made: such a picture must not become the measure.
-      this.#known.delete(key);
-      if (tries >= MOST_TRIES) return true;
-      await sleep(Math.random() * PAUSE_MS);
     }
   }
 
-  async #looks({ family, table, prefix }: NftPart): Promise<string> {
-    const objects = (await listNftJson({ ...this.#place, query: ['table', family, table] })) ?? [];
-    return partLooks(objects, prefix);
+  #found({ family, table, prefix }: NftPart) {
+    const ours = ({ name }: { readonly name: string }) => name.startsWith(prefix);
+    return {
+      chains: this.#ruleset
+        .chains({ family, table })
+        .filter(ours)
+        .map(({ name }) => name),
+      sets: this.#ruleset.sets({ family, table }).filter(ours),
+    };
   }
-}
 
-/** Canonical text of the part of a listing: order of rules kept, handles and counters left out. */
-export function partLooks(objects: readonly NftObject[], prefix: string): string {
-  const lines: string[] = [];
-  for (const object of objects)
-    for (const [kind, value] of Object.entries(object)) {
-      const name = kind === 'rule' ? value['chain'] : value['name'];
-      if (kind === 'metainfo' || kind === 'table' || kind === 'counter') continue;
-      if (typeof name !== 'string' || !name.startsWith(prefix)) continue;
-      lines.push(`${kind} ${JSON.stringify(normal(value))}`);
+  /** What tells a part from an edited one: handles in their order, and what can be changed in place. */
+  #looks(part: NftPart): string {
+    const ours = (name: string) => name.startsWith(part.prefix);
+    const chains = this.#ruleset.chains(part).filter(({ name }) => ours(name));
+    const rules = this.#ruleset.rules(part).filter(({ chain }) => ours(chain));
+    const sets = this.#ruleset.sets(part).filter(({ name }) => ours(name));
+    return [
+      this.#ruleset.table(part),
+      ...chains.map(({ name, handle, hook }) => `chain ${name} ${handle} ${hook?.policy}`),
+      ...rules.map(({ chain, handle }) => `rule ${chain} ${handle}`),
+      ...sets.flatMap(({ name, handle }) => [`set ${name} ${handle}`, ...this.#elements(part, name)]),
+    ].join('\n');
+  }
+
+  #elements(part: NftPart, name: string): string[] {
+    const set = part.sets.find((each) => each.name === name);
+    if (!set) return [];
+    try {
+      return this.#ruleset.elements(setOfShape(part, set)).map(formatKey).sort();
+    } catch (error) {
+      if (isNetError(error, 'NFT_NO_SUCH_SET')) return [];
+      throw error;
     }
-  return lines.join('\n');
+  }
 }
 
-function normal(value: unknown, key = ''): unknown {
-  if (Array.isArray(value)) {
-    const items = value.map((item) => normal(item));
-    // The kernel lists elements of sets by their hash.
-    return key === 'elem' || key === 'set' ? items.map((item) => JSON.stringify(item)).sort() : items;
-  }
-  if (typeof value !== 'object' || value === null) return value;
-  const out: Record<string, unknown> = {};
-  for (const [name, inner] of Object.entries(value)) {
-    if (name === 'handle') continue;
-    out[name] = name === 'counter' && typeof inner === 'object' ? 'counter' : normal(inner, name);
-  }
-  return out;
+/** Writes parts once. Throws NFT_CHANGE_REFUSED. */
+export function writeNftParts(parts: readonly NftPart[], place: NftPlace = {}): void {
+  using guard = new NftGuard(place);
+  for (const part of parts) guard.ensure(part);
+}
+
+/** Takes parts away, and tables that are empty then. */
+export function removeNftParts(parts: readonly NftPart[], place: NftPlace = {}): void {
+  using guard = new NftGuard(place);
+  for (const part of parts) guard.remove(part);
 }

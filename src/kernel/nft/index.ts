@@ -10,10 +10,11 @@ export {
   type NftTableName,
 } from './change.ts';
 export { type Datum, type DatumType, typesOf } from './datum.ts';
+export type { NftChainFound, NftRuleFound, NftSetFound } from './dump.ts';
 export type { ElementChange } from './element-messages.ts';
-export { NftElements, type NftSetSummary } from './elements.ts';
+export { NftElements } from './elements.ts';
 export type { NftField } from './fields.ts';
-export { NftGuard, type NftPart, partLooks } from './guard.ts';
+export { NftGuard, removeNftParts, writeNftParts } from './guard.ts';
 export { listLegacyRules } from './iptables.ts';
 export {
   monitorNft,
@@ -23,6 +24,7 @@ export {
   openNfnetlink,
   readNftEvent,
 } from './monitor.ts';
+export { emptied, type NftPart, type NftPartChain, type NftPartSet, partText, removal } from './part.ts';
 export {
   ACCEPT,
   among,
@@ -32,8 +34,10 @@ export {
   DROP,
   equals,
   goTo,
+  inCidrs,
   inSet,
   jumpTo,
+  MASQUERADE,
   type NftRule,
   type NftStatement,
   type NftValues,

@@ -40,6 +40,18 @@ export const FAMILY: Readonly<Record<NftFamily, number>> = {
   ip6: 10,
 };
 
+const FAMILY_NAMES = new Map(
+  (Object.entries(FAMILY) as [NftFamily, number][]).map(([name, number]) => [number, name]),
+);
+
+/** nft's name of a family in a message; undefined when it has none. */
+export function familyName(number: number): NftFamily | undefined {
+  return FAMILY_NAMES.get(number);
+}
+
+/** enum nf_inet_hooks */
+export const HOOKS = { prerouting: 0, input: 1, forward: 2, output: 3, postrouting: 4 } as const;
+
 /** struct nfgenmsg. */
 export function writeHeader(writer: NlWriter, family: number, resource: number): void {
   writer.u8(family).u8(0).u16be(resource);

@@ -24,6 +24,8 @@ function statementText(statement: NftStatement): string {
       return `${fieldsText(statement.fields)} vmap @${statement.map}`;
     case 'among':
       return `${fieldsText(statement.fields)} ${statement.not ? '!= ' : ''}${valuesText(statement.fields, statement.values)}`;
+    case 'prefix':
+      return `${statement.field} ${statement.not ? '!= ' : ''}${statement.cidr}`;
     case 'state':
       return `ct state ${statement.states.join(',')}`;
     case 'flags':
@@ -44,6 +46,8 @@ function statementText(statement: NftStatement): string {
       return statement.with === 'tcp reset'
         ? 'reject with tcp reset'
         : `reject with ${statement.with} type admin-prohibited`;
+    case 'masquerade':
+      return 'masquerade fully-random';
     case 'verdict': {
       const { verdict } = statement;
       return 'chain' in verdict ? `${verdict.verdict} ${verdict.chain}` : verdict.verdict;

@@ -3,6 +3,7 @@
  * nft text (rule-text.ts), for people, and as expressions (expressions.ts), for the kernel; a test compares what
  * nft lists of both.
  */
+import { type Cidr, withoutCovered } from '../../addr/index.ts';
 import type { Datum } from './datum.ts';
 import type { NftField } from './fields.ts';
 import type { NftVerdict } from './set-element.ts';
@@ -40,6 +41,8 @@ export type NftStatement =
       readonly values: readonly NftValues[];
       readonly not?: boolean;
     }
+  /** `ip saddr 10.0.0.0/8` */
+  | { readonly kind: 'prefix'; readonly field: NftField; readonly cidr: Cidr; readonly not?: boolean }
   | { readonly kind: 'state'; readonly states: readonly CtState[] }
   /** `tcp flags & (fin | syn) != syn` */
   | {
@@ -68,6 +71,8 @@ export type NftStatement =
   | { readonly kind: 'log'; readonly prefix: string; readonly group: number; readonly snaplen?: number }
   /** A refusal that the sender sees: a TCP reset, or ICMP "administratively prohibited". */
   | { readonly kind: 'reject'; readonly with: 'tcp reset' | 'icmp' | 'icmpv6' }
+  /** Source NAT to an address of the outgoing interface, by a port that nobody can guess; ends the chain. */
+  | { readonly kind: 'masquerade' }
   | { readonly kind: 'verdict'; readonly verdict: NftVerdict };
 
 /** Between the parts of a concatenation. */
@@ -79,6 +84,7 @@ export interface NftRule {
   readonly comment?: string;
 }
 
+export const MASQUERADE: NftStatement = { kind: 'masquerade' };
 export const COUNTER: NftStatement = { kind: 'counter' };
 export const ACCEPT: NftStatement = { kind: 'verdict', verdict: { verdict: 'accept' } };
 export const DROP: NftStatement = { kind: 'verdict', verdict: { verdict: 'drop' } };
@@ -112,4 +118,14 @@ export function ctState(...states: readonly CtState[]): NftStatement {
 
 export function ruleOf(statements: readonly NftStatement[], comment?: string): NftRule {
   return comment === undefined ? { statements } : { statements, comment };
+}
+
+/** Whether a field is in one of these networks. */
+export function inCidrs(field: NftField, cidrs: readonly Cidr[], not = false): NftStatement {
+  const apart = withoutCovered(cidrs);
+  if (apart.length === 1) return { kind: 'prefix', field, cidr: apart[0]!, not };
+  const values = apart
+    .sort((a, b) => a.compare(b))
+    .map((cidr) => ({ key: [cidr.address], keyEnd: [cidr.last] }));
+  return { kind: 'among', fields: [field], values, not };
 }

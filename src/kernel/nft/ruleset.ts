@@ -5,17 +5,24 @@
  *   BATCH_BEGIN | NEWTABLE | NEWSET | NEWCHAIN | DELRULE (flush) | NEWRULE ... | NEWSETELEM ... | BATCH_END   one datagram
  */
 import { nftError } from '../../errors/nft.ts';
-import { attributeTable, NETLINK, NetlinkSocket, nlString } from '../netlink/index.ts';
-import { ERRNO, kernelFailure } from '../syscall/index.ts';
-import { changeText, type NftChange } from './change.ts';
+import { NETLINK, NetlinkSocket } from '../netlink/index.ts';
+import { kernelFailure } from '../syscall/index.ts';
+import { changeText, type NftChange, type NftTableName } from './change.ts';
 import { changeMessages } from './change-bytes.ts';
-import { FAMILY, NFT, runTransaction, writeHeader } from './messages.ts';
-import type { NftFamily } from './set-element.ts';
+import {
+  dumpChains,
+  dumpRules,
+  dumpSets,
+  type NftChainFound,
+  type NftRuleFound,
+  type NftSetFound,
+  readTable,
+} from './dump.ts';
+import { dumpElements } from './elements.ts';
+import { runTransaction } from './messages.ts';
+import { nftGeneration } from './monitor.ts';
+import type { NftElement, NftSet } from './set-element.ts';
 
-const chainAttributes = attributeTable('an nftables chain', {
-  table: [1, 'NFTA_CHAIN_TABLE', nlString],
-  name: [3, 'NFTA_CHAIN_NAME', nlString],
-});
 /** Of a refused change, so much is told. */
 const LONGEST_TEXT = 300;
 
@@ -56,25 +63,41 @@ export class NftRuleset {
     );
   }
 
-  /** Names of a table's chains; none when there is no such table. Throws NFT_LIST_FAILED. */
-  chains(family: NftFamily, table: string): string[] {
-    let names: string[] = [];
-    const what = `chains of nftables table "${family} ${table}"`;
-    const cause = this.#socket.dump(
-      what,
-      { type: NFT.GETCHAIN, flags: 0, write: (writer) => writeHeader(writer, FAMILY[family], 0) },
-      () => {
-        names = [];
-      },
-      (message) => {
-        if (message.type !== NFT.NEWCHAIN) return;
-        const chain = chainAttributes.readFrom(message.body, 4);
-        if (chain.table === table && chain.name !== undefined) names.push(chain.name);
-      },
-    );
-    if (cause?.errno === ERRNO.ENOENT) return [];
-    if (cause) throw nftError('NFT_LIST_FAILED', { what }, cause);
-    return names;
+  /** The number that changes with every transaction of anybody. Throws NFT_LIST_FAILED. */
+  generation(): number {
+    const generation = nftGeneration(this.#socket);
+    if (generation === undefined) throw nftError('NFT_LIST_FAILED', { what: 'the generation of nftables' });
+    return generation;
+  }
+
+  /** Whether there is such a table; a dormant one does nothing. Throws NFT_LIST_FAILED. */
+  table(place: NftTableName): 'absent' | 'dormant' | 'awake' {
+    return readTable(this.#socket, place);
+  }
+
+  /** Chains of one table; none when there is no such table. Throws NFT_LIST_FAILED. */
+  chains({ family, table }: NftTableName): NftChainFound[] {
+    return dumpChains(this.#socket, family).filter((chain) => chain.table === table);
+  }
+
+  /** Chains of all families and tables. Throws NFT_LIST_FAILED. */
+  allChains(): NftChainFound[] {
+    return dumpChains(this.#socket);
+  }
+
+  /** Rules of one table, chain by chain in their order. Throws NFT_LIST_FAILED. */
+  rules(place: NftTableName): NftRuleFound[] {
+    return dumpRules(this.#socket, place);
+  }
+
+  /** Sets and maps of one table, anonymous ones left out. Throws NFT_LIST_FAILED. */
+  sets(place: NftTableName): NftSetFound[] {
+    return dumpSets(this.#socket, place);
+  }
+
+  /** All elements of a set. Throws NFT_NO_SUCH_SET, NFT_LIST_FAILED. */
+  elements(set: NftSet): NftElement[] {
+    return dumpElements(this.#socket, set);
   }
 
   close(): void {

@@ -1,13 +1,13 @@
 /** The eBPF engine through the conformance suite. */
 import { join } from 'node:path';
-import { runNft } from '../../../src/kernel/nft/index.ts';
+import { writeNftParts } from '../../../src/kernel/nft/index.ts';
 import { EbpfEngine, masqueradeParts } from '../../../src/service/index.ts';
 import { serviceConformance } from './suite.ts';
 
 serviceConformance({
   name: 'ebpf',
   async open({ nodeName, netns, bpffsDir, cgroupPath, onStaleSockets }) {
-    for (const { script } of masqueradeParts()) await runNft({ netns, script });
+    writeNftParts(masqueradeParts(), { netns });
     return EbpfEngine.open({
       bpffsDir: join(bpffsDir, 'portolan'),
       cgroupPath,

@@ -19,7 +19,7 @@ import { parseCidr } from '../../../src/addr/index.ts';
 import { ensureBpffs } from '../../../src/kernel/bpf/index.ts';
 import { cgroupRoot } from '../../../src/kernel/cgroup/index.ts';
 import { createNetns, deleteNetns, type Netns } from '../../../src/kernel/netns/index.ts';
-import { runNft } from '../../../src/kernel/nft/index.ts';
+import { writeNftParts } from '../../../src/kernel/nft/index.ts';
 import { NR, sys } from '../../../src/kernel/syscall/index.ts';
 import { filterPart } from '../../../src/overlay/index.ts';
 
@@ -349,13 +349,13 @@ export class ServiceNet implements AsyncDisposable {
     for (let at = 1; at <= podCount; at++) pods.push(this.#pod(letter, number, at, netnsName, cgroup));
     const own = { 4: `10.244.${number}.0/24`, 6: `fd00:10:244:${number}::/64` } as const;
     for (const family of [4, 6] as const) {
-      const { script } = filterPart({
+      const part = filterPart({
         family,
         clusterCidrs: [parseCidr(family === 4 ? POD_CIDRS.ip4 : POD_CIDRS.ip6)],
         ownCidrs: [parseCidr(own[family])],
         masquerade: true,
       });
-      await runNft({ netns, script });
+      writeNftParts([part], { netns });
     }
     this.nodes.push({
       name,

@@ -1,5 +1,5 @@
 /** From a plan to elements of sets. Pure. */
-import { type Cidr, type Family, type IpAddress, parseCidr, parseIp } from '../../../addr/index.ts';
+import { type Family, type IpAddress, parseCidr, parseIp, withoutCovered } from '../../../addr/index.ts';
 import type { Datum, NftElement, NftVerdict } from '../../../kernel/nft/index.ts';
 import type { BackendPlan, FrontendPlan, PortPlan, Rule, SetName } from '../../types.ts';
 import { weightedMembers } from '../../weighted.ts';
@@ -328,14 +328,4 @@ class PortBuilder {
   #share(set: SetId, key: readonly Datum[]): void {
     this.#shared.set(entryId(set, key), { set, element: { key } });
   }
-}
-
-/** Networks that lie in no other one of them: intervals of a set must not overlap. */
-export function withoutCovered(cidrs: readonly Cidr[]): Cidr[] {
-  return cidrs.filter(
-    (cidr, at) =>
-      !cidrs.some((other, index) =>
-        index === at || !other.contains(cidr) ? false : !cidr.contains(other) || index < at,
-      ),
-  );
 }

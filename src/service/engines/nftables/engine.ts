@@ -2,7 +2,7 @@
  * Services in nftables, kube-proxy's nftables mode in other words: what a Service is lies in elements of sets, which
  * are changed in place by netlink; rules are the same for all Services. See layout.ts and chains.ts.
  */
-import { FAMILIES, type Family, parseCidr, parseIp } from '../../../addr/index.ts';
+import { FAMILIES, type Family, parseCidr, parseIp, withoutCovered } from '../../../addr/index.ts';
 import { serviceError } from '../../../errors/index.ts';
 import { Conntrack } from '../../../kernel/conntrack/index.ts';
 import {
@@ -25,7 +25,7 @@ import type {
   Repairs,
 } from '../../engine.ts';
 import type { PlanDelta, ServicePlan } from '../../types.ts';
-import { type Entry, entryId, type PlannedChain, withoutCovered } from './compile.ts';
+import { type Entry, entryId, type PlannedChain } from './compile.ts';
 import { type DumpedTable, dumpPlans, dumpTables } from './dump.ts';
 import { makeChains, makeTable, NftKernel, removeNftServices, type SetContents } from './kernel.ts';
 import { LAYOUTS, PLANNED_SETS, SET_IDS, type SetId, TABLE } from './layout.ts';

@@ -1,14 +1,13 @@
 import assert from 'node:assert/strict';
 import test, { describe } from 'node:test';
 import fc from 'fast-check';
-import { parseCidr } from '../../../addr/index.ts';
+import { parseCidr, withoutCovered } from '../../../addr/index.ts';
 import type { Service } from '../../../model/kubernetes.ts';
 import { serviceFacts, sliceFacts } from '../../facts.ts';
 import { ServicePlanner } from '../../planner.ts';
 import { aNode, aService, aSlice } from '../../testing.ts';
 import type { ServiceFacts, SliceFacts } from '../../types.ts';
 import { affineName, parseAffine, parseEndpointName, parseTarget, targetName } from './chains.ts';
-import { withoutCovered } from './compile.ts';
 import { idOf, Ledger, sameData } from './ledger.ts';
 import { leftoversOf } from './leftovers.ts';
 import { elementText } from './observe.ts';

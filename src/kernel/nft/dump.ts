@@ -1,0 +1,277 @@
+/**
+ * What is in nf_tables, by netlink: tables, chains, rules and sets as the kernel tells them. A handle is never used
+ * twice in a table, and what has one cannot be changed in place, rules least of all: the same handles in the same order
+ * are the same rules.
+ */
+import { nftError } from '../../errors/nft.ts';
+import {
+  attributeTable,
+  cString,
+  type NetlinkSocket,
+  type NlMessage,
+  type NlWriter,
+  nlBytes,
+  nlI32be,
+  nlString,
+  nlU32be,
+  nlU64be,
+  readAttributes,
+  viewOf,
+} from '../netlink/index.ts';
+import { ERRNO } from '../syscall/index.ts';
+import type { NftHook, NftTableName } from './change.ts';
+import { typesOf } from './datum.ts';
+import { FAMILY, familyName, HOOKS, NFT, writeHeader } from './messages.ts';
+import type { NftFamily } from './set-element.ts';
+
+const NF_DROP = 0;
+const TABLE_DORMANT = 1;
+/** NFT_SET_ANONYMOUS, NFT_SET_INTERVAL, NFT_SET_MAP. */
+const SET_FLAG = { ANONYMOUS: 1, INTERVAL: 4, MAP: 8 } as const;
+/** NFTNL_UDATA_RULE_COMMENT, the same number as of elements. */
+const UDATA_COMMENT = 0;
+
+const tableAttributes = attributeTable('an nftables table', {
+  name: [1, 'NFTA_TABLE_NAME', nlString],
+  flags: [2, 'NFTA_TABLE_FLAGS', nlU32be],
+});
+
+const chainAttributes = attributeTable('an nftables chain', {
+  table: [1, 'NFTA_CHAIN_TABLE', nlString],
+  handle: [2, 'NFTA_CHAIN_HANDLE', nlU64be],
+  name: [3, 'NFTA_CHAIN_NAME', nlString],
+  hook: [4, 'NFTA_CHAIN_HOOK', nlBytes],
+  policy: [5, 'NFTA_CHAIN_POLICY', nlU32be],
+  type: [7, 'NFTA_CHAIN_TYPE', nlString],
+});
+
+const hookAttributes = attributeTable('the hook of an nftables chain', {
+  number: [1, 'NFTA_HOOK_HOOKNUM', nlU32be],
+  priority: [2, 'NFTA_HOOK_PRIORITY', nlI32be],
+});
+
+const ruleAttributes = attributeTable('an nftables rule', {
+  table: [1, 'NFTA_RULE_TABLE', nlString],
+  chain: [2, 'NFTA_RULE_CHAIN', nlString],
+  handle: [3, 'NFTA_RULE_HANDLE', nlU64be],
+  expressions: [4, 'NFTA_RULE_EXPRESSIONS', nlBytes],
+  userdata: [7, 'NFTA_RULE_USERDATA', nlBytes],
+});
+
+const setAttributes = attributeTable('an nftables set', {
+  table: [1, 'NFTA_SET_TABLE', nlString],
+  name: [2, 'NFTA_SET_NAME', nlString],
+  flags: [3, 'NFTA_SET_FLAGS', nlU32be],
+  keyType: [4, 'NFTA_SET_KEY_TYPE', nlU32be],
+  handle: [16, 'NFTA_SET_HANDLE', nlU64be],
+});
+
+/** A chain of anybody. */
+export interface NftChainFound {
+  /** `inet`, `ip`, ...; a number of a family that is not known here. */
+  readonly family: string;
+  readonly table: string;
+  readonly name: string;
+  readonly handle: bigint;
+  /** Of a base chain; names of hooks are those of IP families. */
+  readonly hook?: Omit<NftHook, 'hook' | 'type'> & { readonly hook: string; readonly type: string };
+}
+
+/** A rule as the kernel tells it: enough to see that it is the one that was written. */
+export interface NftRuleFound {
+  readonly chain: string;
+  readonly handle: bigint;
+  /** Empty when it has none. */
+  readonly comment: string;
+  /** Names of its expressions, in their order. */
+  readonly expressions: readonly string[];
+  /** Packets and bytes of its first counter. */
+  readonly packets: number | undefined;
+  readonly bytes: number | undefined;
+}
+
+/** A set or map by its looks. */
+export interface NftSetFound {
+  readonly name: string;
+  readonly handle: bigint;
+  /** Types of its key as nft writes them, empty when one is not known here. */
+  readonly key: string;
+  readonly map: boolean;
+  readonly interval: boolean;
+}
+
+/** Whether there is such a table, and awake. Throws NFT_LIST_FAILED. */
+export function readTable(
+  socket: NetlinkSocket,
+  { family, table }: NftTableName,
+): 'absent' | 'dormant' | 'awake' {
+  let flags = 0;
+  const what = `nftables table "${family} ${table}"`;
+  const cause = socket.request(
+    `read ${what}`,
+    {
+      type: NFT.GETTABLE,
+      flags: 0,
+      write(writer) {
+        writeHeader(writer, FAMILY[family], 0);
+        tableAttributes.write(writer, { name: table });
+      },
+    },
+    ({ type, body }) => {
+      if (type === NFT.NEWTABLE) flags = tableAttributes.readFrom(body, 4).flags ?? 0;
+    },
+  );
+  if (cause?.errno === ERRNO.ENOENT) return 'absent';
+  if (cause) throw nftError('NFT_LIST_FAILED', { what }, cause);
+  return flags & TABLE_DORMANT ? 'dormant' : 'awake';
+}
+
+/** Chains of a family, or of all; the kernel tells them table by table. Throws NFT_LIST_FAILED. */
+export function dumpChains(socket: NetlinkSocket, family?: NftFamily): NftChainFound[] {
+  return dump(socket, {
+    what: family ? `nftables chains of family ${family}` : 'nftables chains',
+    get: NFT.GETCHAIN,
+    family: family ? FAMILY[family] : 0,
+    read: ({ type, body }) => (type === NFT.NEWCHAIN ? readChain(body) : undefined),
+  });
+}
+
+/** All rules of a table, chain by chain in their order; none when there is no such table. Throws NFT_LIST_FAILED. */
+export function dumpRules(socket: NetlinkSocket, { family, table }: NftTableName): NftRuleFound[] {
+  return dump(socket, {
+    what: `rules of nftables table "${family} ${table}"`,
+    get: NFT.GETRULE,
+    family: FAMILY[family],
+    write: (writer) => ruleAttributes.write(writer, { table }),
+    read: ({ type, body }) => (type === NFT.NEWRULE ? readRule(body) : undefined),
+  });
+}
+
+/** Sets and maps of a table, anonymous ones left out; none when there is no such table. Throws NFT_LIST_FAILED. */
+export function dumpSets(socket: NetlinkSocket, { family, table }: NftTableName): NftSetFound[] {
+  return dump(socket, {
+    what: `sets of nftables table "${family} ${table}"`,
+    get: NFT.GETSET,
+    family: FAMILY[family],
+    write: (writer) => setAttributes.write(writer, { table }),
+    read({ type, body }) {
+      if (type !== NFT.NEWSET) return undefined;
+      const set = setAttributes.readFrom(body, 4);
+      const flags = set.flags ?? 0;
+      if (set.table !== table || set.name === undefined || flags & SET_FLAG.ANONYMOUS) return undefined;
+      const key = typesOf(set.keyType ?? 0)?.map(({ name }) => name);
+      return {
+        name: set.name,
+        handle: set.handle ?? 0n,
+        key: key?.join(' . ') ?? '',
+        map: (flags & SET_FLAG.MAP) !== 0,
+        interval: (flags & SET_FLAG.INTERVAL) !== 0,
+      };
+    },
+  });
+}
+
+function dump<T>(
+  socket: NetlinkSocket,
+  {
+    what,
+    get,
+    family,
+    write,
+    read,
+  }: {
+    readonly what: string;
+    readonly get: number;
+    readonly family: number;
+    readonly write?: (writer: NlWriter) => void;
+    readonly read: (message: NlMessage) => T | undefined;
+  },
+): T[] {
+  let found: T[] = [];
+  const cause = socket.dump(
+    what,
+    {
+      type: get,
+      flags: 0,
+      write(writer) {
+        writeHeader(writer, family, 0);
+        write?.(writer);
+      },
+    },
+    () => {
+      found = [];
+    },
+    (message) => {
+      const one = read(message);
+      if (one !== undefined) found.push(one);
+    },
+  );
+  if (cause?.errno === ERRNO.ENOENT) return [];
+  if (cause) throw nftError('NFT_LIST_FAILED', { what }, cause);
+  return found;
+}
+
+/** Reads a chain of a dump. Throws NETLINK_MALFORMED. */
+export function readChain(body: Uint8Array): NftChainFound | undefined {
+  const { table, name, handle, hook, policy, type } = chainAttributes.readFrom(body, 4);
+  if (table === undefined || name === undefined) return undefined;
+  const plain = {
+    family: familyName(body[0] ?? 0) ?? String(body[0]),
+    table,
+    name,
+    handle: handle ?? 0n,
+  };
+  if (!hook) return plain;
+  const { number = -1, priority = 0 } = hookAttributes.read(hook);
+  return {
+    ...plain,
+    hook: {
+      type: type ?? 'filter',
+      hook: Object.entries(HOOKS).find(([, value]) => value === number)?.[0] ?? String(number),
+      priority,
+      policy: policy === NF_DROP ? 'drop' : 'accept',
+    },
+  };
+}
+
+/** Reads a rule of a dump. Throws NETLINK_MALFORMED. */
+export function readRule(body: Uint8Array): NftRuleFound {
+  const { chain, handle, expressions, userdata } = ruleAttributes.readFrom(body, 4);
+  const names: string[] = [];
+  let counted: { packets: number | undefined; bytes: number | undefined } | undefined;
+  if (expressions)
+    readAttributes(expressions, 0, 'the expressions of a rule', (_, item) => {
+      let name = '';
+      let data: Uint8Array | undefined;
+      readAttributes(item, 0, 'an expression', (part, bytes) => {
+        if (part === 1) name = cString(bytes);
+        else if (part === 2) data = bytes;
+      });
+      names.push(name);
+      if (name === 'counter' && data) counted ??= readCounter(data);
+    });
+  return {
+    chain: chain ?? '',
+    handle: handle ?? 0n,
+    comment: userdata ? commentOf(userdata) : '',
+    expressions: names,
+    packets: counted?.packets,
+    bytes: counted?.bytes,
+  };
+}
+
+/** NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS. */
+function readCounter(data: Uint8Array): { packets: number | undefined; bytes: number | undefined } {
+  const found: [number | undefined, number | undefined] = [undefined, undefined];
+  readAttributes(data, 0, 'a counter', (part, value) => {
+    if ((part === 1 || part === 2) && value.length >= 8)
+      found[part - 1] = Number(viewOf(value).getBigUint64(0));
+  });
+  return { bytes: found[0], packets: found[1] };
+}
+
+function commentOf(bytes: Uint8Array): string {
+  for (let at = 0; at + 2 <= bytes.length; at += 2 + bytes[at + 1]!)
+    if (bytes[at] === UDATA_COMMENT) return cString(bytes.subarray(at + 2, at + 2 + bytes[at + 1]!));
+  return '';
+}

@@ -22,6 +22,8 @@ import { Rtnl } from '../kernel/rtnl/index.ts';
 import { DEFAULT_PORT, leaseAnnotations } from '../overlay/index.ts';
 import { PodLinks } from '../podlink/index.ts';
 import { Durations } from '../reconcile/index.ts';
+import type { HostPortFacts } from '../service/index.ts';
+import { hostPortTable, podHostPorts } from './host-ports.ts';
 import { LastSeenFile } from './last-seen.ts';
 import { lockStateDir } from './lock.ts';
 import { agentMetrics, listenMetrics } from './metrics.ts';
@@ -33,10 +35,11 @@ import type { AgentParts } from './parts.ts';
 import { podStreams } from './pod-streams.ts';
 import { openPods } from './pods.ts';
 import { openPolicy } from './policy.ts';
+import { PortMaps } from './port-maps.ts';
 import { Registration } from './registration.ts';
 import { agentRoutes } from './routes.ts';
 import { chooseEngine } from './service-engine.ts';
-import { openServices } from './services.ts';
+import { type NodeServices, openServices } from './services.ts';
 import { serveSocket } from './socket.ts';
 import { openSources } from './sources.ts';
 
@@ -131,7 +134,30 @@ async function openParts(
 
   // Programs are adopted or attached before anything else is made, so that they serve from the first moment.
   const podNetns = () => networking.list().map(({ netns }) => netns);
-  const services = openServices({ options, client, sources, recorder, addresses, podNetns, log }, undo);
+  const apiHostPorts =
+    options.pods === 'process'
+      ? podHostPorts(ownPods)
+      : hostPortTable(sources.hostPorts, (facts: HostPortFacts) => facts);
+  const portMaps = new PortMaps({
+    store,
+    pods: apiHostPorts,
+    controller: () => services.controller,
+    engine: () => services.engine,
+  });
+  const services: NodeServices = openServices(
+    {
+      options,
+      client,
+      sources,
+      hostPorts: portMaps.table,
+      isApiPod: (key) => apiHostPorts.items.has(key),
+      recorder,
+      addresses,
+      podNetns,
+      log,
+    },
+    undo,
+  );
   const { engine, controller } = services;
 
   // Pod links.
@@ -172,6 +198,7 @@ async function openParts(
       detach(attachment.hostLink);
       await policy.controller.forget(attachment);
     },
+    ports: portMaps,
     health,
     onError: (error) => log.error({ error: (error as Error).message }, 'pod links'),
   });

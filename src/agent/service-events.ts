@@ -2,6 +2,7 @@
 import type { EventRecorder, Log } from '../client/index.ts';
 import { serviceError } from '../errors/index.ts';
 import { type PlanDelta, type ServicePlan, socketAddress } from '../service/index.ts';
+import { ownerText } from './port-maps.ts';
 
 export interface ServiceEvents {
   /** For `onResult` of the controller. */
@@ -10,12 +11,22 @@ export interface ServiceEvents {
   planned(delta: PlanDelta): void;
 }
 
-export function serviceEvents(recorder: EventRecorder, nodeName: string, log: Log): ServiceEvents {
+export interface ServiceEventsOptions {
+  readonly recorder: EventRecorder;
+  readonly nodeName: string;
+  /** Whether hostPorts of this key are a Pod's of the API: an Event needs somebody whom it is about. */
+  readonly isApiPod: (key: string) => boolean;
+  readonly log: Log;
+}
+
+export function serviceEvents({ recorder, nodeName, isApiPod, log }: ServiceEventsOptions): ServiceEvents {
   /** What was told of each plan; nothing of most. */
   const told = new Map<string, string>();
   return {
     programmed(key, error) {
-      const what = key.startsWith(POD) ? 'HostPort' : 'Service';
+      const isPorts = isHostPorts(key);
+      if (isPorts && !isApiPod(key)) return;
+      const what = isPorts ? 'HostPort' : 'Service';
       recorder.record(
         referenceOf(key),
         error
@@ -40,7 +51,7 @@ export function serviceEvents(recorder: EventRecorder, nodeName: string, log: Lo
           if (before.includes(message)) continue;
           log.warn({ service: plan.key }, message);
           // A Service is wrong on all nodes alike, and a thousand Events help nobody; a pod's node is one.
-          if (plan.key.startsWith(POD))
+          if (isApiPod(plan.key))
             recorder.record(referenceOf(plan.key), { type: 'Warning', reason: 'HostPortConflict', message });
         }
       }
@@ -49,6 +60,11 @@ export function serviceEvents(recorder: EventRecorder, nodeName: string, log: Lo
 }
 
 const POD = 'pod/';
+
+/** Keys of hostPorts have three parts. */
+function isHostPorts(key: string): boolean {
+  return key.split('/').length === 3;
+}
 
 function referenceOf(key: string) {
   const isPod = key.startsWith(POD);
@@ -62,11 +78,11 @@ function faults(plan: ServicePlan): string[] {
     for (const { address, port: number, shadowedBy: owner } of port.frontends) {
       if (owner === undefined) continue;
       const frontend = `${socketAddress(address, number)}/${port.protocol}`;
-      const error = plan.key.startsWith(POD)
+      const error = isHostPorts(plan.key)
         ? serviceError('SERVICE_HOST_PORT_TAKEN', {
-            pod: plan.key.slice(POD.length),
+            owned: ownerText(plan.key),
             frontend,
-            owner: owner.startsWith(POD) ? `pod "${owner.slice(POD.length)}"` : `Service "${owner}"`,
+            owner: ownerText(owner),
           })
         : serviceError('SERVICE_FRONTEND_TAKEN', { service: plan.key, frontend, owner });
       found.push(error.message);

@@ -2,8 +2,13 @@
 import type { IpAddress } from '../addr/index.ts';
 import type { ApiClient, EventRecorder, Log } from '../client/index.ts';
 import { agentError } from '../errors/index.ts';
-import { HealthCheckServers, type NodeServiceEngine, ServiceController } from '../service/index.ts';
-import { hostPortTable, podHostPorts } from './host-ports.ts';
+import {
+  HealthCheckServers,
+  type HostPortFacts,
+  type NodeServiceEngine,
+  ServiceController,
+  type TableSource,
+} from '../service/index.ts';
 import { Announcer } from './l2/announcer.ts';
 import { LocalAddresses } from './local-addresses.ts';
 import type { NftParts } from './nft-parts.ts';
@@ -17,7 +22,10 @@ import { staleSocketHandler } from './stale-sockets.ts';
 
 export interface NodeServicesOptions {
   readonly options: AgentOptions;
-  readonly sources: Pick<Sources, 'services' | 'slices' | 'ranges' | 'ownPods' | 'hostPorts'>;
+  readonly sources: Pick<Sources, 'services' | 'slices' | 'ranges'>;
+  /** hostPorts of this node, and which of them Pods of the API have. */
+  readonly hostPorts: TableSource<HostPortFacts>;
+  readonly isApiPod: (key: string) => boolean;
   readonly client: ApiClient;
   readonly recorder: EventRecorder;
   readonly addresses: readonly IpAddress[];
@@ -88,15 +96,12 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
   let zone: string | undefined;
   const contextNow = () => nodeContext({ nodeName, zone, addresses, local: local.now, ...options.services });
   let node = contextNow();
-  const events = serviceEvents(recorder, nodeName, log);
+  const events = serviceEvents({ recorder, nodeName, log, isApiPod: made.isApiPod });
   const controller: ServiceController = new ServiceController({
     services: sources.services,
     slices: sources.slices,
     ranges: sources.ranges,
-    hostPorts:
-      options.pods === 'process'
-        ? podHostPorts(sources.ownPods)
-        : hostPortTable(sources.hostPorts, (facts) => facts),
+    hostPorts: made.hostPorts,
     engine,
     node,
     log,

@@ -1,8 +1,9 @@
 import * as v from 'valibot';
 import type { IpAddress } from '../addr/index.ts';
 import { cniError } from '../errors/cni.ts';
-import type { AttachmentKey } from '../ipam/index.ts';
+import type { AttachmentKey, PortMapping } from '../ipam/index.ts';
 import { type CniCommand, IDENTIFIER, readIps } from './environment.ts';
+import { readPortMappings } from './port-mappings.ts';
 import { type CniDns, type CniPrevResult, dnsSchema, resultSchema } from './result.ts';
 import { type CniVersion, checkVersion } from './versions.ts';
 
@@ -16,6 +17,8 @@ export interface CniConfig {
   readonly ips: readonly IpAddress[];
   /** Overrides the MTU that the agent found, bytes. */
   readonly mtuBytes: number | undefined;
+  /** Ports of the node that lead to the container; empty for DEL and GC, which free what was recorded. */
+  readonly portMappings: readonly PortMapping[];
   readonly prevResult: CniPrevResult | undefined;
   /** What GC must keep; undefined when the runtime sent no list. */
   readonly validAttachments: readonly AttachmentKey[] | undefined;
@@ -37,6 +40,8 @@ const runtimeConfigSchema = v.looseObject({
       }),
     ),
   ),
+  // Read by itself: DEL must not fail for what it does not need.
+  portMappings: v.optional(v.unknown()),
 });
 const RUNTIME_CONFIG_KEYS = Object.keys(runtimeConfigSchema.entries);
 
@@ -75,7 +80,8 @@ export function readConfig(stdin: Uint8Array, command: CniCommand): CniConfig {
   const json = decode(stdin);
   const cniVersion = checkVersion(json['cniVersion'], command);
   // DEL and GC must free what an older configuration made, so they forgive keys that ADD would refuse.
-  if (command !== 'DEL' && command !== 'GC') refuseUnsupported(json);
+  const frees = command === 'DEL' || command === 'GC';
+  if (!frees) refuseUnsupported(json);
   const parsed = v.safeParse(configSchema, json);
   if (!parsed.success)
     throw cniError('CNI_CONFIG_INVALID', {
@@ -91,6 +97,7 @@ export function readConfig(stdin: Uint8Array, command: CniCommand): CniConfig {
     dns: dnsOf(config),
     ips: readIps(wanted, invalid),
     mtuBytes: config.mtu,
+    portMappings: frees ? [] : readPortMappings(config.runtimeConfig?.portMappings, invalid),
     prevResult: config.prevResult ?? undefined,
     validAttachments: attachments?.map(({ containerID, ifname }) => ({ containerId: containerID, ifname })),
   };

@@ -13,7 +13,9 @@ export {
   type NetworkHealth,
   PodNetworking,
   type PodNetworkingOptions,
+  type PortPublisher,
 } from './network.ts';
+export { mappingText } from './port-mappings.ts';
 export {
   type CniAnswer,
   type CniCall,

@@ -59,7 +59,7 @@ export function conflist(network = 'portolan'): object {
     cniVersion: '1.0.0',
     cniVersions: ['0.4.0', '1.0.0', '1.1.0'],
     name: network,
-    plugins: [{ type: PLUGIN_NAME, capabilities: { ips: true, dns: true } }],
+    plugins: [{ type: PLUGIN_NAME, capabilities: { ips: true, dns: true, portMappings: true } }],
   };
 }
 

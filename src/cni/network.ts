@@ -8,6 +8,7 @@ import {
   type AttachmentStore,
   attachmentKey,
   type PodIdentity,
+  type PortMapping,
 } from '../ipam/index.ts';
 import { currentNetns, type Netns, openNetns } from '../kernel/netns/index.ts';
 import {
@@ -29,6 +30,18 @@ export interface NetworkHealth {
   readonly podsLimited?: string | undefined;
 }
 
+/** Who makes ports of the node lead to containers. Called for attachments with port mappings only. */
+export interface PortPublisher {
+  /** Before anything else is made: throws when somebody else has one of the ports. */
+  claim(attachment: Attachment): Promise<void> | void;
+  /** Resolves when they work; the link is there. */
+  publish(attachment: Attachment): Promise<void> | void;
+  /** Resolves when they are free; what never was claimed is success. */
+  withdraw(attachment: Attachment): Promise<void> | void;
+  /** What of them does not work, in words. */
+  check(attachment: Attachment): string[];
+}
+
 export interface PodNetworkingOptions {
   readonly store: AttachmentStore;
   readonly links: PodLinks;
@@ -47,6 +60,8 @@ export interface PodNetworkingOptions {
   readonly beforeReady?: (attachment: Attachment, link: PodLink) => Promise<void> | void;
   /** After the link is gone and before its addresses are free. */
   readonly afterRemoved?: (attachment: Attachment) => Promise<void> | void;
+  /** Serves port mappings; without it an ADD that wants some is refused. */
+  readonly ports?: PortPublisher;
   readonly health?: () => NetworkHealth;
   /** Failures of work that nobody waits for: repairs, releases. */
   readonly onError?: (error: unknown) => void;
@@ -63,6 +78,8 @@ export interface AddRequest extends AttachmentKey {
   readonly network?: string;
   readonly ips?: readonly IpAddress[];
   readonly mtuBytes?: number | undefined;
+  /** Ports of the node that are to lead to it; default none. */
+  readonly portMappings?: readonly PortMapping[];
   /** What to do when it is attached already: `refuse` as CNI wants (default), or `ensure` that it is as it must be. */
   readonly ifAttached?: 'refuse' | 'ensure';
 }
@@ -71,8 +88,9 @@ export interface AddRequest extends AttachmentKey {
  * The network of the pods of one node: the store of attachments, their links, and the order in which one is made and
  * unmade. The CNI server and the agent's own pods use the same object.
  *
- *     ADD   record addresses as pending -> beforeLink -> link -> beforeReady -> record as ready, on disk -> answer
- *     DEL   link -> afterRemoved -> forget the record with its addresses
+ *     ADD   record addresses as pending -> beforeLink, ports claimed -> link -> beforeReady, ports published
+ *           -> record as ready, on disk -> answer
+ *     DEL   link -> ports withdrawn, afterRemoved -> forget the record with its addresses
  *
  * Whatever fails or is killed in between leaves a pending record, which the failing ADD itself undoes, or else the
  * next start.
@@ -145,6 +163,11 @@ export class PodNetworking {
    */
   add(request: AddRequest): Promise<Attachment> {
     return this.#exclusive(request, async (hostLink) => {
+      if (request.portMappings?.length && !this.#options.ports)
+        throw cniError('CNI_FIELD_UNSUPPORTED', {
+          key: 'runtimeConfig.portMappings',
+          value: JSON.stringify(request.portMappings).slice(0, 200),
+        });
       // An ADD keeps the event loop for about 1 ms: one a turn, and the whole of it, so that the first of many has its
       // answer before the last has an address.
       await this.#turn();
@@ -166,14 +189,17 @@ export class PodNetworking {
         kind: 'routed',
         network: request.network ?? '',
         mtuBytes: request.mtuBytes ?? this.#options.mtuBytes(),
+        portMappings: request.portMappings ?? [],
         wanted: request.ips ?? [],
       });
       let link: PodLink | undefined;
       try {
+        await this.#ports(attachment)?.claim(attachment);
         await this.#options.beforeLink?.(attachment);
         link = this.#links.create(podLinkSpec(attachment), netns.fd);
         this.#reconciler.watch(link);
         await this.#options.beforeReady?.(attachment, link);
+        await this.#ports(attachment)?.publish(attachment);
         const ready = this.store.markReady(attachment);
         await this.store.durable();
         return ready ?? attachment;
@@ -201,7 +227,8 @@ export class PodNetworking {
       using netns = this.#openPod(netnsPath);
       if (netns.inode !== attachment.netnsInode)
         return [`network namespace "${netnsPath}" is another one than at ADD`];
-      return this.#links.check(podLinkSpec(attachment), netns.fd);
+      const missing = this.#links.check(podLinkSpec(attachment), netns.fd);
+      return [...missing, ...(this.#ports(attachment)?.check(attachment) ?? [])];
     });
   }
 
@@ -271,6 +298,10 @@ export class PodNetworking {
     throw cniError('CNI_NETNS_IS_HOST', { netns: path });
   }
 
+  #ports({ portMappings }: Attachment): PortPublisher | undefined {
+    return portMappings.length > 0 ? this.#options.ports : undefined;
+  }
+
   async #ensure(attachment: Attachment, netns: Netns): Promise<Attachment> {
     const link = this.#links.ensure(podLinkSpec(attachment), netns.fd);
     if (link.created) await this.#options.beforeReady?.(attachment, link);
@@ -279,6 +310,7 @@ export class PodNetworking {
 
   async #remove(attachment: Attachment): Promise<void> {
     await this.#remover.remove(attachment.hostLink);
+    await this.#ports(attachment)?.withdraw(attachment);
     await this.#options.afterRemoved?.(attachment);
     this.store.release(attachment);
   }
@@ -294,6 +326,7 @@ export class PodNetworking {
       }
     };
     if (hasLink) await attempt(() => this.#remover.remove(attachment.hostLink));
+    await attempt(() => this.#ports(attachment)?.withdraw(attachment));
     await attempt(() => this.#options.afterRemoved?.(attachment));
     await attempt(() => {
       this.store.release(attachment);

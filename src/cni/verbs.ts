@@ -5,6 +5,7 @@ import { POD_GATEWAYS, podLinkSpec } from '../podlink/index.ts';
 import { type CniConfig, readConfig } from './config.ts';
 import { type CniCommand, type CniEnvironment, readEnvironment } from './environment.ts';
 import type { PodNetworking } from './network.ts';
+import { unknownMappings } from './port-mappings.ts';
 import type { CniAnswer, CniCall } from './protocol.ts';
 import { amendResult, type CniResult, resultFor } from './result.ts';
 import { failure, success } from './verdict.ts';
@@ -24,6 +25,7 @@ const VERBS: Readonly<Record<Exclude<CniCommand, 'VERSION'>, Verb>> = {
       network: config.name,
       ips: ips.length > 0 ? ips : config.ips,
       mtuBytes: config.mtuBytes,
+      portMappings: config.portMappings,
     });
     return success(
       resultFor(config.cniVersion, amendResult(config.prevResult, resultOf(attachment, config))),
@@ -41,6 +43,7 @@ const VERBS: Readonly<Record<Exclude<CniCommand, 'VERSION'>, Verb>> = {
       throw cniError('CNI_CONFIG_INVALID', { problems: ['"prevResult": CHECK needs the result of ADD'] });
     const missing = await network.check(env, env.netns);
     const attachment = network.store.get(env);
+    missing.push(...unknownMappings(config.portMappings, attachment?.portMappings ?? []));
     for (const { address } of attachment ? resultOf(attachment, config).ips : [])
       if (!prevResult.ips?.some((ip) => ip.address === address))
         missing.push(`address ${address} is not in "prevResult"`);

@@ -79,6 +79,24 @@ export const cniCatalogue = {
       `Cannot create interface "${c.ifname}" in network namespace "${c.netns}": one of that name exists`,
     () => 'Use another CNI_IFNAME, or run DEL for what made it',
   ),
+  CNI_HOST_PORT_TAKEN: entry(
+    (c: { frontend: string; owner: string }) =>
+      `Cannot map ${c.frontend} to the container: it belongs to ${c.owner}`,
+    () => 'Choose another port or hostIP, or remove its owner',
+  ),
+  CNI_HOST_PORT_ADDRESS: entry(
+    (c: { mapping: string; why: string }) => `Cannot map ${c.mapping} to the container: ${c.why}`,
+    () => 'Name an address that the node has, of a family that the container has, or none for all of them',
+  ),
+  CNI_HOST_PORTS_UNKNOWN: entry(
+    (c: { ports: string }) =>
+      `Cannot map ${c.ports} to the container now: the Services of this node are not known yet`,
+    () => 'The agent has not reached the API server since it started; the runtime tries again',
+  ),
+  CNI_HOST_PORT_FAILED: entry(
+    (c: { ports: string; why: string }) => `Cannot map ${c.ports} to the container: ${c.why}`,
+    () => 'See "portolan status" and "portolan service diff" on this node; the runtime may try again',
+  ),
   CNI_CHECK_FAILED: entry(
     (c: { containerId: string; ifname: string; missing: string[] }) =>
       `Network of "${c.ifname}" in container "${c.containerId}" is not as ADD left it: ${c.missing.join('; ')}`,

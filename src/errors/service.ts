@@ -13,8 +13,8 @@ export const serviceCatalogue = {
     (c) => `Give one of the two another address or port; "portolan service explain ${c.service}" shows both`,
   ),
   SERVICE_HOST_PORT_TAKEN: entry(
-    (c: { pod: string; frontend: string; owner: string }) =>
-      `Cannot serve hostPort ${c.frontend} of pod "${c.pod}": it belongs to ${c.owner}`,
+    (c: { owned: string; frontend: string; owner: string }) =>
+      `Cannot serve hostPort ${c.frontend} of ${c.owned}: it belongs to ${c.owner}`,
     () => 'Give one of the two another port, or the pod another node',
   ),
   SERVICE_HOST_PORT_ADDRESS: entry(

@@ -41,6 +41,24 @@ PRAGMA application_id = ${APPLICATION_ID};
 PRAGMA user_version = ${FORMAT_VERSION};
 `;
 
+/**
+ * Tables that came later. Older versions know nothing of them and are harmed by nothing in them: rows go with their
+ * attachment. So the format stays the same, and a node may go back to an older version.
+ */
+const ADDITIONS = `
+CREATE TABLE IF NOT EXISTS port_mappings (
+  container_id   TEXT    NOT NULL,
+  ifname         TEXT    NOT NULL,
+  place          INTEGER NOT NULL,
+  host_port      INTEGER NOT NULL,
+  container_port INTEGER NOT NULL,
+  protocol       TEXT    NOT NULL,
+  host_ip        TEXT,
+  PRIMARY KEY (container_id, ifname, place),
+  FOREIGN KEY (container_id, ifname) REFERENCES attachments ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+`;
+
 /** Turns an error of SQLite or of a file into one of the catalogue; what is unknown is a failed write. */
 export function databaseFailure(error: unknown, path: string): NetError {
   if (isNetError(error)) return error;
@@ -89,10 +107,10 @@ export function openIpamDatabase(path: string): DatabaseSync {
     refuseForeign(database, path);
     database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 256');
     if (number(database, 'PRAGMA application_id') === 0) {
-      database.exec(`BEGIN IMMEDIATE; ${SCHEMA} COMMIT`);
+      database.exec(`BEGIN IMMEDIATE; ${SCHEMA} ${ADDITIONS} COMMIT`);
     } else {
       refuseDamaged(database, path);
-      database.exec('BEGIN IMMEDIATE; COMMIT'); // takes the exclusive lock now, not at the first write
+      database.exec(`BEGIN IMMEDIATE; ${ADDITIONS} COMMIT`); // takes the exclusive lock now, not at the first write
     }
     return database;
   } catch (error) {

@@ -8,5 +8,6 @@ export {
   attachmentKey,
   type PodIdentity,
   type PoolUsage,
+  type PortMapping,
 } from './types.ts';
 export type { DataSync } from './wal-sync.ts';

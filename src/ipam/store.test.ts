@@ -134,6 +134,30 @@ test('what was written is there after opening again, with state, pod and cursor'
   assert.deepEqual(texts(second.allocate(request('d')).addresses), ['10.244.1.5', 'fd00:10:244:1::5']);
 });
 
+test('port mappings are kept with their attachment, go with it, and a database from before them is taken', async (t) => {
+  const path = join(folder(t), 'attachments.db');
+  const portMappings = [
+    { hostPort: 8080, containerPort: 80, protocol: 'TCP' as const, hostIP: undefined },
+    { hostPort: 8080, containerPort: 53, protocol: 'UDP' as const, hostIP: '192.0.2.1' },
+  ];
+  const first = new AttachmentStore({ path, pools: [v4] });
+  first.allocate(request('a', { portMappings }));
+  first.allocate(request('b', { portMappings }));
+  first.release(request('b'));
+  await first.close();
+  const reopened = new AttachmentStore({ path, pools: [v4] });
+  assert.deepEqual(reopened.get(request('a'))!.portMappings, portMappings);
+  await reopened.close();
+  const database = new DatabaseSync(path);
+  assert.equal(database.prepare('SELECT count(*) AS n FROM port_mappings').get()!['n'], 2);
+  database.exec('DROP TABLE port_mappings');
+  database.close();
+  const older = new AttachmentStore({ path, pools: [v4] });
+  assert.deepEqual(older.get(request('a'))!.portMappings, []);
+  older.allocate(request('c', { portMappings }));
+  await older.close();
+});
+
 test('foreign, newer, damaged and held databases are refused and left as they are', async (t) => {
   const at = folder(t);
   const text = join(at, 'text.db');

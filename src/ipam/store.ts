@@ -10,6 +10,7 @@ import {
   type AttachmentState,
   attachmentKey,
   type PoolUsage,
+  type PortMapping,
 } from './types.ts';
 import { type DataSync, WalSync } from './wal-sync.ts';
 
@@ -46,7 +47,7 @@ export class AttachmentStore {
   readonly #cursors = new Map<string, IpAddress>();
   readonly #listeners = new Set<() => void>();
   readonly #sql: Record<
-    'begin' | 'commit' | 'insert' | 'address' | 'cursor' | 'state' | 'delete',
+    'begin' | 'commit' | 'insert' | 'address' | 'mapping' | 'cursor' | 'state' | 'delete',
     StatementSync
   >;
   #pools: readonly Cidr[];
@@ -67,6 +68,7 @@ export class AttachmentStore {
         commit: database.prepare('COMMIT'),
         insert: database.prepare('INSERT INTO attachments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)'),
         address: database.prepare('INSERT INTO addresses VALUES (?, ?, ?)'),
+        mapping: database.prepare('INSERT INTO port_mappings VALUES (?, ?, ?, ?, ?, ?, ?)'),
         cursor: database.prepare('INSERT OR REPLACE INTO cursors VALUES (?, ?)'),
         state: database.prepare('UPDATE attachments SET state = ? WHERE container_id = ? AND ifname = ?'),
         delete: database.prepare('DELETE FROM attachments WHERE container_id = ? AND ifname = ?'),
@@ -123,7 +125,7 @@ export class AttachmentStore {
    * @throws IPAM_NO_POOL, IPAM_POOL_EXHAUSTED, IPAM_ADDRESS_*, IPAM_ATTACHMENT_EXISTS, IPAM_HOST_LINK_TAKEN, IPAM_STORE_*
    */
   allocate(request: AttachmentRequest): Attachment {
-    const { wanted, ...rest } = request;
+    const { wanted, portMappings = [], ...rest } = request;
     const key = attachmentKey(request);
     const existing = this.#attachments.get(key);
     if (existing)
@@ -141,6 +143,7 @@ export class AttachmentStore {
     const attachment: Attachment = {
       ...rest,
       addresses: taken.map((each) => each.address),
+      portMappings,
       state: 'pending',
       createdAtMs: this.#now(),
     };
@@ -164,6 +167,16 @@ export class AttachmentStore {
         this.#sql.address.run(address.toString(), attachment.containerId, attachment.ifname);
         if (chosen) this.#sql.cursor.run(pool.toString(), address.toString());
       }
+      for (const [place, { hostPort, containerPort, protocol, hostIP }] of portMappings.entries())
+        this.#sql.mapping.run(
+          attachment.containerId,
+          attachment.ifname,
+          place,
+          hostPort,
+          containerPort,
+          protocol,
+          hostIP ?? null,
+        );
     });
     for (const { address, pool, chosen } of taken) if (chosen) this.#cursors.set(pool.toString(), address);
     this.#remember(attachment);
@@ -335,11 +348,18 @@ export class AttachmentStore {
       const key = `${row['container_id']}/${row['ifname']}`;
       addresses.set(key, [...(addresses.get(key) ?? []), readAddress(row['address'])]);
     }
+    const mappings = new Map<string, PortMapping[]>();
+    for (const row of this.#database.prepare('SELECT * FROM port_mappings ORDER BY place').all() as Row[]) {
+      const key = `${row['container_id']}/${row['ifname']}`;
+      mappings.set(key, [...(mappings.get(key) ?? []), portMappingOf(row, this.path)]);
+    }
     const rows = this.#database
       .prepare('SELECT * FROM attachments ORDER BY created_at_ms, container_id')
       .all();
-    for (const row of rows as Row[])
-      this.#remember(attachmentOf(row, addresses.get(`${row['container_id']}/${row['ifname']}`) ?? []));
+    for (const row of rows as Row[]) {
+      const key = `${row['container_id']}/${row['ifname']}`;
+      this.#remember(attachmentOf(row, addresses.get(key) ?? [], mappings.get(key) ?? []));
+    }
     for (const row of this.#database.prepare('SELECT * FROM cursors').all() as Row[])
       this.#cursors.set(String(row['pool']), readAddress(row['last']));
   }
@@ -349,7 +369,19 @@ function isUsable(pool: Cidr, address: IpAddress): boolean {
   return pool.contains(address) && reservedRole(pool, address) === undefined;
 }
 
-function attachmentOf(row: Row, addresses: IpAddress[]): Attachment {
+function portMappingOf(row: Row, path: string): PortMapping {
+  const protocol = String(row['protocol']);
+  if (protocol !== 'TCP' && protocol !== 'UDP' && protocol !== 'SCTP')
+    throw ipamError('IPAM_STORE_DAMAGED', { path, detail: `"${protocol}" is no protocol` });
+  return {
+    hostPort: Number(row['host_port']),
+    containerPort: Number(row['container_port']),
+    protocol,
+    hostIP: row['host_ip'] === null ? undefined : String(row['host_ip']),
+  };
+}
+
+function attachmentOf(row: Row, addresses: IpAddress[], portMappings: readonly PortMapping[]): Attachment {
   return {
     containerId: String(row['container_id']),
     ifname: String(row['ifname']),
@@ -368,6 +400,7 @@ function attachmentOf(row: Row, addresses: IpAddress[]): Attachment {
     kind: String(row['kind']),
     network: String(row['network']),
     mtuBytes: Number(row['mtu_bytes']),
+    portMappings,
     state: row['state'] === 'ready' ? 'ready' : 'pending',
     createdAtMs: Number(row['created_at_ms']),
   };

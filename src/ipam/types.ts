@@ -1,4 +1,5 @@
 import type { Cidr, IpAddress } from '../addr/index.ts';
+import type { Protocol } from '../model/kubernetes.ts';
 
 /** Names one attachment: a container may have several interfaces. */
 export interface AttachmentKey {
@@ -20,6 +21,15 @@ export interface PodIdentity {
  */
 export type AttachmentState = 'pending' | 'ready';
 
+/** A port of the node that leads to a port of a container: the CNI capability `portMappings`. */
+export interface PortMapping {
+  readonly hostPort: number;
+  readonly containerPort: number;
+  readonly protocol: Protocol;
+  /** Canonical; undefined for all addresses of the node. */
+  readonly hostIP: string | undefined;
+}
+
 /** One interface of one container together with the addresses that it holds. */
 export interface Attachment extends AttachmentKey {
   /** Path of the network namespace as the runtime gave it. */
@@ -36,12 +46,17 @@ export interface Attachment extends AttachmentKey {
   /** Name of the CNI network that asked; GC of one network spares the others. Empty for pods of the agent itself. */
   readonly network: string;
   readonly mtuBytes: number;
+  /** Asked for by a runtime; hostPorts of Pods that only the API names are not here. */
+  readonly portMappings: readonly PortMapping[];
   readonly state: AttachmentState;
   readonly createdAtMs: number;
 }
 
 /** What a new attachment is made of; addresses are chosen by the store. */
-export interface AttachmentRequest extends Omit<Attachment, 'addresses' | 'state' | 'createdAtMs'> {
+export interface AttachmentRequest
+  extends Omit<Attachment, 'addresses' | 'portMappings' | 'state' | 'createdAtMs'> {
+  /** Default none. */
+  readonly portMappings?: readonly PortMapping[];
   /** Addresses that must be these; of the other families a free one is chosen. */
   readonly wanted?: readonly IpAddress[];
 }

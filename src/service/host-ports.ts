@@ -83,7 +83,7 @@ export function planHostPorts(facts: HostPortFacts, node: NodeContext): ServiceP
     if (addresses.length === 0)
       problems.push(
         serviceError('SERVICE_HOST_PORT_ADDRESS', {
-          pod: facts.key.slice('pod/'.length),
+          pod: facts.key.replace(/^pod\//, ''),
           hostIP: port.hostIP ?? '',
           port: port.hostPort,
           why: 'the node has no such address',

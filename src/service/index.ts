@@ -34,7 +34,7 @@ export {
 } from './explain.ts';
 export { POOLED_CONDITION, serviceFacts, sliceFacts } from './facts.ts';
 export { type HealthCheckOptions, HealthCheckServers } from './health-check.ts';
-export { hostPortFacts, hostPortsOfPod, type PodPorts } from './host-ports.ts';
+export { hostPortFacts, hostPortsOfPod, type PodPorts, planHostPorts } from './host-ports.ts';
 export { countOpenSockets, type SocketBackends } from './open-sockets.ts';
 export { ServicePlanner, type ServiceTables } from './planner.ts';
 export { type ShownBackend, type ShownPort, type ShownService, showService } from './show.ts';

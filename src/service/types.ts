@@ -78,9 +78,9 @@ export interface EndpointFacts {
   readonly forNodes: readonly string[];
 }
 
-/** hostPorts of one pod of this node. */
+/** hostPorts of one pod or container of this node. */
 export interface HostPortFacts {
-  /** `pod/namespace/name`: no Service has a key of three parts. */
+  /** `pod/namespace/name`, or `container/network/id` where no Pod is known: no Service has a key of three parts. */
   readonly key: string;
   /** For a deterministic winner when two pods want one port: the older one wins. */
   readonly createdAt: string;

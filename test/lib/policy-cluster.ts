@@ -72,6 +72,7 @@ export function attachmentOf(place: Place, key: string, state: 'pending' | 'read
     addresses: [place.ip4, place.ip6],
     hostLink: 'po0',
     kind: 'routed',
+    portMappings: [],
     network: '',
     mtuBytes: 1500,
     state,

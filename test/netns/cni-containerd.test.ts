@@ -3,11 +3,14 @@
  * namespace on folders of its own; the native snapshotter copies, so it works on any file system.
  */
 import assert from 'node:assert/strict';
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { PortMaps } from '../../src/agent/port-maps.ts';
+import { NftablesEngine, ServiceController } from '../../src/service/index.ts';
+import { aNode } from '../../src/service/testing.ts';
 import { CniNode, inNetns } from '../lib/cni-node.ts';
 import { CriClient, type Fields, type Message } from '../lib/cri-client.ts';
 import { busyboxImage } from '../lib/oci-image.ts';
@@ -77,6 +80,30 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
   return { socket, stop };
 }
 
+/** Serves port mappings of a node at 192.0.2.1, in nftables. */
+async function servePorts(node: CniNode, undo: AsyncDisposableStack): Promise<PortMaps> {
+  const nothing = { items: new Map<string, never>(), synced: Promise.resolve(), onChange() {} };
+  const engine = NftablesEngine.open({ netns: node.netns, nodeName: 'node-a' });
+  undo.defer(() => engine.close());
+  const maps = new PortMaps({
+    store: node.store,
+    pods: nothing,
+    controller: () => controller,
+    engine: () => engine,
+  });
+  const controller = new ServiceController({
+    services: nothing,
+    slices: nothing,
+    hostPorts: maps.table,
+    engine,
+    node: aNode({ localAddresses: ['192.0.2.1'], nodePortAddresses: [] }),
+    healMs: 0,
+  });
+  undo.defer(() => controller.close());
+  await controller.start();
+  return maps;
+}
+
 const first = (messages: Message[]): Message => {
   assert.ok(messages[0], 'a message is missing');
   return messages[0];
@@ -85,7 +112,20 @@ const first = (messages: Message[]): Message => {
 test('containerd runs pods through the plugin: addresses, traffic, and nothing left after removal', {
   skip,
 }, async () => {
-  await using node = await CniNode.open();
+  // The whole of port mappings but for an API: what containerd sends becomes rules of the node.
+  await using undo = new AsyncDisposableStack();
+  let maps: PortMaps | undefined;
+  const node = undo.use(
+    await CniNode.open({
+      ports: {
+        claim: (attachment) => maps!.claim(attachment),
+        publish: (attachment) => maps!.publish(attachment),
+        withdraw: (attachment) => maps!.withdraw(attachment),
+        check: (attachment) => maps!.check(attachment),
+      },
+    }),
+  );
+  maps = await servePorts(node, undo);
   // containerd before 2.0 runs this plugin for every pod besides those of the list.
   symlinkSync('/usr/lib/cni/loopback', join(node.binDir, 'loopback'));
   const containerd = await startContainerd(node);
@@ -120,6 +160,17 @@ test('containerd runs pods through the plugin: addresses, traffic, and nothing l
       ], // metadata
       [2, name], // hostname
       [3, join(node.folder, 'logs')], // log_directory
+      ...(name === 'client'
+        ? ([
+            [
+              5,
+              [
+                [2, 8080],
+                [3, 8085],
+              ],
+            ],
+          ] as const)
+        : []), // port_mappings
       [8, [[1, parent]]], // linux.cgroup_parent
     ];
     const run = async (name: string) => {
@@ -167,6 +218,16 @@ test('containerd runs pods through the plugin: addresses, traffic, and nothing l
     execFileSync('ip', ['-n', node.nodeName, 'addr', 'add', '192.0.2.1/32', 'dev', 'lo']);
     assert.match(inNetns(node.nodeName, 'ping', '-c1', '-W1', '10.244.1.3'), / 0% packet loss/);
 
+    // What crictl and nerdctl do for a person: the port works once the pod is there, and only till it stops.
+    assert.deepEqual(
+      node.store.list().flatMap(({ portMappings }) => portMappings),
+      [{ hostPort: 8085, containerPort: 8080, protocol: 'TCP', hostIP: undefined }],
+    );
+    const ask = () =>
+      spawnSync('nsenter', [`--net=${node.netns.path}`, 'curl', '-s', '-m', '2', 'http://192.0.2.1:8085/']);
+    await exec('/bin/sh', '-c', 'busybox httpd -p 8080 -h /etc || httpd -p 8080 -h /etc');
+    assert.equal(ask().status, 0);
+
     await cri.call('StopContainer', [
       [1, container],
       [2, 0],
@@ -179,6 +240,7 @@ test('containerd runs pods through the plugin: addresses, traffic, and nothing l
       sandboxes.splice(sandboxes.indexOf(id), 1);
     }
     assert.deepEqual(node.leftovers(), []);
+    assert.equal(ask().status, 7, 'nobody has the port any more');
 
     // The agent is away: the runtime gets a reason that a person can act on, and keeps no half pod.
     await node.server.close();

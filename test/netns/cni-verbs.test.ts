@@ -179,7 +179,14 @@ test('bad configurations have the codes of the specification (cni-003)', async (
     [JSON.stringify({ name: 'n', type: 'portolan-cni' }), 1, /without "cniVersion"/],
     [JSON.stringify({ ...base, mtuu: 1400 }), 2, /"mtuu" with value 1400.*"mtu"/],
     [JSON.stringify({ ...base, ipam: { type: 'host-local' } }), 2, /ipam\.type.*host-local/],
-    [JSON.stringify({ ...base, runtimeConfig: { portMappings: [{ hostPort: 80 }] } }), 2, /portMappings/],
+    [JSON.stringify({ ...base, runtimeConfig: { bandwidth: { ingressRate: 1 } } }), 2, /bandwidth/],
+    [JSON.stringify({ ...base, runtimeConfig: { portMappings: [{ hostPort: 80 }] } }), 7, /portMappings/],
+    // Nobody serves them at this node.
+    [
+      JSON.stringify({ ...base, runtimeConfig: { portMappings: [{ hostPort: 80, containerPort: 80 }] } }),
+      2,
+      /portMappings/,
+    ],
     [JSON.stringify({ ...base, name: '-bad' }), 7, /name/],
     [JSON.stringify({ ...base, mtu: '1400' }), 7, /mtu/],
     [JSON.stringify({ ...base, ipMasq: 'yes' }), 7, /ipMasq/],
@@ -328,7 +335,7 @@ test('capabilities come only when declared, CNI_ARGS tell the pod, addresses can
   const capabilityArgs = {
     ips: ['10.244.1.99/24'],
     dns: { servers: ['10.96.0.10'], searches: ['svc.cluster.local'], options: ['ndots:5'] },
-    portMappings: [{ hostPort: 80, containerPort: 80, protocol: 'tcp' }],
+    bandwidth: { ingressRate: 1_000_000 },
   };
   const args =
     'IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;K8S_POD_UID=u-1;K8S_POD_INFRA_CONTAINER_ID=x;Z=1';

@@ -17,6 +17,7 @@
  * an interface, packets are marked, and the rules of this node masquerade what is marked.
  */
 #include "lb_direct.h"
+#include "lb_tell.h"
 
 /* Read by nobody: keeps the structures in this object's BTF, as in lb_pod.bpf.c. */
 const volatile struct lb_node_layout {
@@ -63,7 +64,7 @@ __noinline int lb_outside(struct __sk_buff *skb, const struct lb_packet *p)
 	if (!flow)
 		return verdict;
 	if (flow->flags & LB_FLOW_DIRECT)
-		return lb_direct_send(skb, p, flow);
+		return flow->flags & LB_FLOW_OPTION ? lb_tell_send(skb, p, flow) : lb_direct_send(skb, p, flow);
 	if (lb_rewrite(skb, p, false, flow->backend, flow->backend_port))
 		return dropped(LB_DROP_REWRITE);
 	if (flow->flags & LB_FLOW_MASQUERADE)
@@ -158,8 +159,15 @@ int lb_from_outside(struct __sk_buff *skb)
 {
 	struct lb_packet p = {};
 	int verdict = NEXT;
+	int parsed = lb_read(skb, &p);
 
-	switch (lb_read(skb, &p)) {
+	if (lb_may_have_option(&p)) {
+		verdict = lb_tell_take(skb, &p, false);
+		if (verdict != NO_FLOW)
+			return verdict;
+		verdict = NEXT;
+	}
+	switch (parsed) {
 	case LB_PARSED:
 		if (!lb_is_icmp(&p)) {
 			verdict = lb_outside(skb, &p);
@@ -197,8 +205,14 @@ int lb_from_overlay(struct __sk_buff *skb)
 	struct lb_nat_flow *flow;
 	__u32 number;
 	int verdict;
+	int parsed = lb_read(skb, &p);
 
-	switch (lb_read(skb, &p)) {
+	if (lb_may_have_option(&p)) {
+		verdict = lb_tell_take(skb, &p, true);
+		if (verdict != NO_FLOW)
+			return verdict;
+	}
+	switch (parsed) {
 	case LB_PARSED:
 		break;
 	case LB_PARSED_NO_PORTS:

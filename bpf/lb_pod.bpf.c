@@ -10,6 +10,7 @@
  * and packet and answer are turned around at the link.
  */
 #include "lb_translate.h"
+#include "lb_option.h"
 
 /* Addresses that stand for "this pod itself" inside the pod; never seen outside of the link. 169.254.112.111, 100::706f. */
 const volatile __be32 lb_hairpin4[4] = { 0, 0, 0xffff0000, 0x6f70fea9 };
@@ -90,9 +91,14 @@ SEC("tcx/ingress")
 int lb_from_pod(struct __sk_buff *skb)
 {
 	struct lb_packet p = {};
+	struct lb_told told;
 	int verdict = NEXT;
+	int parsed = lb_parse(skb, &p);
 
-	switch (lb_parse(skb, &p)) {
+	/* What nodes tell each other, no pod says. */
+	if (lb_may_have_option(&p) && lb_option_read(skb, &p, &told))
+		return dropped(LB_DROP_OPTION);
+	switch (parsed) {
 	case LB_PARSED:
 		verdict = lb_is_icmp(&p) ? icmp_to_backend(skb, &p) : from_pod(skb, &p);
 		break;

@@ -107,6 +107,7 @@ static __always_inline bool lb_is_direct(struct __sk_buff *skb, const struct lb_
 	struct lb_fragment_ports ports, *known;
 	struct lb_fragment_key key = {};
 	struct lb_frontend *frontend;
+	struct lb_flows *flows;
 	struct lb_endpoint to;
 	__u32 at = p->l4;
 	bool later = false;
@@ -154,7 +155,12 @@ static __always_inline bool lb_is_direct(struct __sk_buff *skb, const struct lb_
 	}
 	lb_endpoint_of(&to, key.target, ports.target, key.protocol);
 	frontend = lb_frontend_of(&to);
-	return frontend && is_direct(frontend);
+	if (frontend && is_direct(frontend))
+		return true;
+	/* A flow goes on as it began when its Service is served otherwise now. */
+	lb_endpoint_of(&to, key.source, ports.source, key.protocol);
+	flows = lb_has_flows(NODE_LINK) ? bpf_map_lookup_elem(&lb_flows, &to) : NULL;
+	return flows && lb_flow_to(flows, key.target, ports.target);
 }
 
 /* Takes the outer header off. False: it is somebody else's. */

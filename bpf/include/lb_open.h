@@ -163,18 +163,37 @@ static __always_inline void choose_backend(const struct lb_packet *p, bool opens
 static __always_inline void forget_direct(struct lb_flows *flows, const struct lb_packet *p,
 					  const struct choice *choice, bool opens)
 {
-	if (!choice->frontend && flows && (opens || p->protocol == IPPROTO_UDP))
+	/* Later fragments of a packet that another node translated are to the backend, and belong to the flow. */
+	if (!choice->frontend && flows && p->fragment != LB_LATER_FRAGMENT && (opens || p->protocol == IPPROTO_UDP))
 		forget_flow(flows, p, p->target, p->target_port);
 }
 
+#define LB_KIND_LOAD_BALANCER (2 << LB_F_KIND_SHIFT)
+
+/* 0 ClusterIP, 1 NodePort, 2 LoadBalancer, 3 ExternalIP, 4 HostPort. */
+static __always_inline __u32 lb_kind_of(const struct lb_frontend *frontend)
+{
+	return frontend->flags >> LB_F_KIND_SHIFT & 15;
+}
+
 /*
- * Whether answers go to clients directly. The backend's node has to come to the same choice by itself, so it must know
- * the address (a nodePort's is another node's) and decide by the hash of the flow alone.
+ * Whether answers go to clients directly. Where the backend's node is not told, it has to come to the same choice by
+ * itself: so it must know the address (a nodePort's is another node's) and decide by the hash of the flow alone.
  */
 static __always_inline bool is_direct(const struct lb_frontend *frontend)
 {
-	return (frontend->flags & LB_F_DSR) && (frontend->flags & LB_F_OUTSIDE_HASH) && !frontend->affinity_s &&
-	       (frontend->flags >> LB_F_KIND_SHIFT & 3) >= 2;
+	__u32 kind = lb_kind_of(frontend);
+
+	if (!(frontend->flags & LB_F_DSR) || kind == 0 || kind > 3)
+		return false;
+	return (frontend->flags & LB_F_DSR_OPTION) ||
+	       ((frontend->flags & LB_F_OUTSIDE_HASH) && !frontend->affinity_s && kind >= 2);
+}
+
+/* Flags of flows of such a frontend to other nodes. A flow keeps its way when the frontend changes it. */
+static __always_inline __u16 way_of_direct(const struct lb_frontend *frontend)
+{
+	return frontend->flags & LB_F_DSR_OPTION ? LB_FLOW_DIRECT | LB_FLOW_OPTION : LB_FLOW_DIRECT;
 }
 
 /* Remembers a choice. Returns the flow, or NULL with the verdict in `verdict`. */
@@ -218,7 +237,7 @@ static __always_inline struct lb_flow *keep_flow(const struct lb_packet *p, cons
 			flow->flags = LB_FLOW_USED | LB_FLOW_MASQUERADE;
 		/* With direct return the backend's node shows it the client. */
 		if (outside && is_direct(choice->frontend))
-			flow->flags = LB_FLOW_USED | (backend->flags & LB_B_NEAR ? 0 : LB_FLOW_DIRECT);
+			flow->flags = LB_FLOW_USED | (backend->flags & LB_B_NEAR ? 0 : way_of_direct(choice->frontend));
 		lb_count(flow->flags & LB_FLOW_DIRECT ? LB_FORWARD_DIRECT : LB_FORWARD_FLOW);
 	}
 	if (lb_count_packets)

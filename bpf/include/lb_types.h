@@ -29,6 +29,7 @@ enum lb_frontend_flag {
 	LB_F_WILDCARD = 1 << 8, /* a ClusterIP as such; refuses ports that are not in use */
 	LB_F_DSR = 1 << 9, /* answers go back directly */
 	LB_F_NODE_ALLOWED = 1 << 10, /* its sources include this node */
+	LB_F_DSR_OPTION = 1 << 11, /* with LB_F_DSR: the backend's node is told by an option, not inside another packet */
 	LB_F_KIND_SHIFT = 12, /* 0 ClusterIP, 1 NodePort, 2 LoadBalancer, 3 ExternalIP, 4 HostPort */
 };
 
@@ -92,6 +93,8 @@ enum lb_flow_flag {
 	LB_FLOW_HAIRPIN = 1 << 5, /* the client is its own backend: its source is rewritten too */
 	LB_FLOW_MASQUERADE = 1 << 6, /* the source becomes an address of this node, by its rules */
 	LB_FLOW_DIRECT = 1 << 7, /* packets go to the backend's node as they are, which answers as the VIP */
+	LB_FLOW_OPTION = 1 << 8, /* with LB_FLOW_DIRECT: ... to the backend, and an option tells its node the VIP */
+	LB_FLOW_TOLD_SHIFT = 9, /* 7 bits: the second when its node was told last, 0 for never */
 };
 
 /* A translated flow, both directions in one entry, in one cache line. */
@@ -172,6 +175,7 @@ enum lb_reason {
 	LB_FORWARD_DIRECT, /* a new flow was given a backend on another node, which answers the client directly */
 	LB_DROP_DIRECT, /* sent here for a backend that is not here, or not the one that this node would choose */
 	LB_DROP_HOLD, /* of no connection that is known, while flows are carried over: the sender repeats it */
+	LB_DROP_OPTION, /* carries what nodes tell each other, and comes from none of them */
 	LB_REASONS, /* number of reasons */
 };
 

@@ -23,6 +23,7 @@ export interface NodeContextInput {
   readonly externalIPs?: boolean;
   readonly masqueradeAll?: boolean;
   readonly proxyName?: string | undefined;
+  readonly dsrDispatch?: NodeContext['dsrDispatch'];
 }
 
 export function nodeContext(input: NodeContextInput): NodeContext {
@@ -34,6 +35,7 @@ export function nodeContext(input: NodeContextInput): NodeContext {
     externalIPs: input.externalIPs ?? false,
     masqueradeAll: input.masqueradeAll ?? false,
     proxyName: input.proxyName,
+    dsrDispatch: input.dsrDispatch ?? 'ipip',
   };
 }
 

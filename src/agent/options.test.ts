@@ -49,6 +49,7 @@ test('agentOptions() reads the switches of Services, and leaves out those that w
     externalIPs: false,
     masqueradeAll: false,
     proxyName: undefined,
+    dsrDispatch: 'ipip',
   });
   const { services } = agentOptions(
     { ...flags, externalIps: true, nodeportAddresses: ['primary', '10.0.0.0/8', '::/0'] },

@@ -49,7 +49,7 @@ export interface AgentOptions {
 /** Switches of Services; without them primary and loopback addresses serve nodePorts, and externalIPs nobody. */
 export type ServiceOptions = Pick<
   NodeContextInput,
-  'nodePortAddresses' | 'externalIPs' | 'masqueradeAll' | 'proxyName'
+  'nodePortAddresses' | 'externalIPs' | 'masqueradeAll' | 'proxyName' | 'dsrDispatch'
 >;
 
 /** The same as it comes from the command line. */
@@ -74,6 +74,7 @@ export interface AgentFlags {
   policyEstablished?: string;
   externalIps?: boolean;
   nodeHook?: string;
+  dsrDispatch?: string;
   nodeportAddresses?: string[];
   serviceEngine?: string;
   masqueradeAll?: boolean;
@@ -98,6 +99,9 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
   const serviceEngine = SERVICE_ENGINES.find((name) => name === (flags.serviceEngine ?? 'auto'));
   if (serviceEngine === undefined)
     throw refuse('service-engine', flags.serviceEngine ?? '', 'auto, ebpf or nftables');
+  const { dsrDispatch = 'ipip' } = flags;
+  if (dsrDispatch !== 'ipip' && dsrDispatch !== 'option')
+    throw refuse('dsr-dispatch', dsrDispatch, 'ipip or option');
   if (flags.pods !== 'process' && flags.pods !== 'none') throw refuse('pods', flags.pods, 'process or none');
   if ((flags.cniBinDir === undefined) !== (flags.cniConfDir === undefined))
     throw refuse('cni-bin-dir', flags.cniBinDir ?? '', 'both --cni-bin-dir and --cni-conf-dir, or neither');
@@ -161,6 +165,7 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
       externalIPs: flags.externalIps ?? false,
       masqueradeAll: flags.masqueradeAll ?? false,
       proxyName: flags.serviceProxyName,
+      dsrDispatch,
       ...(flags.nodeportAddresses && {
         nodePortAddresses: flags.nodeportAddresses.map((text) =>
           text === 'primary'

@@ -19,10 +19,11 @@ import { openEngine } from './service-engine.ts';
 import { serviceEvents } from './service-events.ts';
 import type { Sources } from './sources.ts';
 import { staleSocketHandler } from './stale-sockets.ts';
+import { ToldPeers } from './told-peers.ts';
 
 export interface NodeServicesOptions {
   readonly options: AgentOptions;
-  readonly sources: Pick<Sources, 'services' | 'slices' | 'ranges'>;
+  readonly sources: Pick<Sources, 'nodes' | 'services' | 'slices' | 'ranges'>;
   /** hostPorts of this node, and which of them Pods of the API have. */
   readonly hostPorts: TableSource<HostPortFacts>;
   readonly isApiPod: (key: string) => boolean;
@@ -108,11 +109,20 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
     onApplied: (delta) => {
       healthChecks.apply(delta);
       announcer.plansChanged();
+      peers.planned(delta.upsert);
       events.planned(delta);
     },
     onResult: events.programmed,
   });
   undo.defer(() => controller.close());
+  const peers = new ToldPeers({
+    nodes: sources.nodes,
+    nodeName,
+    engine,
+    plans: () => controller.plans.values(),
+    log,
+  });
+  undo.defer(() => peers.close());
   const interfaces = new NodeInterfaces({ engine, log });
   undo.defer(() => interfaces.close());
   interfaces.attach([...addresses.map(String), ...node.nodePortAddresses]);

@@ -67,6 +67,14 @@ export function registerAgent(program: Command): void {
         'where packets of clients outside are met: native (XDP in the driver), generic (XDP), tc, or auto: native where it works, else tc',
         'auto',
       )
+      .addOption(
+        new Option(
+          '--dsr-dispatch <way>',
+          'how the node of a backend is told of clients of Services with direct return: inside another packet, or by an option in its header',
+        )
+          .choices(['ipip', 'option'])
+          .default('ipip'),
+      )
       .option('--masquerade-all', 'hide the client of every connection to a ClusterIP behind the node')
       .option(
         '--service-proxy-name <name>',

@@ -166,6 +166,8 @@ export interface NodeServiceEngine extends ServiceEngine {
   readonly repairs: Repairs;
   /** Serves answers of backends on other nodes that come by this tunnel. Idempotent. */
   attachOverlay(ifindex: number, addresses: NodeAddresses): void;
+  /** Addresses of the other nodes: what their headers tell of clients is believed. Absent where nodes tell nothing. */
+  setPeers?(addresses: Iterable<string>): void;
   /** Forgets links that have gone while nobody looked. */
   dropGoneInterfaces(): void;
   /** What the kernel has for the ports of these plans, by the ports' keys; ports without anything are left out. */

@@ -12,13 +12,15 @@ const SERVICE_NAME_LABEL = 'kubernetes.io/service-name';
 
 /** `maglev` or `random`, for connections from outside the cluster. */
 export const ALGORITHM_ANNOTATION = 'portolan.dev/algorithm';
-/** `snat` or `dsr`. */
+/** `snat`, `dsr`, or `dsr-ipip` and `dsr-option` for one way of it. */
 export const FORWARDING_ANNOTATION = 'portolan.dev/forwarding';
 /** `10.244.1.2=3,node-b=2`: weights by endpoint address or node name, 0 to 100, 1 for those not named. */
 export const WEIGHTS_ANNOTATION = 'portolan.dev/weights';
 
 /** Condition in a Service's status: its load balancer addresses came from Portolan's own pools. */
 export const POOLED_CONDITION = 'portolan.dev/LoadBalancerAddress';
+
+const FORWARDINGS = ['snat', 'dsr', 'dsr-ipip', 'dsr-option'] as const;
 
 const nothing: readonly never[] = [];
 
@@ -78,7 +80,7 @@ export function serviceFacts(service: Service, proxyName?: NodeContext['proxyNam
       isLoadBalancer && spec.externalTrafficPolicy === 'Local' ? (spec.healthCheckNodePort ?? 0) : 0,
     algorithm:
       choice(key, metadata.annotations, ALGORITHM_ANNOTATION, ['maglev', 'random'], problems) ?? 'maglev',
-    forwarding: choice(key, metadata.annotations, FORWARDING_ANNOTATION, ['snat', 'dsr'], problems),
+    forwarding: choice(key, metadata.annotations, FORWARDING_ANNOTATION, FORWARDINGS, problems) ?? 'snat',
     weights: weights(key, metadata.annotations?.[WEIGHTS_ANNOTATION], problems),
     problems: problems.length > 0 ? problems : nothing,
   };

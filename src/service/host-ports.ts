@@ -141,7 +141,7 @@ function portPlan(key: string, port: HostPort, family: Family, address: string, 
     local: nobody,
     affinitySeconds: 0,
     algorithm: 'random',
-    forwarding: undefined,
+    forwarding: 'snat',
     sourceRanges: [],
     nodeAllowed: true,
   };

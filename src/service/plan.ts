@@ -78,7 +78,7 @@ function planPort(
     local: wanted.local ? sets.local : EMPTY_SET,
     affinitySeconds: service.affinitySeconds,
     algorithm: service.algorithm,
-    forwarding: service.forwarding,
+    forwarding: service.forwarding === 'dsr' ? `dsr-${node.dsrDispatch}` : service.forwarding,
     sourceRanges,
     nodeAllowed: sourceRanges.length === 0 || includesNode(sourceRanges, node),
   };

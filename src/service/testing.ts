@@ -84,6 +84,7 @@ export function aNode(more: Partial<NodeContext> = {}): NodeContext {
     externalIPs: true,
     masqueradeAll: false,
     proxyName: undefined,
+    dsrDispatch: 'ipip',
     ...more,
   };
 }

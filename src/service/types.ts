@@ -38,13 +38,19 @@ export interface ServiceFacts {
   readonly healthCheckNodePort: number;
   /** How a connection from outside chooses: `maglev` (default) keeps flows on every node alike. */
   readonly algorithm: 'maglev' | 'random';
-  /** How answers go back to clients outside. */
-  readonly forwarding: 'snat' | 'dsr' | undefined;
+  /** How answers go back to clients outside; `dsr` leaves to the node how a backend's node is told. */
+  readonly forwarding: Forwarding | 'dsr';
   /** By endpoint address or node name; 1 for all others. */
   readonly weights: ReadonlyMap<string, number> | undefined;
   /** Fields that could not be used, as messages with remedy. */
   readonly problems: readonly Error[];
 }
+
+/**
+ * How answers of backends on other nodes go back to clients outside: by this node, or directly, when the backend's node
+ * was told of the client's packet inside another one or by an option in its header.
+ */
+export type Forwarding = 'snat' | 'dsr-ipip' | 'dsr-option';
 
 export interface ServicePortFacts {
   /** "" for the only port without a name. */
@@ -114,6 +120,8 @@ export interface NodeContext {
   readonly masqueradeAll: boolean;
   /** Value of the label service.kubernetes.io/service-proxy-name that is ours; undefined: Services without it. */
   readonly proxyName: string | undefined;
+  /** How backends' nodes are told with the annotation's value `dsr`. */
+  readonly dsrDispatch: 'ipip' | 'option';
 }
 
 /** Who opens a connection, seen from this node. */
@@ -179,7 +187,7 @@ export interface PortPlan {
   readonly local: EndpointSet;
   readonly affinitySeconds: number;
   readonly algorithm: 'maglev' | 'random';
-  readonly forwarding: 'snat' | 'dsr' | undefined;
+  readonly forwarding: Forwarding;
   readonly sourceRanges: readonly string[];
   /** Whether they have an address of this node among them: its own processes may come then. */
   readonly nodeAllowed: boolean;

@@ -40,6 +40,7 @@ export {
   NUD,
   replaceFdb,
   replaceNeigh,
+  useNeigh,
 } from './neigh.ts';
 export {
   addRoute,

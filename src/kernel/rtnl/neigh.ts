@@ -29,6 +29,8 @@ export const NUD = {
   NOARP: 0x40,
   PERMANENT: 0x80,
 } as const;
+/** The entry is wanted: the kernel makes it and asks for the MAC address, or asks again whether it still holds. */
+const NTF_USE = 1;
 const NTF_SELF = 2;
 const NTF_MASTER = 4;
 const HEADER_BYTES = 12;
@@ -92,6 +94,22 @@ export function replaceNeigh(spec: NeighSpec & { readonly mac: Mac }): RtnlChang
     ignore: [],
     text: (nameOf = byNumber) =>
       `ip neigh replace ${spec.destination} lladdr ${spec.mac} dev ${nameOf(spec.ifindex)} nud permanent`,
+  };
+}
+
+/** Has the kernel find a neighbour's MAC address, or make sure of it. */
+export function useNeigh(spec: Pick<NeighSpec, 'ifindex' | 'destination'>): RtnlChange {
+  return {
+    request: {
+      type: RTM_NEIGH.NEW,
+      flags: NLM_F.CREATE,
+      write(w) {
+        header(w, afOf(spec.destination.family), spec.ifindex, 0, NTF_USE);
+        neighTable.write(w, { destination: spec.destination });
+      },
+    },
+    ignore: [],
+    text: (nameOf = byNumber) => `ip neigh replace ${spec.destination} dev ${nameOf(spec.ifindex)} use`,
   };
 }
 

@@ -52,7 +52,10 @@ function compileFrontend(frontend: FrontendPlan, port: PortPlan): CompiledFronte
     flags |= FRONTEND.RANGES;
     if (port.nodeAllowed) flags |= FRONTEND.NODE_ALLOWED;
   }
-  if (frontend.kind !== 'ClusterIP' && port.forwarding === 'dsr') flags |= FRONTEND.DSR;
+  if (frontend.kind !== 'ClusterIP' && port.forwarding !== 'snat') {
+    flags |= FRONTEND.DSR;
+    if (port.forwarding === 'dsr-option') flags |= FRONTEND.DSR_OPTION;
+  }
   return {
     address: frontend.address,
     port: frontend.port,

@@ -121,7 +121,7 @@ function lineOf(shown: Shown): string {
     kind === 'ClusterIP' ? '' : kind,
     shown.affinitySeconds === 0 ? '' : `affinity=${shown.affinitySeconds}s`,
     flags & FRONTEND.RANGES ? 'ranges' : '',
-    flags & FRONTEND.DSR ? 'dsr' : '',
+    flags & FRONTEND.DSR ? (flags & FRONTEND.DSR_OPTION ? 'dsr-option' : 'dsr-ipip') : '',
   ];
   const inside = sideText(shown.inside, flags & FRONTEND.INSIDE_HASH, flags & FRONTEND.INSIDE_DROP);
   const outside = sideText(shown.outside, flags & FRONTEND.OUTSIDE_HASH, flags & FRONTEND.OUTSIDE_DROP);

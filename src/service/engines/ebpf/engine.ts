@@ -27,6 +27,7 @@ import { Links } from './links.ts';
 import { countNatFlows, encodeInterface, INTERFACE } from './nat.ts';
 import { type EngineObjects, type EngineSizes, openObjects } from './objects.ts';
 import { flowsByBackend, observePort } from './observe.ts';
+import { setPeers } from './peers.ts';
 import { type GoneBackend, Writer } from './writer.ts';
 import type { NodeHook } from './xdp-hooks.ts';
 
@@ -210,6 +211,10 @@ export class EbpfEngine implements NodeServiceEngine {
   attachOverlay(ifindex: number, addresses: NodeAddresses): void {
     this.#links.attach('overlay', ifindex);
     this.#setInterface(ifindex, addresses, INTERFACE.OVERLAY);
+  }
+
+  setPeers(addresses: Iterable<string>): void {
+    setPeers(this.#objects.maps.lb_peers, addresses);
   }
 
   dump(): string[] {

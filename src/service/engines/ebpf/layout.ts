@@ -146,6 +146,7 @@ export const FRONTEND = {
   WILDCARD: 1 << 8,
   DSR: 1 << 9,
   NODE_ALLOWED: 1 << 10,
+  DSR_OPTION: 1 << 11,
   KIND_SHIFT: 12,
 } as const;
 
@@ -162,6 +163,7 @@ export const FLOW = {
   HAIRPIN: 1 << 5,
   MASQUERADE: 1 << 6,
   DIRECT: 1 << 7,
+  OPTION: 1 << 8,
 } as const;
 
 /** Kinds in the order of their numbers in the flags. */
@@ -198,6 +200,7 @@ export const REASONS = [
   'forward-direct',
   'drop-direct',
   'drop-hold',
+  'drop-option',
 ] as const;
 
 export type Reason = (typeof REASONS)[number];

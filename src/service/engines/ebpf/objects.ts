@@ -86,6 +86,7 @@ const SHARED = [
   'lb_nat_heads',
   'lb_nat_flows',
   'lb_interfaces',
+  'lb_peers',
 ] as const;
 
 export type MapName = (typeof SHARED)[number];

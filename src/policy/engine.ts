@@ -11,7 +11,6 @@ import {
   monitorNft,
   type NftChange,
   type NftElement,
-  NftElements,
   type NftEvent,
   NftRuleset,
   type NftSet,
@@ -44,7 +43,6 @@ type Touched = Map<Family, Set<string> | 'all'>;
 
 export class NftPolicyEngine {
   readonly #options: PolicyEngineOptions;
-  readonly #elements: NftElements;
   readonly #ruleset: NftRuleset;
   readonly #monitor: { close(): void };
   readonly #applied: Record<Family, Applied> = {
@@ -52,22 +50,19 @@ export class NftPolicyEngine {
     6: { chains: new Map(), suspects: 'all', clear: [] },
   };
   readonly #sets = new Map<string, NftSet>();
-  /** By which the kernel tells this process's transactions from those of others. */
-  readonly #processId: number | undefined;
-  /** Families touched since the last end of a transaction of anybody. */
+  /** Families touched since the last end of a transaction of somebody else. */
   #touched: Touched = new Map();
   #transactions = 0;
 
   /** Throws KERNEL_SYSCALL, KERNEL_NEEDS_ROOT. */
   constructor(options: PolicyEngineOptions = {}) {
     this.#options = options;
-    this.#elements = NftElements.open({ netns: options.netns });
     this.#ruleset = NftRuleset.open({ netns: options.netns });
-    this.#processId = this.#elements.processId();
     this.#monitor = monitorNft({
       netns: options.netns,
       onEvent: (event) => this.#note(event),
-      onGeneration: (_generation, processId) => this.#ended(processId),
+      onGeneration: () => this.#ended(),
+      ignore: [this.#ruleset.port],
       onResync: () => {
         this.#suspect(new Map(FAMILIES.map((family) => [family, 'all'])));
         this.#options.onForeignChange?.();
@@ -134,7 +129,6 @@ export class NftPolicyEngine {
 
   close(): void {
     this.#monitor.close();
-    this.#elements.close();
     this.#ruleset.close();
   }
 
@@ -163,7 +157,7 @@ export class NftPolicyEngine {
     const key = `${family} ${name}`;
     let set = this.#sets.get(key);
     if (!set) {
-      set = this.#elements.set(nftFamily(family), TABLE, name);
+      set = this.#ruleset.set({ family: nftFamily(family), table: TABLE }, name);
       this.#sets.set(key, set);
     }
     return set;
@@ -224,7 +218,7 @@ export class NftPolicyEngine {
   #observeSet(family: Family, tables: Tables, { name, map, key }: NftSetFound): void {
     const wanted = tables.sets.get(name);
     if (wanted) {
-      const elements = this.#elements.list(this.#set(family, name));
+      const elements = this.#ruleset.elements(this.#set(family, name));
       wanted.observe(elements.map((element) => ({ key: elementId(element), element })));
       return;
     }
@@ -235,7 +229,9 @@ export class NftPolicyEngine {
 
   #read(family: Family): Found {
     const ours = (name: string) => name.startsWith(PREFIX);
-    const sets = this.#elements.sets(nftFamily(family), TABLE).filter(({ name }) => ours(name));
+    const sets = this.#ruleset
+      .sets({ family: nftFamily(family), table: TABLE })
+      .filter(({ name }) => ours(name));
     return {
       chains: new Set(
         this.#ruleset
@@ -263,7 +259,7 @@ export class NftPolicyEngine {
     for (const set of tables.sets.values())
       for (const address of addresses) {
         const element: NftElement = { key: [address], comment: comment(`pod ${pod}: not known yet`) };
-        const there = set.inKernel ? this.#elements.list(this.#set(family, set.name)) : [];
+        const there = set.inKernel ? this.#ruleset.elements(this.#set(family, set.name)) : [];
         const old = there.find((each) => elementId(each) === String(address));
         if (old) set.elements.set(String(address), old);
         set.put(String(address), set.kind.map ? { ...element, data: { verdict: 'drop' } } : element);
@@ -280,12 +276,11 @@ export class NftPolicyEngine {
     if (of !== undefined) touch(this.#touched, of, name);
   }
 
-  /** A transaction is over. Its number would not tell whose it was: others make theirs between two looks at it. */
-  #ended(processId: number | undefined): void {
+  /** A transaction of somebody else is over. */
+  #ended(): void {
     const touched = this.#touched;
     if (touched.size === 0) return;
     this.#touched = new Map();
-    if (processId !== undefined && processId === this.#processId) return;
     this.#suspect(touched);
     this.#options.onForeignChange?.();
   }
@@ -324,7 +319,6 @@ export function cleanupPolicies(options: {
   readonly netns?: number | { readonly fd: number } | undefined;
   readonly dryRun?: boolean;
 }): string[] {
-  using elements = NftElements.open({ netns: options.netns });
   using ruleset = NftRuleset.open({ netns: options.netns });
   const lines: string[] = [];
   for (const family of FAMILIES) {
@@ -335,7 +329,7 @@ export function cleanupPolicies(options: {
         .chains({ family: nftFamily(family), table: TABLE })
         .map(({ name }) => name)
         .filter(ours),
-      elements.sets(nftFamily(family), TABLE).filter(({ name }) => ours(name)),
+      ruleset.sets({ family: nftFamily(family), table: TABLE }).filter(({ name }) => ours(name)),
     );
     if (changes.length === 0) continue;
     lines.push(...changes.map((change) => `nft ${changeText(change)}`));

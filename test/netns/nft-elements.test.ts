@@ -5,11 +5,17 @@ import test, { after, before } from 'node:test';
 import { IpAddress, parseIp } from '../../src/addr/index.ts';
 import { isNetError, kernelCause } from '../../src/errors/index.ts';
 import { createNetns, deleteNetns, type Netns } from '../../src/kernel/netns/index.ts';
-import { formatKey, type NftElement, NftElements } from '../../src/kernel/nft/index.ts';
+import {
+  formatKey,
+  type NftChange,
+  type NftElement,
+  NftRuleset,
+  type NftSet,
+} from '../../src/kernel/nft/index.ts';
 
 const name = `pt-ne-${process.pid}`;
 let netns: Netns;
-let nft: NftElements;
+let nft: NftRuleset;
 
 function runNft(args: string[], input = ''): string {
   return execFileSync('ip', ['netns', 'exec', name, 'nft', ...args], {
@@ -41,7 +47,7 @@ table ip6 t {
 }
 `,
   );
-  nft = NftElements.open({ netns });
+  nft = NftRuleset.open({ netns });
 });
 
 after(() => {
@@ -49,6 +55,21 @@ after(() => {
   netns?.close();
   deleteNetns(name);
 });
+
+const at = (set: NftSet) => ({
+  family: set.family,
+  table: set.table,
+  set: { ...set, map: set.data !== undefined },
+});
+
+/** Makes the set hold exactly these elements, in one step. */
+function replace(set: NftSet, elements: readonly NftElement[]): void {
+  const changes: NftChange[] = [
+    { ...at(set), change: 'flush elements' },
+    { ...at(set), change: 'add elements', elements },
+  ];
+  nft.apply(changes);
+}
 
 /** The elements as nft prints them, sorted. */
 function listed(kind: 'set' | 'map', family: string, set: string): string[] {
@@ -119,14 +140,14 @@ test('elements of each kind of set appear in nft as meant', () => {
     ['ip6', 'set', 'macs', [{ key: ['02:00:00:00:00:01'] }], ['02:00:00:00:00:01']],
   ];
   for (const [family, kind, set, elements, expected] of cases) {
-    const target = nft.set(family, 't', set);
-    nft.replace(target, elements);
+    const target = nft.set({ family, table: 't' }, set);
+    replace(target, elements);
     assert.deepEqual(listed(kind, family, set), expected, set);
     // And what we read is what we wrote.
-    assert.deepEqual(nft.list(target).map(formatKey).sort(), elements.map(formatKey).sort());
-    nft.apply([{ kind: 'delete', set: target, elements: [elements[0]!] }]);
-    assert.equal(nft.list(target).length, elements.length - 1, `${set} after a deletion`);
-    nft.apply([{ kind: 'flush', set: target }]);
+    assert.deepEqual(nft.elements(target).map(formatKey).sort(), elements.map(formatKey).sort());
+    nft.apply([{ ...at(target), change: 'delete elements', elements: [elements[0]!] }]);
+    assert.equal(nft.elements(target).length, elements.length - 1, `${set} after a deletion`);
+    nft.apply([{ ...at(target), change: 'flush elements' }]);
     assert.deepEqual(listed(kind, family, set), []);
   }
 });
@@ -139,7 +160,7 @@ add element ip t frontends { 10.96.0.7 . tcp . 443 comment "x" : jump other }
 add element ip t seen { 9.9.9.9 timeout 30s }
 `,
   );
-  const networks = nft.list(nft.set('ip', 't', 'networks'));
+  const networks = nft.elements(nft.set({ family: 'ip', table: 't' }, 'networks'));
   assert.deepEqual(
     networks.map((element) => [formatKey(element), element.comment]),
     [
@@ -147,16 +168,16 @@ add element ip t seen { 9.9.9.9 timeout 30s }
       ['192.168.0.1', undefined],
     ],
   );
-  const [frontend] = nft.list(nft.set('ip', 't', 'frontends'));
+  const [frontend] = nft.elements(nft.set({ family: 'ip', table: 't' }, 'frontends'));
   assert.deepEqual([frontend?.data, frontend?.comment], [{ verdict: 'jump', chain: 'other' }, 'x']);
-  const [seen] = nft.list(nft.set('ip', 't', 'seen'));
+  const [seen] = nft.elements(nft.set({ family: 'ip', table: 't' }, 'seen'));
   assert.equal(seen?.timeoutMs, 30_000);
   assert.ok(seen.expiresMs! > 20_000 && seen.expiresMs! <= 30_000);
   runNft(['-f', '-'], 'flush set ip t networks; flush map ip t frontends; flush set ip t seen\n');
 });
 
 test('twenty thousand elements go in one transaction and are replaced by others in the next', () => {
-  const set = nft.set('ip', 't', 'endpoints');
+  const set = nft.set({ family: 'ip', table: 't' }, 'endpoints');
   const elements = (network: number): NftElement[] =>
     Array.from({ length: 20_000 }, (_, n) => ({
       key: [IpAddress.v4(0x0a600000 + n), 80],
@@ -164,25 +185,25 @@ test('twenty thousand elements go in one transaction and are replaced by others 
       comment: `default/service-number-${n}`,
     }));
   const before = nft.generation();
-  nft.replace(set, elements(1));
+  replace(set, elements(1));
   assert.equal(nft.generation(), before + 1);
-  nft.replace(set, elements(2));
+  replace(set, elements(2));
   assert.equal(nft.generation(), before + 2);
-  const found = nft.list(set);
+  const found = nft.elements(set);
   assert.equal(found.length, 20_000);
   assert.ok(found.every(({ data }) => Array.isArray(data) && String(data[0]).startsWith('10.2.')));
   const lines = runNft(['list', 'map', 'ip', 't', 'endpoints']).match(/ : 10\.2\./g);
   assert.equal(lines?.length, 20_000);
-  nft.apply([{ kind: 'flush', set }]);
+  nft.apply([{ ...at(set), change: 'flush elements' }]);
 });
 
 test('a refused element is named, and nothing of its transaction is done', () => {
-  const set = nft.set('ip', 't', 'endpoints');
+  const set = nft.set({ family: 'ip', table: 't' }, 'endpoints');
   const element = (n: number, port: number): NftElement => ({
     key: [IpAddress.v4(0x0a600000 + n), 80],
     data: [parseIp('10.1.1.1'), port],
   });
-  nft.replace(set, [element(1777, 1)]);
+  replace(set, [element(1777, 1)]);
   const refused = (run: () => void, errno: string, named: string) =>
     assert.throws(run, (error) => {
       assert.ok(isNetError(error, 'NFT_ELEMENTS_REFUSED'));
@@ -191,53 +212,61 @@ test('a refused element is named, and nothing of its transaction is done', () =>
       return true;
     });
   const many = Array.from({ length: 3000 }, (_, n) => element(n, 2));
-  refused(() => nft.apply([{ kind: 'add', set, elements: many }]), 'EEXIST', '10.96.6.241 . 80');
   refused(
-    () => nft.apply([{ kind: 'delete', set, elements: [element(1777, 1), element(5, 1)] }]),
+    () => nft.apply([{ ...at(set), change: 'add elements', elements: many }]),
+    'EEXIST',
+    '10.96.6.241 . 80',
+  );
+  refused(
+    () => nft.apply([{ ...at(set), change: 'delete elements', elements: [element(1777, 1), element(5, 1)] }]),
     'ENOENT',
     '10.96.0.5 . 80',
   );
-  assert.deepEqual(nft.list(set).map(formatKey), ['10.96.6.241 . 80']);
-  const frontends = nft.set('ip', 't', 'frontends');
+  assert.deepEqual(nft.elements(set).map(formatKey), ['10.96.6.241 . 80']);
+  const frontends = nft.set({ family: 'ip', table: 't' }, 'frontends');
   const toNowhere: NftElement = {
     key: [parseIp('10.96.0.3'), 6, 80],
     data: { verdict: 'goto', chain: 'none' },
   };
   refused(
-    () => nft.apply([{ kind: 'add', set: frontends, elements: [toNowhere] }]),
+    () => nft.apply([{ ...at(frontends), change: 'add elements', elements: [toNowhere] }]),
     'ENOENT',
     '10.96.0.3 . 6 . 80',
   );
-  const small = nft.set('ip', 't', 'small');
+  const small = nft.set({ family: 'ip', table: 't' }, 'small');
   assert.throws(
     () =>
       nft.apply([
-        { kind: 'add', set: small, elements: [1, 2, 3, 4, 5, 6, 7, 8].map((port) => ({ key: [port] })) },
+        {
+          ...at(small),
+          change: 'add elements',
+          elements: [1, 2, 3, 4, 5, 6, 7, 8].map((port) => ({ key: [port] })),
+        },
       ]),
     (error) => isNetError(error, 'NFT_ELEMENTS_REFUSED') && kernelCause(error)?.name === 'ENFILE',
   );
-  assert.deepEqual(nft.list(small), []);
+  assert.deepEqual(nft.elements(small), []);
   assert.throws(
-    () => nft.set('ip', 't', 'absent'),
+    () => nft.set({ family: 'ip', table: 't' }, 'absent'),
     (error) => isNetError(error, 'NFT_NO_SUCH_SET'),
   );
   // A pair of deletion and addition gives a key other data.
   nft.apply([
-    { kind: 'delete', set, elements: [element(1777, 1)] },
-    { kind: 'add', set, elements: [element(1777, 9)] },
+    { ...at(set), change: 'delete elements', elements: [element(1777, 1)] },
+    { ...at(set), change: 'add elements', elements: [element(1777, 9)] },
   ]);
   assert.deepEqual(listed('map', 'ip', 'endpoints'), ['10.96.6.241 . 80 : 10.1.1.1 . 9']);
 });
 
 test('a transaction planned on an old generation is refused when someone else was faster', () => {
-  const set = nft.set('ip', 't', 'links');
+  const set = nft.set({ family: 'ip', table: 't' }, 'links');
   const generation = nft.generation();
   runNft(['add', 'element', 'ip', 't', 'links', '{ "eth7" }']);
   assert.throws(
-    () => nft.apply([{ kind: 'flush', set }], { generation }),
+    () => nft.apply([{ ...at(set), change: 'flush elements' }], { generation }),
     (error) => isNetError(error, 'NFT_GENERATION_CHANGED'),
   );
   assert.deepEqual(listed('set', 'ip', 'links'), ['"eth7"']);
-  nft.apply([{ kind: 'flush', set }], { generation: nft.generation() });
+  nft.apply([{ ...at(set), change: 'flush elements' }], { generation: nft.generation() });
   assert.deepEqual(listed('set', 'ip', 'links'), []);
 });

@@ -15,12 +15,22 @@ export interface NftHook {
 /** A set or map to make. */
 export interface NftSetShape {
   readonly name: string;
-  /** Whether elements have verdicts. */
+  /** Whether elements have data: verdicts, or what `data` says. */
   readonly map: boolean;
   /** Parts of the key as nft writes them, e.g. `ipv4_addr . inet_proto . inet_service`. */
   readonly key: string;
+  /** Parts of a map's values, likewise; without it they are verdicts. */
+  readonly data?: string | undefined;
   /** Elements may be ranges. */
   readonly interval?: boolean | undefined;
+  /** Elements have an end of life; this is their default. */
+  readonly timeoutMs?: number | undefined;
+  /** Rules add elements. */
+  readonly dynamic?: boolean | undefined;
+  /** Most elements; no limit without it. */
+  readonly size?: number | undefined;
+  /** Each element counts the lookups that found it (Linux >= 5.11). */
+  readonly counter?: boolean | undefined;
   /** At most 127 bytes; kept for sets, nft 1.0.6 does not show those of maps. */
   readonly comment?: string | undefined;
 }
@@ -44,9 +54,12 @@ export type NftChange = NftTableName &
     | { readonly change: 'add rule'; readonly chain: string; readonly rule: NftRule }
     | {
         readonly change: 'add elements' | 'delete elements';
-        readonly set: NftSetShape;
+        /** As it is wanted, or as the kernel knows it. */
+        readonly set: NftSetShape | NftSet;
         readonly elements: readonly NftElement[];
       }
+    /** Removes all elements. */
+    | { readonly change: 'flush elements'; readonly set: Pick<NftSetShape, 'name' | 'map'> }
   );
 
 /** The set as its elements are written. Throws NFT_VALUE_INVALID for a type that is not known. */
@@ -56,9 +69,9 @@ export function setOfShape({ family, table }: NftTableName, shape: NftSetShape):
     table,
     name: shape.name,
     key: typesNamed(shape.key),
-    data: shape.map ? 'verdict' : undefined,
+    data: shape.data !== undefined ? typesNamed(shape.data) : shape.map ? 'verdict' : undefined,
     interval: shape.interval ?? false,
-    timeoutMs: undefined,
+    timeoutMs: shape.timeoutMs,
   };
 }
 
@@ -77,10 +90,18 @@ export function changeText(change: NftChange): string {
     case 'delete chain':
       return `${change.change} ${table} ${change.chain}`;
     case 'add set': {
-      const { name, map, key, interval, comment } = change.set;
+      const { name, map, key, data, interval, timeoutMs, dynamic, size, counter, comment } = change.set;
+      const flags = [
+        ...(interval ? ['interval'] : []),
+        ...(timeoutMs === undefined ? [] : ['timeout']),
+        ...(dynamic ? ['dynamic'] : []),
+      ];
       const parts = [
-        `type ${key}${map ? ' : verdict' : ''};`,
-        ...(interval ? ['flags interval;'] : []),
+        `type ${key}${map ? ` : ${data ?? 'verdict'}` : ''};`,
+        ...(flags.length > 0 ? [`flags ${flags.join(', ')};`] : []),
+        ...(timeoutMs ? [`timeout ${Math.round(timeoutMs / 1000)}s;`] : []),
+        ...(size === undefined ? [] : [`size ${size};`]),
+        ...(counter ? ['counter;'] : []),
         ...(comment === undefined || map ? [] : [`comment "${comment}";`]),
       ];
       return `add ${map ? 'map' : 'set'} ${table} ${name} { ${parts.join(' ')} }`;
@@ -89,6 +110,8 @@ export function changeText(change: NftChange): string {
       return `delete ${change.set.map ? 'map' : 'set'} ${table} ${change.set.name}`;
     case 'add rule':
       return `add rule ${table} ${change.chain} ${ruleText(change.rule)}`;
+    case 'flush elements':
+      return `flush ${change.set.map ? 'map' : 'set'} ${table} ${change.set.name}`;
     case 'add elements':
     case 'delete elements': {
       const whole = change.change === 'add elements';
@@ -112,6 +135,7 @@ function elementText(element: NftElement, whole: boolean): string {
   if (!whole) return key;
   const about = element.comment ? ` comment "${element.comment}"` : '';
   const { data } = element;
-  if (!data || !('verdict' in data)) return `${key}${about}`;
+  if (!data) return `${key}${about}`;
+  if (!('verdict' in data)) return `${key}${about} : ${data.join(' . ')}`;
   return `${key}${about} : ${data.verdict}${'chain' in data ? ` ${data.chain}` : ''}`;
 }

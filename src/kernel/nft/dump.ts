@@ -1,5 +1,5 @@
 /**
- * What is in nf_tables, by netlink: tables, chains, rules and sets as the kernel tells them. A handle is never used
+ * What is in nf_tables, by netlink: tables, chains and rules as the kernel tells them; sets are in dump-sets.ts. A handle is never used
  * twice in a table, and what has one cannot be changed in place, rules least of all: the same handles in the same order
  * are the same rules.
  */
@@ -20,14 +20,11 @@ import {
 } from '../netlink/index.ts';
 import { ERRNO } from '../syscall/index.ts';
 import type { NftHook, NftTableName } from './change.ts';
-import { typesOf } from './datum.ts';
 import { FAMILY, familyName, HOOKS, NFT, writeHeader } from './messages.ts';
 import type { NftFamily } from './set-element.ts';
 
 const NF_DROP = 0;
 const TABLE_DORMANT = 1;
-/** NFT_SET_ANONYMOUS, NFT_SET_INTERVAL, NFT_SET_MAP. */
-const SET_FLAG = { ANONYMOUS: 1, INTERVAL: 4, MAP: 8 } as const;
 /** NFTNL_UDATA_RULE_COMMENT, the same number as of elements. */
 const UDATA_COMMENT = 0;
 
@@ -58,14 +55,6 @@ const ruleAttributes = attributeTable('an nftables rule', {
   userdata: [7, 'NFTA_RULE_USERDATA', nlBytes],
 });
 
-const setAttributes = attributeTable('an nftables set', {
-  table: [1, 'NFTA_SET_TABLE', nlString],
-  name: [2, 'NFTA_SET_NAME', nlString],
-  flags: [3, 'NFTA_SET_FLAGS', nlU32be],
-  keyType: [4, 'NFTA_SET_KEY_TYPE', nlU32be],
-  handle: [16, 'NFTA_SET_HANDLE', nlU64be],
-});
-
 /** A chain of anybody. */
 export interface NftChainFound {
   /** `inet`, `ip`, ...; a number of a family that is not known here. */
@@ -88,16 +77,6 @@ export interface NftRuleFound {
   /** Packets and bytes of its first counter. */
   readonly packets: number | undefined;
   readonly bytes: number | undefined;
-}
-
-/** A set or map by its looks. */
-export interface NftSetFound {
-  readonly name: string;
-  readonly handle: bigint;
-  /** Types of its key as nft writes them, empty when one is not known here. */
-  readonly key: string;
-  readonly map: boolean;
-  readonly interval: boolean;
 }
 
 /** Whether there is such a table, and awake. Throws NFT_LIST_FAILED. */
@@ -147,31 +126,8 @@ export function dumpRules(socket: NetlinkSocket, { family, table }: NftTableName
   });
 }
 
-/** Sets and maps of a table, anonymous ones left out; none when there is no such table. Throws NFT_LIST_FAILED. */
-export function dumpSets(socket: NetlinkSocket, { family, table }: NftTableName): NftSetFound[] {
-  return dump(socket, {
-    what: `sets of nftables table "${family} ${table}"`,
-    get: NFT.GETSET,
-    family: FAMILY[family],
-    write: (writer) => setAttributes.write(writer, { table }),
-    read({ type, body }) {
-      if (type !== NFT.NEWSET) return undefined;
-      const set = setAttributes.readFrom(body, 4);
-      const flags = set.flags ?? 0;
-      if (set.table !== table || set.name === undefined || flags & SET_FLAG.ANONYMOUS) return undefined;
-      const key = typesOf(set.keyType ?? 0)?.map(({ name }) => name);
-      return {
-        name: set.name,
-        handle: set.handle ?? 0n,
-        key: key?.join(' . ') ?? '',
-        map: (flags & SET_FLAG.MAP) !== 0,
-        interval: (flags & SET_FLAG.INTERVAL) !== 0,
-      };
-    },
-  });
-}
-
-function dump<T>(
+/** A dump of something; none when there is no such table. Throws NFT_LIST_FAILED. */
+export function dump<T>(
   socket: NetlinkSocket,
   {
     what,

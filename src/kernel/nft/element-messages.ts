@@ -1,7 +1,9 @@
 /** Changes of elements as messages. Pure. */
-import { NLM_F, type NlRequest, type NlWriter } from '../netlink/index.ts';
+import { nftError } from '../../errors/nft.ts';
+import { type Ack, NLM_F, type NlRequest, type NlWriter } from '../netlink/index.ts';
+import { kernelFailure } from '../syscall/index.ts';
 import { FAMILY, NFT, writeHeader } from './messages.ts';
-import { ElementWriter, type NftElement, type NftSet } from './set-element.ts';
+import { ElementWriter, formatKey, type NftElement, type NftSet } from './set-element.ts';
 
 export const NFTA_SET_ELEM_LIST = { TABLE: 1, SET: 2, ELEMENTS: 3 } as const;
 const ELEMENTS_A_MESSAGE = 1500;
@@ -12,10 +14,11 @@ const SMALL_BYTES = 1024;
 const HEADERS = 20;
 
 /** One change of a set's elements. */
-export type ElementChange =
-  | { readonly kind: 'add' | 'delete'; readonly set: NftSet; readonly elements: Iterable<NftElement> }
-  /** Removes all elements. */
-  | { readonly kind: 'flush'; readonly set: NftSet };
+export interface ElementChange {
+  readonly kind: 'add' | 'delete';
+  readonly set: NftSet;
+  readonly elements: Iterable<NftElement>;
+}
 
 /** A message of a transaction and what an error in it is about. */
 export interface ElementMessage {
@@ -30,7 +33,7 @@ export interface ElementMessage {
 export function* elementMessages(change: ElementChange): Generator<ElementMessage> {
   const { set } = change;
   const type = change.kind === 'add' ? NFT.NEWSETELEM : NFT.DELSETELEM;
-  const part = (list: Uint8Array | undefined, elements: NftElement[], offsets: number[]): ElementMessage => ({
+  const part = (list: Uint8Array, elements: NftElement[], offsets: number[]): ElementMessage => ({
     change,
     elements,
     offsets,
@@ -41,7 +44,6 @@ export function* elementMessages(change: ElementChange): Generator<ElementMessag
         const start = writer.length;
         writeHeader(writer, FAMILY[set.family], 0);
         writeNames(writer, set);
-        if (!list) return;
         writer.nest(NFTA_SET_ELEM_LIST.ELEMENTS, () => {
           const base = writer.length - start + HEADERS - 4;
           offsets.forEach((offset, index) => {
@@ -52,10 +54,6 @@ export function* elementMessages(change: ElementChange): Generator<ElementMessag
       },
     },
   });
-  if (change.kind === 'flush') {
-    yield part(undefined, [], []);
-    return;
-  }
   const writer = new ElementWriter(set, SMALL_BYTES);
   let elements: NftElement[] = [];
   let offsets: number[] = [];
@@ -75,4 +73,26 @@ export function* elementMessages(change: ElementChange): Generator<ElementMessag
 export function writeNames(writer: NlWriter, { table, name }: NftSet): void {
   writer.attribute(NFTA_SET_ELEM_LIST.TABLE, () => writer.string(table));
   writer.attribute(NFTA_SET_ELEM_LIST.SET, () => writer.string(name));
+}
+
+/** The error that says which element was refused. */
+export function refusal(part: ElementMessage, ack: Ack) {
+  const { change, elements, offsets } = part;
+  const { offset } = ack;
+  const at = offset === undefined ? -1 : offsets.findLastIndex((begin) => begin <= offset);
+  const element = elements[at] ?? (elements.length === 1 ? elements[0] : undefined);
+  return nftError(
+    'NFT_ELEMENTS_REFUSED',
+    {
+      action: { add: 'add to', delete: 'delete from' }[change.kind],
+      set: labelOf(change.set),
+      element: element ? formatKey(element) : '',
+    },
+    kernelFailure(-ack.errno, ack.message),
+  );
+}
+
+/** A set's name in messages. */
+export function labelOf({ family, table, name }: NftSet): string {
+  return `${family} ${table} ${name}`;
 }

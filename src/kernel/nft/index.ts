@@ -1,5 +1,3 @@
-export * from './batch.ts';
-export * from './bytecode.ts';
 export {
   changesText,
   changeText,
@@ -8,11 +6,12 @@ export {
   type NftHook,
   type NftSetShape,
   type NftTableName,
+  setOfShape,
 } from './change.ts';
 export { type Datum, type DatumType, typesOf } from './datum.ts';
-export type { NftChainFound, NftRuleFound, NftSetFound } from './dump.ts';
-export type { ElementChange } from './element-messages.ts';
-export { NftElements } from './elements.ts';
+export type { NftChainFound, NftRuleFound } from './dump.ts';
+export type { NftSetFound } from './dump-sets.ts';
+export * from './expression.ts';
 export type { NftField } from './fields.ts';
 export { NftGuard, removeNftParts, writeNftParts } from './guard.ts';
 export { listLegacyRules } from './iptables.ts';
@@ -20,8 +19,6 @@ export {
   monitorNft,
   type NftEvent,
   type NftSubject,
-  nftGeneration,
-  openNfnetlink,
   readNftEvent,
 } from './monitor.ts';
 export { emptied, type NftPart, type NftPartChain, type NftPartSet, partText, removal } from './part.ts';
@@ -47,4 +44,5 @@ export {
 export { ruleText } from './rule-text.ts';
 export { NftRuleset } from './ruleset.ts';
 export { formatKey, type NftElement, type NftFamily, type NftSet, type NftVerdict } from './set-element.ts';
+export { expressionsOf } from './statements.ts';
 export { listNftJson, type NftObject, type NftPlace, parseNftJson, runNft } from './transaction.ts';

@@ -1,33 +1,23 @@
+import { nftError } from '../../errors/nft.ts';
 import {
   cString,
   NETLINK,
   NetlinkMonitor,
-  NetlinkSocket,
+  type NetlinkSocket,
   type NlMessage,
   readAttributes,
   viewOf,
 } from '../netlink/index.ts';
+import { familyName, NFT, writeHeader } from './messages.ts';
 import type { NftPlace } from './transaction.ts';
 
 /** nfnetlink.h and nf_tables.h */
 const NFNLGRP_NFTABLES = 7;
 const NFNL_SUBSYS_NFTABLES = 10;
-const NFT_MSG_NEWGEN = 15;
-const NFT_MSG_GETGEN = 16;
 const NFTA_GEN_ID = 1;
-/** Who changed the rules, by the kernel's own number. */
-const NFTA_GEN_PROC_PID = 2;
 /** Rules and elements have the name of their chain or set at 2, as sets have their own. */
 const NFTA_CHAIN_NAME = 3;
 const HEADER_BYTES = 4;
-const AF_OF = new Map([
-  [1, 'inet'],
-  [2, 'ip'],
-  [5, 'netdev'],
-  [7, 'bridge'],
-  [10, 'ip6'],
-  [3, 'arp'],
-]);
 /** What a message is about, by its number in enum nf_tables_msg_types. */
 const SUBJECTS = new Map<number, { subject: NftSubject; deleted: boolean }>([
   [0, { subject: 'table', deleted: false }],
@@ -57,15 +47,14 @@ export interface NftEvent {
   readonly name?: string;
 }
 
-/** Tells changes of nftables rules, this process's own included. */
+/** Tells changes of nftables rules, this process's own included if they are not ignored. */
 export function monitorNft(
   options: NftPlace & {
     readonly onEvent: (event: NftEvent) => void;
-    /**
-     * A transaction's events have all been told; its number is that of the ruleset's generation after it.
-     * `processId` is who made it, as the kernel counts processes.
-     */
-    readonly onGeneration?: (generation: number, processId: number | undefined) => void;
+    /** A transaction's events have all been told; its number is that of the ruleset's generation after it. */
+    readonly onGeneration?: (generation: number) => void;
+    /** Sockets (`NftRuleset.port`) whose changes are not told: the kernel leaves them out before it wakes anybody. */
+    readonly ignore?: readonly number[] | undefined;
     readonly onResync: (reason: string) => void;
   },
 ): NetlinkMonitor {
@@ -73,12 +62,13 @@ export function monitorNft(
     netns: options.netns,
     protocol: NETLINK.NETFILTER,
     groups: [NFNLGRP_NFTABLES],
+    ignore: options.ignore,
     onMessage(message) {
       const event = readNftEvent(message);
       if (event) options.onEvent(event);
-      else if (options.onGeneration && message.type === ((NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_NEWGEN)) {
-        const { generation, processId } = readGeneration(message.body);
-        if (generation !== undefined) options.onGeneration(generation, processId);
+      else if (options.onGeneration && message.type === NFT.NEWGEN) {
+        const generation = readGeneration(message.body);
+        if (generation !== undefined) options.onGeneration(generation);
       }
     },
     onResync: options.onResync,
@@ -100,7 +90,7 @@ export function readNftEvent({ type, body }: Pick<NlMessage, 'type' | 'body'>): 
     else if (attribute === nameAt && about.subject !== 'table') name = cString(value);
     if (attribute === 2 && about.subject === 'element') set = name;
   });
-  const family = AF_OF.get(body[0]!) ?? String(body[0]);
+  const family = familyName(body[0]!) ?? String(body[0]);
   return {
     ...about,
     family,
@@ -110,41 +100,26 @@ export function readNftEvent({ type, body }: Pick<NlMessage, 'type' | 'body'>): 
   };
 }
 
-/** Number of the ruleset's generation: one more after each transaction of anybody. */
-export function nftGeneration(socket: NetlinkSocket): number | undefined {
+/** Number of the ruleset's generation: one more after each transaction of anybody. Throws NFT_LIST_FAILED. */
+export function nftGeneration(socket: NetlinkSocket): number {
   let generation: number | undefined;
-  socket.request(
+  const cause = socket.request(
     'read the generation of the nftables rules',
-    {
-      type: (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_GETGEN,
-      flags: 0,
-      write: (w) => {
-        w.u8(0).u8(0).u16be(0);
-      },
-    },
+    { type: NFT.GETGEN, flags: 0, write: (w) => writeHeader(w, 0, 0) },
     ({ body }) => {
-      ({ generation } = readGeneration(body));
+      generation = readGeneration(body);
     },
   );
+  if (cause || generation === undefined)
+    throw nftError('NFT_LIST_FAILED', { what: 'the generation of nftables' }, cause);
   return generation;
 }
 
-function readGeneration(body: Uint8Array): {
-  generation: number | undefined;
-  processId: number | undefined;
-} {
+function readGeneration(body: Uint8Array): number | undefined {
   let generation: number | undefined;
-  let processId: number | undefined;
   if (body.length >= HEADER_BYTES)
     readAttributes(body, HEADER_BYTES, 'the generation of the nftables rules', (attribute, value) => {
-      if (value.length !== 4) return;
-      if (attribute === NFTA_GEN_ID) generation = viewOf(value).getUint32(0);
-      if (attribute === NFTA_GEN_PROC_PID) processId = viewOf(value).getUint32(0);
+      if (attribute === NFTA_GEN_ID && value.length >= 4) generation = viewOf(value).getUint32(0);
     });
-  return { generation, processId };
-}
-
-/** A socket to ask for the generation with. */
-export function openNfnetlink({ netns }: NftPlace): NetlinkSocket {
-  return NetlinkSocket.open({ netns, protocol: NETLINK.NETFILTER });
+  return generation;
 }

@@ -1,5 +1,6 @@
 /** Rules as nft text, for people: plans, dry runs and tests. Pure. */
 import type { Datum } from './datum.ts';
+import { expressionsText } from './expression-text.ts';
 import { fieldSpec, type NftField } from './fields.ts';
 import { FIELD_JOIN, type NftRule, type NftStatement, type NftValues } from './rule.ts';
 
@@ -46,6 +47,8 @@ function statementText(statement: NftStatement): string {
       return statement.with === 'tcp reset'
         ? 'reject with tcp reset'
         : `reject with ${statement.with} type admin-prohibited`;
+    case 'steps':
+      return expressionsText(statement.steps);
     case 'masquerade':
       return 'masquerade fully-random';
     case 'verdict': {

@@ -1,10 +1,11 @@
 /**
  * A rule as data: what it matches and what it does, in the order in which the kernel evaluates it. It is written as
- * nft text (rule-text.ts), for people, and as expressions (expressions.ts), for the kernel; a test compares what
+ * nft text (rule-text.ts), for people, and as expressions (statements.ts), for the kernel; a test compares what
  * nft lists of both.
  */
 import { type Cidr, withoutCovered } from '../../addr/index.ts';
 import type { Datum } from './datum.ts';
+import type { NftExpression } from './expression.ts';
 import type { NftField } from './fields.ts';
 import type { NftVerdict } from './set-element.ts';
 
@@ -73,7 +74,9 @@ export type NftStatement =
   | { readonly kind: 'reject'; readonly with: 'tcp reset' | 'icmp' | 'icmpv6' }
   /** Source NAT to an address of the outgoing interface, by a port that nobody can guess; ends the chain. */
   | { readonly kind: 'masquerade' }
-  | { readonly kind: 'verdict'; readonly verdict: NftVerdict };
+  | { readonly kind: 'verdict'; readonly verdict: NftVerdict }
+  /** What the language of nft(8) has no word for: see expression.ts. */
+  | { readonly kind: 'steps'; readonly steps: readonly NftExpression[] };
 
 /** Between the parts of a concatenation. */
 export const FIELD_JOIN = ' . ';

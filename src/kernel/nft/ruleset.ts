@@ -9,16 +9,9 @@ import { NETLINK, NetlinkSocket } from '../netlink/index.ts';
 import { kernelFailure } from '../syscall/index.ts';
 import { changeText, type NftChange, type NftTableName } from './change.ts';
 import { changeMessages } from './change-bytes.ts';
-import {
-  dumpChains,
-  dumpRules,
-  dumpSets,
-  type NftChainFound,
-  type NftRuleFound,
-  type NftSetFound,
-  readTable,
-} from './dump.ts';
-import { dumpElements } from './elements.ts';
+import { dumpChains, dumpRules, type NftChainFound, type NftRuleFound, readTable } from './dump.ts';
+import { dumpElements, dumpSets, type NftSetFound, readSet } from './dump-sets.ts';
+import { refusal } from './element-messages.ts';
 import { runTransaction } from './messages.ts';
 import { nftGeneration } from './monitor.ts';
 import type { NftElement, NftSet } from './set-element.ts';
@@ -41,21 +34,24 @@ export class NftRuleset {
 
   /**
    * Carries out changes in their order, all or none: a packet meets the rules from before or those from after. With
-   * `generation`, only if nothing was changed since it was read. Throws NFT_CHANGE_REFUSED naming the change,
-   * NFT_GENERATION_CHANGED, NFT_VALUE_INVALID.
+   * `generation`, only if nothing was changed since it was read. Adding an element that exists with the same
+   * data is success; to give a key other data, delete it first. Throws NFT_CHANGE_REFUSED naming the change,
+   * NFT_ELEMENTS_REFUSED naming the element, NFT_GENERATION_CHANGED, NFT_VALUE_INVALID.
    */
-  apply(changes: readonly NftChange[], options: { readonly generation?: number } = {}): void {
+  apply(changes: readonly NftChange[], options: { readonly generation?: number | undefined } = {}): void {
     const messages = changeMessages(changes);
     if (messages.length === 0) return;
     const refused = runTransaction(
       this.#socket,
-      'change nftables rules',
+      'change nftables',
       messages.map(({ request }) => request),
       options.generation,
     );
     if (!refused) return;
     const { ack, index } = refused;
-    const text = changeText(messages[index]!.change);
+    const { change, part } = messages[index]!;
+    if (part) throw refusal(part, ack);
+    const text = changeText(change);
     throw nftError(
       'NFT_CHANGE_REFUSED',
       { change: text.length <= LONGEST_TEXT ? text : `${text.slice(0, LONGEST_TEXT)}...` },
@@ -65,9 +61,12 @@ export class NftRuleset {
 
   /** The number that changes with every transaction of anybody. Throws NFT_LIST_FAILED. */
   generation(): number {
-    const generation = nftGeneration(this.#socket);
-    if (generation === undefined) throw nftError('NFT_LIST_FAILED', { what: 'the generation of nftables' });
-    return generation;
+    return nftGeneration(this.#socket);
+  }
+
+  /** By which notifications tell changes made over this socket from those of others: see monitorNft(). */
+  get port(): number {
+    return this.#socket.port;
   }
 
   /** Whether there is such a table; a dormant one does nothing. Throws NFT_LIST_FAILED. */
@@ -93,6 +92,11 @@ export class NftRuleset {
   /** Sets and maps of one table, anonymous ones left out. Throws NFT_LIST_FAILED. */
   sets(place: NftTableName): NftSetFound[] {
     return dumpSets(this.#socket, place);
+  }
+
+  /** What the kernel knows about a set. Throws NFT_NO_SUCH_SET, NFT_SET_UNSUPPORTED. */
+  set(place: NftTableName, name: string): NftSet {
+    return readSet(this.#socket, place, name);
   }
 
   /** All elements of a set. Throws NFT_NO_SUCH_SET, NFT_LIST_FAILED. */

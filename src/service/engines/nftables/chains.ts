@@ -19,17 +19,18 @@ import {
   counter,
   ct,
   dnat,
-  type Expression,
   hostU32,
   lookup,
   masquerade,
   meta,
-  type NftBytecodeRule,
-  type NftChainHook,
+  type NftExpression,
+  type NftHook,
+  type NftRule,
   payload,
   random,
   reject,
   remember,
+  ruleOf,
   setMark,
   verdict,
   verdictMap,
@@ -39,8 +40,8 @@ import type { SetName } from '../../types.ts';
 import { LOCAL_SLOT, MASQUERADE_MARK, type SetId } from './layout.ts';
 
 export interface Chain {
-  readonly hook?: NftChainHook;
-  readonly rules: readonly NftBytecodeRule[];
+  readonly hook?: NftHook;
+  readonly rules: readonly NftRule[];
 }
 
 /** How frontends are found: by address, protocol and port, or by protocol and port at any address of the node. */
@@ -91,56 +92,51 @@ function words(family: Family): number {
   return family === 4 ? 1 : 4;
 }
 
-function address(family: Family, which: 'source' | 'destination', to: number): Expression {
+function address(family: Family, which: 'source' | 'destination', to: number): NftExpression {
   const offset = { 4: { source: 12, destination: 16 }, 6: { source: 8, destination: 24 } }[family][which];
   return payload('network', offset, words(family) * 4, to);
 }
 
 /** Loads protocol and port of the destination, for `vip` behind its address. Returns the first free register. */
-function frontend(family: Family, space: Space): { load: Expression[]; next: number } {
+function frontend(family: Family, space: Space): { load: NftExpression[]; next: number } {
   const at = space === 'vip' ? words(family) : 0;
   const load = [meta('l4proto', at), payload('transport', 2, 2, at + 1)];
   return { load: space === 'vip' ? [address(family, 'destination', 0), ...load] : load, next: at + 2 };
 }
 
-const isNew: readonly Expression[] = [
+const isNew: readonly NftExpression[] = [
   ct('state', 0),
   bitwise(0, CT_STATE.new, 0),
   compare(0, hostU32(0), true),
 ];
-const fromPod: readonly Expression[] = [meta('iif', 0), lookup('pod-links' satisfies SetId, 0)];
-const notFromPod: readonly Expression[] = [meta('iif', 0), absent('pod-links' satisfies SetId, 0)];
+const fromPod: readonly NftExpression[] = [meta('iif', 0), lookup('pod-links' satisfies SetId, 0)];
+const notFromPod: readonly NftExpression[] = [meta('iif', 0), absent('pod-links' satisfies SetId, 0)];
 
-function mark(on: boolean): readonly Expression[] {
+function mark(on: boolean): readonly NftExpression[] {
   return [meta('mark', 0), bitwise(0, ~MASQUERADE_MARK, on ? MASQUERADE_MARK : 0), setMark(0)];
 }
 
 function rule(
   comment: string,
-  ...expressions: readonly (Expression | readonly Expression[])[]
-): NftBytecodeRule {
-  return { comment, expressions: expressions.flat() };
+  ...expressions: readonly (NftExpression | readonly NftExpression[])[]
+): NftRule {
+  return ruleOf([{ kind: 'steps', steps: expressions.flat() }], comment);
 }
 
 /** The verdict of a map for this packet's frontend. */
-function dispatch(family: Family, space: Space, map: SetId): Expression[] {
+function dispatch(family: Family, space: Space, map: SetId): NftExpression[] {
   const atNode = [address(family, 'destination', 0), lookup('node-addresses' satisfies SetId, 0)];
   return [...(space === 'vip' ? [] : atNode), ...frontend(family, space).load, verdictMap(map, 0)];
 }
 
 /** Chains that do not depend on Services, in an order in which none jumps to a later one. */
 export function baseChains(family: Family): Map<string, Chain> {
-  const destination = (set: SetId): Expression[] => [address(family, 'destination', 0), lookup(set, 0)];
+  const destination = (set: SetId): NftExpression[] => [address(family, 'destination', 0), lookup(set, 0)];
   const go = (chain: string) => verdict({ verdict: 'goto', chain });
   const jump = (chain: string) => verdict({ verdict: 'jump', chain });
   const drop = verdict({ verdict: 'drop' });
-  const base = (
-    type: NftChainHook['type'],
-    hook: NftChainHook['hook'],
-    priority: number,
-    rules: NftBytecodeRule[],
-  ): Chain => ({
-    hook: { type, hook, priority },
+  const base = (type: NftHook['type'], hook: NftHook['hook'], priority: number, rules: NftRule[]): Chain => ({
+    hook: { type, hook, priority, policy: 'accept' },
     rules,
   });
   const { load, next } = frontend(family, 'vip');
@@ -194,9 +190,13 @@ export function baseChains(family: Family): Map<string, Chain> {
             meta('l4proto', 0),
             compare(0, tcp),
             counter(),
-            reject('tcp reset', family),
+            reject('tcp reset'),
           ),
-          rule('reject: no endpoint, or no such port', counter(), reject('port unreachable', family)),
+          rule(
+            'reject: no endpoint, or no such port',
+            counter(),
+            reject(family === 4 ? 'icmp port-unreachable' : 'icmpv6 port-unreachable'),
+          ),
         ],
       },
     ],
@@ -373,7 +373,7 @@ export function parseEndpointName(name: string): number | undefined {
 }
 
 /** Loads the client and a number: the key of `affinity`. */
-function client(family: Family, id: number): Expression[] {
+function client(family: Family, id: number): NftExpression[] {
   return [address(family, 'source', 0), constant(hostU32(id), words(family))];
 }
 

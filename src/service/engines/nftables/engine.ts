@@ -5,13 +5,7 @@
 import { FAMILIES, type Family, parseCidr, parseIp, withoutCovered } from '../../../addr/index.ts';
 import { serviceError } from '../../../errors/index.ts';
 import { Conntrack } from '../../../kernel/conntrack/index.ts';
-import {
-  type BatchChange,
-  deleteChain,
-  type ElementChange,
-  flushChain,
-  type NftElement,
-} from '../../../kernel/nft/index.ts';
+import type { NftChange, NftElement } from '../../../kernel/nft/index.ts';
 import { Rtnl } from '../../../kernel/rtnl/index.ts';
 import type {
   ApplyReport,
@@ -305,7 +299,7 @@ export class NftablesEngine implements NodeServiceEngine {
 
   /** Writes what the last change staged; when that fails, because somebody came in between, everything. */
   #applyStaged(): number {
-    const changes: BatchChange[] = [];
+    const changes: NftChange[] = [];
     let elements = 0;
     for (const family of FAMILIES) {
       const { deletes, adds, chains } = this.#ledger.take(family);
@@ -334,7 +328,7 @@ export class NftablesEngine implements NodeServiceEngine {
 
   /** Compares everything with the kernel, and writes what differs in one transaction. Returns how much that was. */
   #restore(known: Known = {}): number {
-    const changes: BatchChange[] = [];
+    const changes: NftChange[] = [];
     for (const family of FAMILIES) {
       const { state, choosing } = this.#kernel.state(family);
       const fresh = state !== 'ours';
@@ -364,7 +358,7 @@ export class NftablesEngine implements NodeServiceEngine {
     return changes.length;
   }
 
-  #everything(family: Family): BatchChange[] {
+  #everything(family: Family): NftChange[] {
     const unplanned = (['pod-links', 'service-ranges'] as const).flatMap((set) =>
       this.#unplanned(family, set),
     );
@@ -372,7 +366,7 @@ export class NftablesEngine implements NodeServiceEngine {
     return elementChanges(family, [], concat(unplanned, planned));
   }
 
-  #compare(family: Family, { left, names }: Known): BatchChange[] {
+  #compare(family: Family, { left, names }: Known): NftChange[] {
     const touched = (set: SetId) => names === undefined || names.has(set);
     const links = touched('pod-links') ? this.#compareSet(family, 'pod-links') : [];
     const ranges =
@@ -416,7 +410,7 @@ export class NftablesEngine implements NodeServiceEngine {
       .map(({ address, last }) => ({ set, element: { key: [address], keyEnd: [last] } }));
   }
 
-  #compareSet(family: Family, set: 'pod-links' | 'service-ranges'): ElementChange[] {
+  #compareSet(family: Family, set: 'pod-links' | 'service-ranges'): NftChange[] {
     const id = (element: NftElement) => entryId(set, element.key, element.keyEnd ?? element.key);
     const present = new Map((this.#kernel.list(family, set) ?? []).map((element) => [id(element), element]));
     const adds = this.#unplanned(family, set).filter(({ element }) => !present.delete(id(element)));
@@ -424,13 +418,16 @@ export class NftablesEngine implements NodeServiceEngine {
     return elementChanges(family, deletes, adds);
   }
 
-  #linkChanges(kind: 'add' | 'delete', links: readonly number[]): ElementChange[] {
+  #linkChanges(kind: 'add' | 'delete', links: readonly number[]): NftChange[] {
     const elements = links.map((ifindex) => ({ key: [ifindex] }));
-    return FAMILIES.map((family) => ({ kind, set: LAYOUTS[family].sets['pod-links'], elements }));
+    return FAMILIES.map((family) => {
+      const { place, sets } = LAYOUTS[family];
+      return { ...place, change: `${kind} elements`, set: sets['pod-links'], elements };
+    });
   }
 
   /** A change besides plans; if somebody came in between, everything is compared. */
-  #write(changes: readonly BatchChange[]): void {
+  #write(changes: readonly NftChange[]): void {
     try {
       this.#kernel.apply(changes);
     } catch {
@@ -464,8 +461,8 @@ export class NftablesEngine implements NodeServiceEngine {
         const { place } = LAYOUTS[family];
         for (const name of names) this.#chains[family].delete(name);
         this.#write([
-          ...names.map((name) => flushChain(place, name)),
-          ...names.map((name) => deleteChain(place, name)),
+          ...names.map((chain): NftChange => ({ ...place, change: 'flush chain', chain })),
+          ...names.map((chain): NftChange => ({ ...place, change: 'delete chain', chain })),
         ]);
       }
     }, CHAIN_REST_MS);
@@ -510,16 +507,21 @@ function* concat<T>(...lists: readonly Iterable<T>[]): Generator<T> {
 }
 
 /** Deletions first: a key may get other data in the same transaction. */
-function elementChanges(family: Family, deletes: Iterable<Entry>, adds: Iterable<Entry>): ElementChange[] {
-  const { sets } = LAYOUTS[family];
-  const bySet = (kind: 'delete' | 'add', entries: Iterable<Entry>): ElementChange[] => {
+function elementChanges(family: Family, deletes: Iterable<Entry>, adds: Iterable<Entry>): NftChange[] {
+  const { place, sets } = LAYOUTS[family];
+  const bySet = (kind: 'delete' | 'add', entries: Iterable<Entry>): NftChange[] => {
     const grouped = new Map<SetId, NftElement[]>();
     for (const { set, element } of entries) {
       const list = grouped.get(set);
       if (list) list.push(element);
       else grouped.set(set, [element]);
     }
-    return [...grouped].map(([id, elements]) => ({ kind, set: sets[id], elements }));
+    return [...grouped].map(([id, elements]) => ({
+      ...place,
+      change: `${kind} elements`,
+      set: sets[id],
+      elements,
+    }));
   };
   return [...bySet('delete', deletes), ...bySet('add', adds)];
 }

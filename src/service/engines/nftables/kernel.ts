@@ -1,22 +1,17 @@
 /**
  * The engine's part of nf_tables in one namespace: reads what is there, and writes everything in single transactions.
- * Own transactions are told from others' by the number of the generation.
+ * Of changes the kernel tells those of others only.
  */
 import { FAMILIES, type Family } from '../../../addr/index.ts';
 import { isNetError } from '../../../errors/index.ts';
 import {
-  type BatchChange,
-  deleteTable,
-  flushChain,
+  expressionsOf,
   monitorNft,
-  NftBatch,
+  type NftChange,
   type NftElement,
-  NftElements,
+  type NftRule,
   type NftRuleFound,
-  newChain,
-  newRule,
-  newSet,
-  newTable,
+  NftRuleset,
 } from '../../../kernel/nft/index.ts';
 import {
   baseChains,
@@ -26,11 +21,8 @@ import {
   parseTarget,
   targetChain,
 } from './chains.ts';
-import { LAYOUTS, SET_IDS, type SetId, setOptions, TABLE } from './layout.ts';
+import { LAYOUTS, SET_IDS, type SetId, TABLE } from './layout.ts';
 import { forbidLoopbackRoutes, isLoopback } from './loopback.ts';
-
-/** Own generations that notifications may still be told of. */
-const REMEMBERED_GENERATIONS = 512;
 
 export interface NftKernelOptions {
   readonly netns?: number | { readonly fd: number } | undefined;
@@ -50,11 +42,9 @@ export interface TableState {
 }
 
 export class NftKernel {
-  readonly #batch: NftBatch;
-  readonly #elements: NftElements;
+  readonly #ruleset: NftRuleset;
   readonly #onForeignChange: NftKernelOptions['onForeignChange'];
   readonly #netns: NftKernelOptions['netns'];
-  readonly #own = new Set<number>();
   #monitor: { close(): void } | undefined;
   /** Names of chains and sets in this transaction; empty for the table itself. */
   #touched = new Set<string>();
@@ -64,8 +54,7 @@ export class NftKernel {
   constructor(options: NftKernelOptions) {
     this.#netns = options.netns;
     this.#onForeignChange = options.onForeignChange;
-    this.#batch = NftBatch.open({ netns: options.netns });
-    this.#elements = NftElements.open({ netns: options.netns });
+    this.#ruleset = NftRuleset.open({ netns: options.netns });
   }
 
   /** Transactions since the start, for status and tests. */
@@ -80,39 +69,31 @@ export class NftKernel {
       onEvent: ({ table, name }) => {
         if (table === TABLE) this.#touched.add(name ?? '');
       },
-      onGeneration: (generation) => {
+      onGeneration: () => {
         const touched = this.#touched;
         if (touched.size === 0) return;
         this.#touched = new Set();
-        if (!this.#own.has(generation)) this.#onForeignChange(touched.has('') ? undefined : touched);
+        this.#onForeignChange(touched.has('') ? undefined : touched);
       },
       onResync: () => this.#onForeignChange(undefined),
+      ignore: [this.#ruleset.port],
     });
   }
 
   /** All or nothing. Throws NFT_ELEMENTS_REFUSED, NFT_CHANGE_REFUSED. */
-  apply(changes: readonly BatchChange[]): void {
+  apply(changes: readonly NftChange[]): void {
     if (changes.length === 0) return;
-    const before = this.#batch.generation();
-    this.#batch.apply(changes);
+    this.#ruleset.apply(changes);
     this.#transactions++;
-    const after = this.#batch.generation();
-    // A number that may be somebody else's is nobody's: then everything is read back.
-    if (after === ((before + 1) & 0xffff_ffff)) this.#own.add(after);
-    for (const generation of this.#own) {
-      if (this.#own.size <= REMEMBERED_GENERATIONS) break;
-      this.#own.delete(generation);
-    }
   }
 
   /** Compares chains, rules and sets with those of this version. */
   state(family: Family): TableState {
     const { place } = LAYOUTS[family];
-    const chains = this.#batch.chains(place);
-    if (!chains) return { state: 'absent', choosing: new Map() };
-    const sets = new Set(this.#batch.sets(place));
-    const rules = new Map<string, NftRuleFound[]>(chains.map((chain) => [chain, []]));
-    for (const rule of this.#batch.rules(place)) rules.get(rule.chain)?.push(rule);
+    if (this.#ruleset.table(place) === 'absent') return { state: 'absent', choosing: new Map() };
+    const sets = new Set<string>(this.#ruleset.sets(place).map(({ name }) => name));
+    const rules = new Map<string, NftRuleFound[]>(this.#ruleset.chains(place).map(({ name }) => [name, []]));
+    for (const rule of this.#ruleset.rules(place)) rules.get(rule.chain)?.push(rule);
     const wanted = baseChains(family);
     let ours = sets.size === SET_IDS.length && SET_IDS.every((id) => sets.has(id));
     for (const name of wanted.keys()) ours &&= rules.has(name);
@@ -130,7 +111,7 @@ export class NftKernel {
   /** Elements of a set; undefined when there is no such set. */
   list(family: Family, id: SetId): NftElement[] | undefined {
     try {
-      return this.#elements.list(LAYOUTS[family].sets[id]);
+      return this.#ruleset.elements(LAYOUTS[family].sets[id]);
     } catch (error) {
       if (isNetError(error, 'NFT_NO_SUCH_SET')) return undefined;
       throw error;
@@ -145,7 +126,7 @@ export class NftKernel {
   /** Packets by comment of the rule that counted them. */
   counters(family: Family): Map<string, number> {
     const counts = new Map<string, number>();
-    for (const { chain, comment, packets } of this.#batch.rules(LAYOUTS[family].place)) {
+    for (const { chain, comment, packets } of this.#ruleset.rules(LAYOUTS[family].place)) {
       if (packets === undefined) continue;
       const name = parseTarget(chain) || parseEndpointName(chain) !== undefined ? 'forward' : comment;
       counts.set(name, (counts.get(name) ?? 0) + packets);
@@ -155,8 +136,7 @@ export class NftKernel {
 
   close(): void {
     this.#monitor?.close();
-    this.#batch.close();
-    this.#elements.close();
+    this.#ruleset.close();
   }
 }
 
@@ -165,21 +145,22 @@ export function removeNftServices(options: {
   readonly netns?: number | { readonly fd: number } | undefined;
   readonly dryRun?: boolean;
 }): string[] {
-  using batch = NftBatch.open({ netns: options.netns });
-  const places = FAMILIES.map((family) => LAYOUTS[family].place).filter((place) => batch.chains(place));
+  using ruleset = NftRuleset.open({ netns: options.netns });
+  const places = FAMILIES.map((family) => LAYOUTS[family].place).filter(
+    (place) => ruleset.table(place) !== 'absent',
+  );
   if (!options.dryRun && places.length > 0) {
     // First, because the rule that guards it goes with the table.
-    if (servesLoopback(options.netns)) forbidLoopbackRoutes({ netns: options.netns });
-    batch.apply(places.map(deleteTable));
+    if (servesLoopback(ruleset)) forbidLoopbackRoutes({ netns: options.netns });
+    ruleset.apply(places.map((place) => ({ ...place, change: 'delete table' })));
   }
   return places.map(({ family, table }) => `nft delete table ${family} ${table}`);
 }
 
-function servesLoopback(netns: NftKernelOptions['netns']): boolean {
-  using elements = NftElements.open({ netns });
+function servesLoopback(ruleset: NftRuleset): boolean {
   return (['node-addresses', 'vips'] as const).some((id) => {
     try {
-      return elements.list(LAYOUTS[4].sets[id]).some(({ key }) => isLoopback(String(key[0])));
+      return ruleset.elements(LAYOUTS[4].sets[id]).some(({ key }) => isLoopback(String(key[0])));
     } catch (error) {
       if (isNetError(error, 'NFT_NO_SUCH_SET')) return false;
       throw error;
@@ -188,14 +169,17 @@ function servesLoopback(netns: NftKernelOptions['netns']): boolean {
 }
 
 /** The table with its sets and rules, made anew; what was there goes in the same moment. */
-export function makeTable(family: Family): BatchChange[] {
-  const { place, sets } = LAYOUTS[family];
-  const changes: BatchChange[] = [newTable(place), deleteTable(place), newTable(place)];
-  for (const id of SET_IDS) changes.push(newSet(sets[id], setOptions(id)));
-  const chains = baseChains(family);
-  for (const [name, { hook }] of chains) changes.push(newChain(place, name, hook));
-  for (const [name, chain] of chains) changes.push(...rulesOf(family, name, chain));
-  return changes;
+export function makeTable(family: Family): NftChange[] {
+  const { place, shapes } = LAYOUTS[family];
+  const chains = [...baseChains(family)];
+  return [
+    { ...place, change: 'add table' },
+    { ...place, change: 'delete table' },
+    { ...place, change: 'add table' },
+    ...SET_IDS.map((id): NftChange => ({ ...place, change: 'add set', set: shapes[id] })),
+    ...chains.map(([chain, { hook }]): NftChange => ({ ...place, change: 'add chain', chain, hook })),
+    ...chains.flatMap(([name, chain]) => rulesOf(family, name, chain)),
+  ];
 }
 
 /** Makes chains; those that are there already get other rules. */
@@ -203,30 +187,36 @@ export function makeChains(
   family: Family,
   chains: Iterable<readonly [name: string, chain: Chain]>,
   there: { has(name: string): boolean },
-): BatchChange[] {
+): NftChange[] {
   const { place } = LAYOUTS[family];
   const list = [...chains];
   return [
-    ...list.map(([name]) => (there.has(name) ? flushChain(place, name) : newChain(place, name))),
+    ...list.map(
+      ([chain]): NftChange => ({
+        ...place,
+        change: there.has(chain) ? 'flush chain' : 'add chain',
+        chain,
+      }),
+    ),
     ...list.flatMap(([name, chain]) => rulesOf(family, name, chain)),
   ];
 }
 
-function rulesOf(family: Family, name: string, chain: Chain): BatchChange[] {
-  return chain.rules.map((rule) => newRule(LAYOUTS[family].place, name, rule));
+function rulesOf(family: Family, chain: string, { rules }: Chain): NftChange[] {
+  return rules.map((rule) => ({ ...LAYOUTS[family].place, change: 'add rule', chain, rule }));
 }
 
 function sameRules(found: readonly NftRuleFound[], { rules }: Chain): boolean {
   return (
-    found.length === rules.length &&
-    rules.every(({ comment, expressions }, at) => {
-      const names = expressions.map(({ name }) => name);
-      return ruleLooks(comment, names) === ruleLooks(found[at]!.comment, found[at]!.expressions);
-    })
+    found.length === rules.length && rules.every((rule, at) => ruleLooks(rule) === foundLooks(found[at]!))
   );
 }
 
 /** Enough to tell a rule of ours from one that was edited: nft cannot write it with this comment and these parts. */
-function ruleLooks(comment: string, expressions: readonly string[]): string {
+function ruleLooks(rule: NftRule): string {
+  return `${rule.comment ?? ''} ${expressionsOf(rule).map(({ name }) => name)}`;
+}
+
+function foundLooks({ comment, expressions }: NftRuleFound): string {
   return `${comment} ${expressions.join(',')}`;
 }

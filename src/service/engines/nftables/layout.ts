@@ -12,7 +12,7 @@
  * A changed endpoint is one element of `slots`; only another number of endpoints changes `vips`.
  */
 import type { Family } from '../../../addr/index.ts';
-import { type NftSet, type NftSetOptions, type NftTable, typesOf } from '../../../kernel/nft/index.ts';
+import { type NftSet, type NftSetShape, type NftTableName, setOfShape } from '../../../kernel/nft/index.ts';
 
 export const TABLE = 'portolan-services';
 
@@ -30,12 +30,15 @@ const AFFINITY_MS = 10_800 * SECOND;
 
 type Part = 'address' | 'protocol' | 'port' | 'number' | 'interface';
 
-interface SetShape {
+/** What a set is made with, besides. */
+type Options = Pick<NftSetShape, 'counter' | 'dynamic' | 'size'>;
+
+interface SetParts {
   readonly key: readonly Part[];
   readonly data?: readonly Part[] | 'verdict';
   readonly interval?: boolean;
   readonly timeoutMs?: number;
-  readonly options?: NftSetOptions;
+  readonly options?: Options;
 }
 
 const VIP: readonly Part[] = ['address', 'protocol', 'port'];
@@ -43,7 +46,7 @@ const NODE_PORT: readonly Part[] = ['protocol', 'port'];
 const SOCKET: readonly Part[] = ['address', 'port'];
 
 /** New connections by element. */
-const COUNTED: NftSetOptions = { counter: true };
+const COUNTED: Options = { counter: true };
 
 /** What is in the sets, by name. Names with `-node` and `-outside` hold what differs for that kind of client. */
 const SHAPES = {
@@ -77,7 +80,7 @@ const SHAPES = {
     timeoutMs: AFFINITY_MS,
     options: { dynamic: true, size: AFFINITY_CLIENTS },
   },
-} as const satisfies Readonly<Record<string, SetShape>>;
+} as const satisfies Readonly<Record<string, SetParts>>;
 
 export type SetId = keyof typeof SHAPES;
 export const SET_IDS = Object.keys(SHAPES) as SetId[];
@@ -87,39 +90,46 @@ export const PLANNED_SETS = SET_IDS.filter(
   (id) => id !== 'pod-links' && id !== 'service-ranges' && id !== 'affinity',
 );
 
-/** Numbers of types in nft: ipv4_addr, ipv6_addr, inet_proto, inet_service, mark, iface_index. */
-const TYPE = { 4: 7, 6: 8, protocol: 12, port: 13, number: 19, interface: 20 } as const;
+/** Types as nft calls them. */
+const TYPE = {
+  4: 'ipv4_addr',
+  6: 'ipv6_addr',
+  protocol: 'inet_proto',
+  port: 'inet_service',
+  number: 'mark',
+  interface: 'iface_index',
+} as const;
 
 export interface Layout {
   readonly family: Family;
-  readonly place: NftTable;
+  readonly place: NftTableName;
+  /** As they are made. */
+  readonly shapes: Readonly<Record<SetId, NftSetShape>>;
+  /** As their elements are written. */
   readonly sets: Readonly<Record<SetId, NftSet>>;
 }
 
-export function setOptions(id: SetId): NftSetOptions {
-  const shape: SetShape = SHAPES[id];
-  return shape.options ?? {};
+function shapeOf(family: Family, name: SetId): NftSetShape {
+  const { key, data, interval, timeoutMs, options }: SetParts = SHAPES[name];
+  const types = (parts: readonly Part[]) =>
+    parts.map((part) => (part === 'address' ? TYPE[family] : TYPE[part])).join(' . ');
+  return {
+    name,
+    map: data !== undefined,
+    key: types(key),
+    data: data === undefined || data === 'verdict' ? undefined : types(data),
+    interval,
+    timeoutMs,
+    ...options,
+  };
 }
 
 function layoutOf(family: Family): Layout {
   const place = { family: family === 4 ? 'ip' : 'ip6', table: TABLE } as const;
-  const types = (parts: readonly Part[]) =>
-    parts.map((part) => typesOf(part === 'address' ? TYPE[family] : TYPE[part])![0]!);
-  const sets = Object.fromEntries(
-    SET_IDS.map((name) => {
-      const shape: SetShape = SHAPES[name];
-      const set: NftSet = {
-        ...place,
-        name,
-        key: types(shape.key),
-        data: shape.data === undefined || shape.data === 'verdict' ? shape.data : types(shape.data),
-        interval: shape.interval ?? false,
-        timeoutMs: shape.timeoutMs,
-      };
-      return [name, set];
-    }),
-  ) as Record<SetId, NftSet>;
-  return { family, place, sets };
+  const byName = <T>(make: (name: SetId) => T) =>
+    Object.fromEntries(SET_IDS.map((name) => [name, make(name)])) as Record<SetId, T>;
+  const shapes = byName((name) => shapeOf(family, name));
+  return { family, place, shapes, sets: byName((name) => setOfShape(place, shapes[name])) };
 }
 
 export const LAYOUTS: Readonly<Record<Family, Layout>> = { 4: layoutOf(4), 6: layoutOf(6) };

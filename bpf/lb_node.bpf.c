@@ -56,8 +56,10 @@ __noinline int lb_outside(struct __sk_buff *skb, const struct lb_packet *p)
 		return DROP;
 	opens = opens_connection(p);
 	number = lb_nat_known(p, opens, &from_client);
-	if (number)
-		return lb_nat_send(skb, p, number - 1, from_client);
+	if (number) {
+		verdict = lb_handed();
+		return verdict ? verdict : lb_nat_send(skb, p, number - 1, from_client);
+	}
 	flow = lb_flow_outside(skb, skb->ifindex, p, opens, &number, &verdict);
 	if (number)
 		return lb_nat_send(skb, p, number - 1, true);
@@ -81,7 +83,7 @@ __noinline int lb_icmp_nat(struct __sk_buff *skb, const struct lb_packet *p)
 	struct embedded e = {};
 	__u32 number;
 
-	if (!p || !is_icmp_error(p) || parse_embedded(skb, p, &e))
+	if (!p || !is_icmp_error(p) || lb_hold() >= LB_HOLD_KNOWN || parse_embedded(skb, p, &e))
 		return NO_FLOW;
 	/* As its answer would look, so that the same searches find the flow. */
 	lb_copy_address(turned.source, e.packet.target);
@@ -229,6 +231,9 @@ int lb_from_overlay(struct __sk_buff *skb)
 	flow = number ? lb_nat_flow_at(number - 1) : NULL;
 	if (!flow)
 		return NEXT;
+	verdict = lb_handed();
+	if (verdict)
+		return verdict;
 	lb_nat_track(flow, p.tcp_flags, false);
 	verdict = lb_nat_send(skb, &p, number - 1, false);
 	return lb_answered(skb, &p, verdict);

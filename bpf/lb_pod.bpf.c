@@ -31,6 +31,8 @@ const volatile struct lb_layout {
 	struct lb_range range;
 	struct lb_config config;
 	struct lb_count count;
+	struct lb_passed_key passed_key;
+	struct lb_passed passed;
 } lb_layout = {};
 
 static __always_inline void hairpin_address(const struct lb_packet *p, __be32 *address)
@@ -61,12 +63,16 @@ static __always_inline int hairpin_back(struct __sk_buff *skb, const struct lb_p
 	struct lb_endpoint client;
 	struct lb_flows *flows;
 	struct lb_flow *flow;
+	int handed;
 
 	lb_endpoint_of(&client, p->source, p->target_port, p->protocol);
 	flows = bpf_map_lookup_elem(&lb_flows, &client);
 	flow = flows ? lb_flow_from(flows, p->source, p->source_port, LB_FLOW_HAIRPIN) : NULL;
+	handed = lb_handed();
+	if (handed)
+		return handed;
 	if (!flow)
-		return dropped(LB_REJECT_NO_FLOW);
+		return lb_is_passed(p) ? NEXT : dropped(LB_REJECT_NO_FLOW);
 	lb_flow_track(flow, p, false);
 	if (lb_rewrite(skb, p, true, flow->vip, flow->vip_port) ||
 	    lb_rewrite(skb, p, false, flow->client, p->target_port) || lb_swap_macs(skb))

@@ -179,7 +179,8 @@ static __always_inline int forward(struct xdp_md *ctx)
 	if (!number)
 		number = lb_nat_find(&p);
 	flow = number ? lb_nat_flow_at(number - 1) : NULL;
-	if (!flow)
+	/* While flows change hands, tc decides. */
+	if (!flow || lb_hold() >= LB_HOLD_KNOWN)
 		return XDP_PASS;
 	if (from_client) {
 		/* Datagrams to a backend that is gone get another one. */

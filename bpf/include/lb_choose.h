@@ -158,13 +158,13 @@ static __always_inline __u32 lb_choose(const struct lb_frontend *frontend, const
 	return id;
 }
 
-/* Whether flows are being carried over from the maps of an earlier version. */
-static __always_inline bool lb_holding(void)
+/* enum lb_hold. */
+static __always_inline __u32 lb_hold(void)
 {
 	__u32 only = 0;
 	struct lb_config *config = bpf_map_lookup_elem(&lb_config, &only);
 
-	return config && config->hold;
+	return config ? config->hold : LB_HOLD_OFF;
 }
 
 static __always_inline bool lb_in_service_range(const __be32 *address)

@@ -6,7 +6,7 @@
 #ifndef LB_OPEN_H
 #define LB_OPEN_H
 
-#include "lb_flow.h"
+#include "lb_passed.h"
 
 #define NEXT -1 /* TCX_NEXT: other programs, then the stack */
 #define DROP 2 /* TCX_DROP */
@@ -86,7 +86,7 @@ static __always_inline int no_frontend(const struct lb_packet *p)
 
 	lb_endpoint_of(&to, p->target, p->target_port, p->protocol);
 	reason = lb_why_no_frontend(&to);
-	if (reason == LB_NONE)
+	if (reason == LB_NONE || lb_hold() >= LB_HOLD_PASS)
 		return NEXT;
 	return reason == LB_REJECT_UNKNOWN_PORT ? REFUSED + LB_REJECT_UNKNOWN_PORT : dropped(reason);
 }
@@ -119,6 +119,7 @@ static __always_inline void choose_backend(const struct lb_packet *p, bool opens
 	struct lb_frontend *frontend;
 	struct lb_endpoint to;
 	struct lb_table table;
+	__u32 hold;
 
 	choice->backend = NULL;
 	lb_endpoint_of(&to, p->target, p->target_port, p->protocol);
@@ -128,8 +129,13 @@ static __always_inline void choose_backend(const struct lb_packet *p, bool opens
 		*verdict = no_frontend(p);
 		return;
 	}
+	hold = lb_hold();
+	if (hold >= LB_HOLD_PASS || (!opens && lb_is_passed(p))) {
+		*verdict = NEXT;
+		return;
+	}
 	table = lb_table_of(frontend, outside);
-	if (p->protocol == IPPROTO_TCP && !opens && lb_holding()) {
+	if (p->protocol == IPPROTO_TCP && !opens && hold) {
 		*verdict = dropped(LB_DROP_HOLD);
 		return;
 	}

@@ -100,6 +100,9 @@ static __always_inline struct lb_flow *lb_flow_outside(void *ctx, __u32 ifindex,
 		flows = bpf_map_lookup_elem(&lb_flows, &client);
 	flow = flows ? lb_flow_to(flows, p->target, p->target_port) : NULL;
 	if (flow && lb_flow_goes_on(flow, opens, p->protocol)) {
+		*verdict = lb_handed();
+		if (*verdict)
+			return NULL;
 		lb_flow_track(flow, p, true);
 		return flow;
 	}

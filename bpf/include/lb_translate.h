@@ -154,6 +154,8 @@ static __always_inline int icmp_to_backend(struct __sk_buff *skb, const struct l
 
 	if (!is_icmp_error(p))
 		return no_frontend(p);
+	if (lb_hold() >= LB_HOLD_KNOWN)
+		return NEXT;
 	if (parse_embedded(skb, p, &e))
 		return lb_in_service_range(p->target) ? dropped(LB_DROP_ICMP) : NEXT;
 	lb_endpoint_of(&client, e.packet.target, e.packet.target_port, e.packet.protocol);
@@ -175,7 +177,7 @@ static __always_inline int icmp_to_client(struct __sk_buff *skb, const struct lb
 	struct lb_flow *flow;
 	struct embedded e = {};
 
-	if (!is_icmp_error(p) || parse_embedded(skb, p, &e))
+	if (!is_icmp_error(p) || lb_hold() >= LB_HOLD_KNOWN || parse_embedded(skb, p, &e))
 		return NEXT;
 	lb_endpoint_of(&client, e.packet.source, e.packet.source_port, e.packet.protocol);
 	flows = bpf_map_lookup_elem(&lb_flows, &client);
@@ -196,6 +198,7 @@ static __always_inline int to_client(struct __sk_buff *skb, __u32 link)
 	struct lb_endpoint client;
 	struct lb_flows *flows;
 	struct lb_flow *flow;
+	int handed;
 
 	if (!lb_has_flows(link) || lb_parse(skb, &p) != LB_PARSED)
 		return NEXT;
@@ -206,6 +209,9 @@ static __always_inline int to_client(struct __sk_buff *skb, __u32 link)
 	flow = flows ? lb_flow_from(flows, p.source, p.source_port, 0) : NULL;
 	if (!flow)
 		return NEXT;
+	handed = lb_handed();
+	if (handed)
+		return handed;
 	lb_flow_track(flow, &p, false);
 	if (lb_rewrite(skb, &p, true, flow->vip, flow->vip_port))
 		return dropped(LB_DROP_REWRITE);
@@ -235,6 +241,9 @@ static __always_inline struct lb_flow *flow_of(const struct lb_packet *p, bool o
 	flow = flows ? lb_flow_to(flows, p->target, p->target_port) : NULL;
 	if (!flow || !lb_flow_goes_on(flow, opens, p->protocol))
 		return open_flow(p, &client, flows, opens, outside, link, verdict);
+	*verdict = lb_handed();
+	if (*verdict)
+		return NULL;
 	lb_flow_track(flow, p, true);
 	return flow;
 }

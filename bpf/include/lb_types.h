@@ -142,11 +142,36 @@ struct lb_range {
 	__be32 mask[4];
 };
 
+/* Who translates flows while they pass from one carrier to another. */
+enum lb_hold {
+	LB_HOLD_OFF, /* programs, alone */
+	LB_HOLD_UNKNOWN, /* flows are being carried over: what is unknown may soon be known */
+	LB_HOLD_PASS, /* programs what they know, netfilter what they do not */
+	LB_HOLD_KNOWN, /* known flows go over to netfilter and stand still meanwhile; netfilter what is unknown */
+	LB_HOLD_ALL, /* netfilter, alone */
+};
+
+/* Key of lb_passed. */
+struct lb_passed_key {
+	struct lb_endpoint client;
+	struct lb_endpoint vip;
+};
+
+/* A flow that netfilter began and goes on translating. */
+struct lb_passed {
+	__be32 backend[4];
+	__be16 backend_port;
+	__u16 pad;
+	__u32 backend_id; /* of a datagram's backend, which must still be there; 0: not looked at */
+	__u32 seen; /* jiffies, low half; 0: not yet */
+	__u32 idle; /* jiffies after which netfilter may have forgotten it; 0: it does not so soon */
+};
+
 /* The only value of lb_config: what changes while programs run. */
 #define LB_RANGES 8
 struct lb_config {
 	__u32 range_count;
-	__u32 hold; /* flows are being carried over from maps of another layout: what is unknown may soon be known */
+	__u32 hold; /* enum lb_hold */
 	struct lb_range range[LB_RANGES]; /* Service ranges (ServiceCIDR) */
 };
 

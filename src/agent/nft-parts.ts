@@ -28,6 +28,11 @@ export class NftParts {
     return this.#reconciler.status;
   }
 
+  /** Resolves when everything has been written, or could not be. */
+  idle(): Promise<void> {
+    return this.#reconciler.idle();
+  }
+
   start(): void {
     this.#reconciler.start();
   }

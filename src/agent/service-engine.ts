@@ -5,8 +5,10 @@ import type { Log } from '../client/index.ts';
 import { isNetError } from '../errors/index.ts';
 import { ensureBpffs, requireNeeds } from '../kernel/bpf/index.ts';
 import { ensureCgroup } from '../kernel/cgroup/index.ts';
+import { Conntrack } from '../kernel/conntrack/index.ts';
 import { removeNftParts } from '../kernel/nft/index.ts';
 import {
+  carryFlows,
   EBPF_ENGINE_NEEDS,
   EbpfEngine,
   type EbpfEngineOptions,
@@ -71,14 +73,27 @@ export function openEngine(options: EngineOptions, undo: AsyncDisposableStack): 
   if (chosen.name === 'ebpf') {
     ensureBpffs();
     mkdirSync(bpffsDir, { recursive: true, mode: 0o700 });
-    const engine = EbpfEngine.open({ bpffsDir, cgroupPath, nodeName, nodeHook, onStaleSockets });
+    const besideNetfilter = removeNftServices({ dryRun: true }).length > 0;
+    const engine = EbpfEngine.open({
+      bpffsDir,
+      cgroupPath,
+      nodeName,
+      nodeHook,
+      onStaleSockets,
+      besideNetfilter,
+    });
     undo.defer(() => engine.close());
     const rules = startRules(masqueradeParts(), undo);
     return {
       engine,
       rules,
       retireOther: async () => {
-        for (const line of removeNftServices({})) log.info({ line }, 'the nftables engine is taken away');
+        if (!besideNetfilter) return;
+        // Conntrack translates as long as there is a nat chain in a family: these are there before the others go.
+        await rules.idle();
+        const flows = engine.takeOver();
+        for (const line of removeNftServices({}))
+          log.info({ line, flows }, 'the nftables engine is taken away');
       },
     };
   }
@@ -115,10 +130,22 @@ function startRules(parts: ReturnType<typeof masqueradeParts>, undo: AsyncDispos
   return rules;
 }
 
-/** Takes maps, links and filters away; where programs cannot be loaded any more, what is pinned. */
+/**
+ * Takes maps, links and filters away, and leaves what they translated to conntrack; where programs cannot be loaded
+ * any more, what is pinned.
+ */
 function removeEbpf(options: EbpfEngineOptions, pins: readonly string[], log: Log): void {
   try {
-    EbpfEngine.open(options).remove();
+    const engine = EbpfEngine.open(options);
+    try {
+      engine.handOver((flows) => {
+        using conntrack = Conntrack.open();
+        log.info({ flows: carryFlows(conntrack, flows) }, 'conntrack goes on with flows of the eBPF engine');
+      });
+    } catch (error) {
+      log.warn({ error: (error as Error).message }, 'flows of the eBPF engine end');
+    }
+    engine.remove();
   } catch (error) {
     log.warn({ error: (error as Error).message }, 'the eBPF engine is taken away by its pins');
     for (const pin of pins) rmSync(join(options.bpffsDir, pin), { recursive: true, force: true });

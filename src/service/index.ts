@@ -20,6 +20,7 @@ export {
   type StaleSockets,
 } from './engines/ebpf/index.ts';
 export {
+  carryFlows,
   NFT_SERVICES_TABLE,
   NftablesEngine,
   type NftablesEngineOptions,

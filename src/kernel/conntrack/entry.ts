@@ -11,6 +11,7 @@ import type { IpAddress } from '../../addr/index.ts';
 import {
   type AttributeCodec,
   attributeTable,
+  nlBytes,
   nlIp,
   nlU8,
   nlU16be,
@@ -39,6 +40,8 @@ export interface ConntrackEntry {
   readonly timeoutSeconds: number;
   readonly id: number;
   readonly zone: number;
+  /** enum tcp_conntrack: 1 SYN_SENT, 2 SYN_RECV, 3 ESTABLISHED, 4 to 8 on the way to its end; only of TCP. */
+  readonly tcpState?: number;
   /** Packets and bytes of both directions; only with net.netfilter.nf_conntrack_acct. */
   readonly packets?: bigint;
   readonly bytes?: bigint;
@@ -46,7 +49,7 @@ export interface ConntrackEntry {
   readonly raw: Uint8Array;
 }
 
-const ipAttributes = attributeTable('addresses of a tuple', {
+export const ipAttributes = attributeTable('addresses of a tuple', {
   source4: [1, 'CTA_IP_V4_SRC', nlIp],
   destination4: [2, 'CTA_IP_V4_DST', nlIp],
   source6: [3, 'CTA_IP_V6_SRC', nlIp],
@@ -59,9 +62,22 @@ const protoAttributes = attributeTable('protocol of a tuple', {
   destinationPort: [3, 'CTA_PROTO_DST_PORT', nlU16be],
 });
 
-const tupleAttributes = attributeTable('a tuple', {
+export const tupleAttributes = attributeTable('a tuple', {
   ip: [1, 'CTA_TUPLE_IP', ipAttributes],
   proto: [2, 'CTA_TUPLE_PROTO', protoAttributes],
+});
+
+/** enum ctattr_protoinfo, ctattr_protoinfo_tcp. */
+export const protoinfoAttributes = attributeTable('state of a connection', {
+  tcp: [
+    1,
+    'CTA_PROTOINFO_TCP',
+    attributeTable('state of a TCP connection', {
+      state: [1, 'CTA_PROTOINFO_TCP_STATE', nlU8],
+      flagsOriginal: [4, 'CTA_PROTOINFO_TCP_FLAGS_ORIGINAL', nlBytes, 'struct nf_ct_tcp_flags: flags, mask'],
+      flagsReply: [5, 'CTA_PROTOINFO_TCP_FLAGS_REPLY', nlBytes],
+    }),
+  ],
 });
 
 const counterAttributes = attributeTable('counters of a connection', {
@@ -85,6 +101,7 @@ export const conntrackAttributes = attributeTable('a connection', {
   original: [1, 'CTA_TUPLE_ORIG', tupleWithBytes],
   reply: [2, 'CTA_TUPLE_REPLY', tupleAttributes],
   status: [3, 'CTA_STATUS', nlU32be],
+  protoinfo: [4, 'CTA_PROTOINFO', protoinfoAttributes],
   timeout: [7, 'CTA_TIMEOUT', nlU32be, 'seconds'],
   mark: [8, 'CTA_MARK', nlU32be],
   countersOriginal: [9, 'CTA_COUNTERS_ORIG', counterAttributes],
@@ -117,6 +134,7 @@ export function readEntry(body: Uint8Array): ConntrackEntry | undefined {
     id: read.id ?? 0,
     zone: read.zone ?? 0,
     raw: read.original.bytes,
+    ...(read.protoinfo?.tcp?.state === undefined ? {} : { tcpState: read.protoinfo.tcp.state }),
     ...(countersOriginal
       ? {
           packets: (countersOriginal.packets ?? 0n) + (countersReply?.packets ?? 0n),

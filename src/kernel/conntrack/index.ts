@@ -1,8 +1,9 @@
-/** Connection tracking of a network namespace: list, count and delete entries by ctnetlink. */
+/** Connection tracking of a network namespace: list, count, make and delete entries by ctnetlink. */
 import type { IpAddress } from '../../addr/index.ts';
 import { nftError } from '../../errors/nft.ts';
 import { AF, NETLINK, NetlinkSocket, NLM_F, type NlRequest, type NlWriter } from '../netlink/index.ts';
 import { ERRNO } from '../syscall/index.ts';
+import { type ConntrackSocket, IPS, type TranslatedConnection, writeConnection } from './create.ts';
 import {
   type ConntrackEntry,
   type ConntrackTuple,
@@ -11,7 +12,8 @@ import {
   statisticsAttributes,
 } from './entry.ts';
 
-export type { ConntrackEntry, ConntrackTuple };
+export type { ConntrackEntry, ConntrackSocket, ConntrackTuple, TranslatedConnection };
+export { IPS };
 
 /** Subsystem 1 of nfnetlink in the high byte, enum ctnl_msg_types in the low one. */
 const IPCTNL = { NEW: 0x100, GET: 0x101, DELETE: 0x102, GET_STATS: 0x105 } as const;
@@ -89,6 +91,21 @@ export class Conntrack {
     return verdicts.filter((cause) => cause === undefined).length;
   }
 
+  /**
+   * Makes connections with their translation. Returns those that could not be made because another one has one of
+   * their tuples. Throws CONNTRACK_FAILED.
+   */
+  create(connections: readonly TranslatedConnection[]): TranslatedConnection[] {
+    const verdicts = this.#netlink.batch('make connection tracking entries', connections.map(creation));
+    const taken: TranslatedConnection[] = [];
+    verdicts.forEach((cause, at) => {
+      if (!cause) return;
+      if (cause.errno !== ERRNO.EEXIST) throw nftError('CONNTRACK_FAILED', { action: 'make' }, cause);
+      taken.push(connections[at]!);
+    });
+    return taken;
+  }
+
   /** Deletes what matches; a filter that would match everything is refused by the type. Returns how many. */
   deleteMatching(
     filter: ConntrackFilter &
@@ -104,6 +121,17 @@ export class Conntrack {
   [Symbol.dispose](): void {
     this.close();
   }
+}
+
+function creation(connection: TranslatedConnection): NlRequest {
+  return {
+    type: IPCTNL.NEW,
+    flags: NLM_F.CREATE | NLM_F.EXCL,
+    write(writer) {
+      writeHeader(writer, connection.client.address.family);
+      writeConnection(writer, connection);
+    },
+  };
 }
 
 /** Without a tuple this message would empty the table, so the tuple is always written. */

@@ -2,7 +2,7 @@ import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { viewOf } from '../../../codec/index.ts';
 import { serviceError } from '../../../errors/index.ts';
-import { type BpfMap, mapMemoryBytes, type NetnsLike, unpin } from '../../../kernel/bpf/index.ts';
+import { type NetnsLike, unpin } from '../../../kernel/bpf/index.ts';
 import type {
   ApplyReport,
   Count,
@@ -15,19 +15,32 @@ import type {
   Pause,
   PortObservation,
   Repairs,
-  StoreStatus,
 } from '../../engine.ts';
+import type { TranslatedFlow } from '../../translated-flow.ts';
 import type { PlanDelta, PortPlan, ServicePlan } from '../../types.ts';
 import { dumpMaps, dumpPlans, withoutIds } from './dump.ts';
 import { explainPacket } from './explain.ts';
+import { translatedFlows } from './handed-flows.ts';
 import { Healer } from './heal.ts';
-import { encodeRanges, LINE_ENTRIES, PROTOCOL_NUMBER, peerStruct, REASONS, readAddress } from './layout.ts';
+import {
+  encodeRanges,
+  HOLD,
+  HOLD_AT,
+  type Hold,
+  LINE_ENTRIES,
+  PROTOCOL_NUMBER,
+  peerStruct,
+  REASONS,
+  readAddress,
+} from './layout.ts';
 import { LayoutMove } from './layout-move.ts';
 import { Links } from './links.ts';
-import { countNatFlows, encodeInterface, INTERFACE } from './nat.ts';
+import { encodeInterface, INTERFACE } from './nat.ts';
 import { type EngineObjects, type EngineSizes, openObjects } from './objects.ts';
 import { flowsByBackend, observePort } from './observe.ts';
+import { PassedFlows } from './passed-flows.ts';
 import { setPeers } from './peers.ts';
+import { storesOf } from './stores.ts';
 import { type GoneBackend, Writer } from './writer.ts';
 import type { NodeHook } from './xdp-hooks.ts';
 
@@ -43,6 +56,11 @@ export interface EbpfEngineOptions {
   readonly sizes?: EngineSizes;
   /** How node interfaces are served; default `auto`: XDP in the driver where that works, else tc. */
   readonly nodeHook?: NodeHook | undefined;
+  /**
+   * Netfilter serves the same Services: what no flow of the programs is known of passes to it until `takeOver`.
+   * Default false.
+   */
+  readonly besideNetfilter?: boolean;
   /** Monotonic clock in milliseconds. */
   readonly now?: () => number;
   /**
@@ -58,16 +76,6 @@ export interface StaleSockets {
   /** Whether the socket of this cookie was given this backend by a Service, and did not choose it itself. */
   wasTranslated(cookie: bigint, address: string, port: number): boolean;
 }
-
-/** Maps whose entries are counted by walking them. */
-const COUNTED = [
-  'lb_flows',
-  'lb_sockets',
-  'lb_datagrams',
-  'lb_affinities',
-  'lb_fragments',
-  'lb_source_ranges',
-] as const;
 
 /** Frontends; the map's buckets grow with what is in use. */
 const FRONTENDS_LIMIT = 1 << 24;
@@ -89,8 +97,10 @@ export class EbpfEngine implements NodeServiceEngine {
   readonly #links: Links;
   readonly #now: () => number;
   readonly #healer: Healer;
+  readonly #passed: PassedFlows;
   #writer: Writer;
   #config: Uint8Array | undefined;
+  #hold: Hold = HOLD.OFF;
   /** Keys of the ports that each Service has now. */
   readonly #portsOf = new Map<string, readonly string[]>();
 
@@ -100,6 +110,7 @@ export class EbpfEngine implements NodeServiceEngine {
     this.#links = links;
     this.#now = options.now ?? (() => performance.now());
     this.#writer = this.#newWriter();
+    this.#passed = new PassedFlows(objects.maps.lb_passed, options.netns);
     this.#healer = new Healer({ objects, links, writer: () => this.#writer, config: () => this.#config });
   }
 
@@ -122,9 +133,13 @@ export class EbpfEngine implements NodeServiceEngine {
       // Before anything is read of the maps: what they had in another layout.
       const move = LayoutMove.begin(objects);
       const engine = new EbpfEngine(options, objects, links);
+      const hold = options.besideNetfilter ? HOLD.PASS : HOLD.OFF;
       try {
-        if (move) move.finish(links);
-        else links.open();
+        engine.#setHold(hold);
+        if (move) {
+          move.finish(links);
+          engine.#setHold(hold);
+        } else links.open();
         links.closeBeside();
       } catch (cause) {
         links.close();
@@ -180,9 +195,43 @@ export class EbpfEngine implements NodeServiceEngine {
   }
 
   setServiceRanges(cidrs: readonly string[]): void {
-    const value = encodeRanges(cidrs);
-    this.#config = value;
-    this.#objects.maps.lb_config.set(new Uint8Array(4), value);
+    this.#config = encodeRanges(cidrs);
+    this.#setHold(this.#hold);
+  }
+
+  /**
+   * What netfilter translates goes on there, everything new comes here: to be called when all is programmed, before
+   * netfilter's rules go. Throws CONNTRACK_FAILED. Returns how many flows go on.
+   */
+  takeOver(): number {
+    this.#passed.gather(this.#writer);
+    // From here on nothing new begins there. A segment of what began since is dropped, and repeated.
+    this.#setHold(HOLD.UNKNOWN);
+    const flows = this.#passed.gather(this.#writer);
+    this.#setHold(HOLD.OFF);
+    return flows;
+  }
+
+  /**
+   * Gives all translated flows to somebody who goes on with them. While `carry` runs their packets are dropped;
+   * afterwards the programs let everything pass. New flows pass from the first moment on.
+   */
+  handOver(carry: (flows: TranslatedFlow[]) => void): void {
+    this.#setHold(HOLD.KNOWN);
+    try {
+      carry(translatedFlows(this.#objects.maps));
+    } finally {
+      this.#setHold(HOLD.ALL);
+    }
+  }
+
+  #setHold(hold: Hold): void {
+    const { lb_config } = this.#objects.maps;
+    const only = new Uint8Array(4);
+    const value = this.#config ?? lb_config.get(only)!;
+    this.#hold = hold;
+    viewOf(value).setUint32(HOLD_AT, hold, true);
+    lb_config.set(only, value);
   }
 
   attachPodLink(ifindex: number): void {
@@ -233,6 +282,7 @@ export class EbpfEngine implements NodeServiceEngine {
   }
 
   heal(pause?: Pause): Promise<readonly string[]> {
+    this.#passed.tidy();
     return this.#healer.heal(pause);
   }
 
@@ -248,7 +298,7 @@ export class EbpfEngine implements NodeServiceEngine {
         const { id, tag } = program.info();
         return { name: program.name, id, tag, attachedTo };
       }),
-      stores: this.#stores(),
+      stores: storesOf(this.#objects.maps, this.#writer),
       podLinks: this.#links.list('pod'),
       nodeInterfaces: this.#links.list('node'),
       nodeHooks: this.#links.list('node').flatMap((ifindex) => {
@@ -429,55 +479,5 @@ export class EbpfEngine implements NodeServiceEngine {
       backends,
       wasTranslated: (cookie, address, port) => this.backendOfSocket(cookie, address, port) !== undefined,
     });
-  }
-
-  #stores(): StoreStatus[] {
-    const { maps } = this.#objects;
-    const writer = this.#writer;
-    const usage = writer.usage();
-    const counted = (map: BpfMap): StoreStatus => {
-      let entries = 0;
-      for (const _ of map.entries()) entries++;
-      return { name: map.name, entries, limit: map.maxEntries, bytes: mapMemoryBytes(map) };
-    };
-    return [
-      {
-        name: 'lb_frontends',
-        entries: usage.frontends.used,
-        limit: usage.frontends.limit,
-        bytes: mapMemoryBytes(maps.lb_frontends) + mapMemoryBytes(writer.frontends),
-      },
-      {
-        name: 'lb_tables',
-        entries: usage.lines.used,
-        limit: usage.lines.limit,
-        bytes: writer.tables.bytes,
-      },
-      {
-        name: 'lb_backends',
-        entries: usage.backends.used,
-        limit: usage.backends.limit,
-        bytes: writer.backends.bytes,
-      },
-      {
-        name: 'lb_backend_counts',
-        entries: Math.min(usage.backends.used, writer.backendCounts.limit),
-        limit: writer.backendCounts.limit,
-        bytes: writer.backendCounts.array.bytes,
-      },
-      {
-        name: 'lb_service_counts',
-        entries: Math.min(usage.services.used, writer.serviceCounts.limit),
-        limit: writer.serviceCounts.limit,
-        bytes: writer.serviceCounts.array.bytes,
-      },
-      ...COUNTED.map((name) => counted(maps[name])),
-      {
-        name: 'lb_nat_flows',
-        entries: countNatFlows(maps.lb_nat_heads),
-        limit: maps.lb_nat_flows.maxEntries,
-        bytes: mapMemoryBytes(maps.lb_nat_heads) + mapMemoryBytes(maps.lb_nat_flows),
-      },
-    ];
   }
 }

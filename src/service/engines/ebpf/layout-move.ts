@@ -22,7 +22,7 @@ import {
   translator,
 } from '../../../kernel/bpf/index.ts';
 import { ChunkedArray } from './chunked-array.ts';
-import { backendStruct, countStruct, LINE_BYTES } from './layout.ts';
+import { backendStruct, countStruct, HOLD, HOLD_AT, LINE_BYTES } from './layout.ts';
 import { textOf } from './leftovers.ts';
 import type { Links } from './links.ts';
 import { nextPin, type OutdatedMap } from './map-types.ts';
@@ -37,8 +37,6 @@ const ELEMENTS: Readonly<Record<string, { size: number; perCpu: boolean }>> = {
 };
 
 const FIRST = new Uint8Array(4);
-/** Place of `hold` in lb_config. */
-const HOLD = 4;
 
 export class LayoutMove {
   readonly #objects: EngineObjects;
@@ -78,7 +76,7 @@ export class LayoutMove {
   #hold(hold: boolean): void {
     const { lb_config } = this.#objects.maps;
     const config = lb_config.get(FIRST)!;
-    viewOf(config).setUint32(HOLD, Number(hold), true);
+    viewOf(config).setUint32(HOLD_AT, hold ? HOLD.UNKNOWN : HOLD.OFF, true);
     lb_config.set(FIRST, config);
   }
 

@@ -76,6 +76,22 @@ export const countStruct = struct('lb_count', [
   ['bytes', u64],
 ]);
 
+/** Key of lb_passed: 20 bytes of a client, 20 of a frontend. */
+export const passedKeyStruct = struct('lb_passed_key', [
+  ['client', bytes(20)],
+  ['vip', bytes(20)],
+]);
+
+/** A flow that netfilter began and goes on translating. */
+export const passedStruct = struct('lb_passed', [
+  ['backend', bytes(16)],
+  ['backend_port', u16be],
+  ['pad', pad(2)],
+  ['backend_id', u32],
+  ['seen', u32],
+  ['idle', u32],
+]);
+
 /** Key of lb_source_ranges: struct lb_source. */
 export const sourceStruct = struct('lb_source', [
   ['prefix', u32],
@@ -128,6 +144,8 @@ export const sharedStructs = [
   affinityStruct,
   countStruct,
   sourceStruct,
+  passedKeyStruct,
+  passedStruct,
 ] as const;
 
 /** Those of the programs at node interfaces: lb_nat.h, lb_hop.h. */
@@ -152,6 +170,11 @@ export const FRONTEND = {
 
 /** enum lb_backend_flag. */
 export const BACKEND = { USED: 1 << 0, CLUSTER: 1 << 1, LOCAL: 1 << 2, NEAR: 1 << 3 } as const;
+
+/** enum lb_hold, at HOLD_AT in lb_config. */
+export const HOLD = { OFF: 0, UNKNOWN: 1, PASS: 2, KNOWN: 3, ALL: 4 } as const;
+export type Hold = (typeof HOLD)[keyof typeof HOLD];
+export const HOLD_AT = 4;
 
 /** enum lb_flow_flag. */
 export const FLOW = {

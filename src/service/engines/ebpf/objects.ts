@@ -87,6 +87,7 @@ const SHARED = [
   'lb_nat_flows',
   'lb_interfaces',
   'lb_peers',
+  'lb_passed',
 ] as const;
 
 export type MapName = (typeof SHARED)[number];

@@ -1,0 +1,74 @@
+/** The flows that the programs translate, read to be handed to netfilter. */
+import { parseIp } from '../../../addr/index.ts';
+import { viewOf } from '../../../codec/index.ts';
+import type { BpfMap } from '../../../kernel/bpf/index.ts';
+import type { FlowEnd, TranslatedFlow } from '../../translated-flow.ts';
+import { endpointStruct, FLOW, flowStruct, natFlowStruct, readAddress } from './layout.ts';
+import { NAT_SLOTS } from './nat.ts';
+
+/** enum lb_nat_flag. */
+const NAT = { REPLIED: 1 << 0, FIN_CLIENT: 1 << 2, FIN_BACKEND: 1 << 3, RESET: 1 << 4 } as const;
+
+/** What a pod that is its own backend sees as its client: lb_hairpin4 and lb_hairpin6 in bpf/lb_pod.bpf.c. */
+export const HAIRPIN = { 4: '169.254.112.111', 6: '100::706f' } as const;
+
+function end(address: Uint8Array, port: number): FlowEnd {
+  return { address: parseIp(readAddress(address)), port };
+}
+
+/**
+ * All flows that are not over. Those that another node answers for this one (direct return) are left out: netfilter
+ * can't send a packet on with its addresses as they are.
+ */
+export function translatedFlows(
+  maps: Readonly<Record<'lb_flows' | 'lb_nat_heads' | 'lb_nat_flows', BpfMap>>,
+): TranslatedFlow[] {
+  return [...linkFlows(maps.lb_flows), ...natFlows(maps.lb_nat_heads, maps.lb_nat_flows)];
+}
+
+function* linkFlows(map: BpfMap): Generator<TranslatedFlow> {
+  const over = FLOW.FIN_CLIENT | FLOW.FIN_BACKEND;
+  for (const [key, value] of map.entries()) {
+    const { protocol } = endpointStruct.decode(key);
+    for (let at = 0; at < value.length; at += flowStruct.size) {
+      const flow = flowStruct.decode(value.subarray(at, at + flowStruct.size));
+      const { flags } = flow;
+      if (!(flags & FLOW.USED) || flags & (FLOW.RESET | FLOW.DIRECT) || (flags & over) === over) continue;
+      const client = end(flow.client, flow.client_port);
+      const hairpin = flags & FLOW.HAIRPIN;
+      yield {
+        protocol,
+        client,
+        vip: end(flow.vip, flow.vip_port),
+        backend: end(flow.backend, flow.backend_port),
+        source: hairpin ? { address: parseIp(HAIRPIN[client.address.family]), port: client.port } : undefined,
+        replied: (flags & FLOW.REPLIED) !== 0 || hairpin !== 0,
+      };
+    }
+  }
+}
+
+function* natFlows(heads: BpfMap, flows: BpfMap): Generator<TranslatedFlow> {
+  const over = NAT.FIN_CLIENT | NAT.FIN_BACKEND;
+  const key = new Uint8Array(4);
+  for (const [place, head] of heads.entries()) {
+    const words = viewOf(head);
+    for (let slot = 0; slot < NAT_SLOTS; slot++) {
+      const USED = 2;
+      if (words.getUint32(slot * 4, true) >>> 30 !== USED) continue;
+      viewOf(key).setUint32(0, viewOf(place).getUint32(0, true) * NAT_SLOTS + slot, true);
+      const value = flows.get(key);
+      if (!value) continue;
+      const flow = natFlowStruct.decode(value);
+      if (flow.flags & NAT.RESET || (flow.flags & over) === over) continue;
+      yield {
+        protocol: flow.protocol,
+        client: end(flow.client, flow.client_port),
+        vip: end(flow.vip, flow.vip_port),
+        backend: end(flow.backend, flow.backend_port),
+        source: end(flow.source, flow.nat_port),
+        replied: (flow.flags & NAT.REPLIED) !== 0,
+      };
+    }
+  }
+}

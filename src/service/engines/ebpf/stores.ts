@@ -1,0 +1,66 @@
+/** Entries, limits and bytes of the engine's maps. */
+import { type BpfMap, mapMemoryBytes } from '../../../kernel/bpf/index.ts';
+import type { StoreStatus } from '../../engine.ts';
+import { countNatFlows } from './nat.ts';
+import type { EngineObjects } from './objects.ts';
+import type { Writer } from './writer.ts';
+
+/** Maps whose entries are counted by walking them. */
+const COUNTED = [
+  'lb_flows',
+  'lb_sockets',
+  'lb_datagrams',
+  'lb_affinities',
+  'lb_fragments',
+  'lb_source_ranges',
+  'lb_passed',
+] as const;
+
+/** For `status` and metrics. */
+export function storesOf(maps: EngineObjects['maps'], writer: Writer): StoreStatus[] {
+  const usage = writer.usage();
+  const counted = (map: BpfMap): StoreStatus => {
+    let entries = 0;
+    for (const _ of map.entries()) entries++;
+    return { name: map.name, entries, limit: map.maxEntries, bytes: mapMemoryBytes(map) };
+  };
+  return [
+    {
+      name: 'lb_frontends',
+      entries: usage.frontends.used,
+      limit: usage.frontends.limit,
+      bytes: mapMemoryBytes(maps.lb_frontends) + mapMemoryBytes(writer.frontends),
+    },
+    {
+      name: 'lb_tables',
+      entries: usage.lines.used,
+      limit: usage.lines.limit,
+      bytes: writer.tables.bytes,
+    },
+    {
+      name: 'lb_backends',
+      entries: usage.backends.used,
+      limit: usage.backends.limit,
+      bytes: writer.backends.bytes,
+    },
+    {
+      name: 'lb_backend_counts',
+      entries: Math.min(usage.backends.used, writer.backendCounts.limit),
+      limit: writer.backendCounts.limit,
+      bytes: writer.backendCounts.array.bytes,
+    },
+    {
+      name: 'lb_service_counts',
+      entries: Math.min(usage.services.used, writer.serviceCounts.limit),
+      limit: writer.serviceCounts.limit,
+      bytes: writer.serviceCounts.array.bytes,
+    },
+    ...COUNTED.map((name) => counted(maps[name])),
+    {
+      name: 'lb_nat_flows',
+      entries: countNatFlows(maps.lb_nat_heads),
+      limit: maps.lb_nat_flows.maxEntries,
+      bytes: mapMemoryBytes(maps.lb_nat_heads) + mapMemoryBytes(maps.lb_nat_flows),
+    },
+  ];
+}

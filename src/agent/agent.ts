@@ -99,6 +99,7 @@ async function openParts(
   const lastSeen = new LastSeenFile(join(stateDir, 'last-seen.json'), nodeName, log);
   undo.defer(() => lastSeen.close());
   const links = new PodLinks();
+  links.bridge.onMade((ifindex) => engine.attachPodBridge?.(ifindex));
   undo.defer(() => links.close());
   let told = '';
   let reachedFrom = addresses.map(String).join();
@@ -106,7 +107,13 @@ async function openParts(
     options,
     nodes,
     lastSeen,
-    pools: store,
+    pools: {
+      setPools: (pools) => {
+        store.setPools(pools);
+        // The bridge of pods is their gateway.
+        networking.resync();
+      },
+    },
     addresses,
     ignore: [links.port],
     log,
@@ -187,11 +194,14 @@ async function openParts(
   const networking: PodNetworking = new PodNetworking({
     store,
     links,
+    kind: options.podLink,
     mtuBytes: () => network.podMtuBytes,
     beforeLink: (attachment) => policy.controller.isolate(attachment),
-    beforeReady: ({ hostLink }, { ifindex }) => {
+    beforeReady: ({ hostLink, kind }, { ifindex }) => {
       detach(hostLink, ifindex);
       engine.attachPodLink(ifindex);
+      if (kind === 'bridge' && links.bridge.ifindex !== undefined)
+        engine.attachPodBridge?.(links.bridge.ifindex);
       interfaces.set(hostLink, ifindex);
     },
     afterRemoved: async (attachment) => {

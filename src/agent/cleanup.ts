@@ -12,7 +12,7 @@ import {
   planOverlay,
   planText,
 } from '../overlay/index.ts';
-import { PodLinks } from '../podlink/index.ts';
+import { BRIDGE_NAME, PodLinks } from '../podlink/index.ts';
 import { ProcessRunner } from '../pods/index.ts';
 import { cleanupPolicies } from '../policy/index.ts';
 import { removeNftServices } from '../service/index.ts';
@@ -50,6 +50,7 @@ export async function cleanupNode(options: CleanupOptions): Promise<string[]> {
     await removePods(stateDir, join(options.cgroup, 'pods'));
     using links = new PodLinks();
     for (const hostLink of links.observe().keys()) links.remove(hostLink);
+    links.bridge.remove();
     await cleanupPolicies({});
     removeNftServices({});
     await cleanupOverlay(NOTHING);
@@ -100,6 +101,7 @@ function planned(options: CleanupOptions): string[] {
     return [
       ...(existsSync(pods) ? readdirSync(pods).map((entry) => `rm -r ${join(pods, entry)}`) : []),
       ...[...links.observe().keys()].map((name) => `ip link del ${name}`),
+      ...(links.bridge.find() ? [`ip link del ${BRIDGE_NAME}`] : []),
       ...planText(planOverlay(emptyOverlay(NOTHING), observed)),
       ...removeNftServices({ dryRun: true }),
       ...ownTables().map(({ family, table }) => `nft delete table ${family} ${table}`),

@@ -1,6 +1,7 @@
 import { type Cidr, type IpAddress, parseCidr, parseIp, tryParseIp } from '../addr/index.ts';
 import { agentError } from '../errors/index.ts';
 import type { BackendType } from '../overlay/index.ts';
+import { POD_LINK_KINDS, type PodLinkKind } from '../podlink/index.ts';
 import { NODE_HOOKS, type NodeHook } from '../service/index.ts';
 import { type EngineChoice, SERVICE_ENGINES } from './engine-choice.ts';
 import type { NodeContextInput } from './node-context.ts';
@@ -26,6 +27,8 @@ export interface AgentOptions {
   metricsListen?: { host: string; port: number } | undefined;
   /** Services with figures of their own for Prometheus, the oldest known first; 0 for none. Default 1,000. */
   metricsServices?: number;
+  /** How pods to come are connected; default `routed`. Those that exist keep their kind. */
+  podLink?: PodLinkKind;
   /** `process` runs the Pods of this node; `none` leaves that to a kubelet. */
   pods: 'process' | 'none';
   /** Where the CNI plugin and its configuration are installed; not at all when undefined. */
@@ -66,6 +69,7 @@ export interface AgentFlags {
   interface?: string;
   metricsListen?: string;
   metricsServices?: string;
+  podLink?: string;
   pods: string;
   cniBinDir?: string;
   cniConfDir?: string;
@@ -102,6 +106,8 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
   const { dsrDispatch = 'ipip' } = flags;
   if (dsrDispatch !== 'ipip' && dsrDispatch !== 'option')
     throw refuse('dsr-dispatch', dsrDispatch, 'ipip or option');
+  const podLink = POD_LINK_KINDS.find((kind) => kind === (flags.podLink ?? 'routed'));
+  if (podLink === undefined) throw refuse('pod-link', flags.podLink ?? '', POD_LINK_KINDS.join(' or '));
   if (flags.pods !== 'process' && flags.pods !== 'none') throw refuse('pods', flags.pods, 'process or none');
   if ((flags.cniBinDir === undefined) !== (flags.cniConfDir === undefined))
     throw refuse('cni-bin-dir', flags.cniBinDir ?? '', 'both --cni-bin-dir and --cni-conf-dir, or neither');
@@ -152,6 +158,7 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
     interface: flags.interface,
     metricsListen: listenAddress(flags.metricsListen),
     metricsServices: countOf('metrics-services', flags.metricsServices ?? '1000'),
+    podLink,
     pods: flags.pods,
     cni:
       flags.cniBinDir && flags.cniConfDir

@@ -37,7 +37,13 @@ export interface AgentStatus {
     failed: Record<string, string>;
     timing: { count: number; lastMs: number; maxMs: number };
   };
-  podLinks: { count: number; pools: { pool: string; used: number; usable: number }[] };
+  /** `kind`: of links to come; `bridged`: how many of those that are there hang on the bridge. */
+  podLinks: {
+    kind: string;
+    count: number;
+    bridged: number;
+    pools: { pool: string; used: number; usable: number }[];
+  };
   pods: number;
   problems: Problem[];
 }
@@ -88,7 +94,9 @@ export function agentStatus(parts: AgentParts): AgentStatus {
       },
     },
     podLinks: {
+      kind: options.podLink ?? 'routed',
       count: networking.list().length,
+      bridged: networking.list().filter(({ kind }) => kind === 'bridge').length,
       pools: networking.store.usage().map(({ pool, used, usable }) => ({
         pool: String(pool),
         used: Number(used),

@@ -44,6 +44,11 @@ export function registerAgent(program: Command): void {
         list,
       )
       .option('--interface <name>', 'link to the other nodes (default: that of the default route)')
+      .option(
+        '--pod-link <kind>',
+        'how pods to come are connected: routed, or bridge: as ports of one bridge with the gateway address',
+        'routed',
+      )
       .option('--pods <mode>', 'process: run the Pods of this node; none: a kubelet does', 'none')
       .option('--cni-bin-dir <path>', 'install the CNI plugin here, e.g. /opt/cni/bin')
       .option('--cni-conf-dir <path>', 'install its configuration here, e.g. /etc/cni/net.d')
@@ -96,6 +101,7 @@ Examples:
   portolan agent --kubeconfig /etc/portolan/node.kubeconfig
   portolan agent --kubeconfig node.kubeconfig --pods process --backend host-gw
   portolan agent --kubeconfig node.kubeconfig --service-engine nftables
+  portolan agent --kubeconfig node.kubeconfig --pod-link bridge
   portolan agent --kubeconfig node.kubeconfig --nodeport-addresses primary,192.168.0.0/16 --external-ips
   portolan agent --kubeconfig /etc/kubernetes/kubelet.conf --cni-bin-dir /opt/cni/bin --cni-conf-dir /etc/cni/net.d`,
     )

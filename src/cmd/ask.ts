@@ -113,6 +113,12 @@ function peerTable(peers: AgentStatus['overlay']['peers']): string {
   );
 }
 
+/** The kind of links to come, and how many are of the other one. */
+function linkKinds({ kind, count, bridged }: AgentStatus['podLinks']): string {
+  const others = kind === 'bridge' ? count - bridged : bridged;
+  return others === 0 ? kind : `${kind}, ${others} still ${kind === 'bridge' ? 'routed' : 'bridge'}`;
+}
+
 function statusText(status: AgentStatus): string {
   const { overlay, services, podLinks } = status;
   const head = [
@@ -138,7 +144,10 @@ function statusText(status: AgentStatus): string {
         )
         .join(', '),
     ],
-    ['pods', `${status.pods}, ${podLinks.count} links, MTU ${status.podMtuBytes ?? 'unknown'}`],
+    [
+      'pods',
+      `${status.pods}, ${podLinks.count} links (${linkKinds(podLinks)}), MTU ${status.podMtuBytes ?? 'unknown'}`,
+    ],
     [
       'overlay',
       `${overlay.backend}, tables ${stateStyle(overlay.tables)}, rules ${stateStyle(overlay.rules)}, ${overlay.changes} changes`,

@@ -145,7 +145,16 @@ interface View {
 
 export async function up(flags: UpFlags): Promise<void> {
   needRoot('lab up');
-  const { name, nodes, backend, dualStack, serviceEngine = 'auto', directRouting, port } = flags;
+  const {
+    name,
+    nodes,
+    backend,
+    dualStack,
+    serviceEngine = 'auto',
+    podLink = 'routed',
+    directRouting,
+    port,
+  } = flags;
   const interruption = new AbortController();
   const { signal } = interruption;
   const lock = lockLab(name);
@@ -156,7 +165,7 @@ export async function up(flags: UpFlags): Promise<void> {
   };
   process.on('SIGINT', onSignal);
   process.on('SIGTERM', onSignal);
-  const options = { name, nodes, backend, dualStack, serviceEngine, directRouting, port };
+  const options = { name, nodes, backend, dualStack, serviceEngine, podLink, directRouting, port };
   const { plan, steps } = await labSteps(options, signal).catch((error: unknown) => {
     lock.release();
     throw error;

@@ -35,6 +35,7 @@ export function registerLab(program: Command): void {
     .option('--nodes <count>', 'how many nodes', whole, 3)
     .option('--backend <name>', 'vxlan or host-gw', 'vxlan')
     .option('--service-engine <name>', 'what carries Services: ebpf, nftables or auto', 'auto')
+    .option('--pod-link <kind>', 'how pods are connected: routed, or bridge', 'routed')
     .option('--no-direct-routing', 'encapsulate although all nodes share a link: shows VXLAN at work')
     .option('--dual-stack', 'IPv6 beside IPv4', false)
     .option('--port <port>', 'port of the API server on 127.0.0.1', whole, 6443)
@@ -42,7 +43,7 @@ export function registerLab(program: Command): void {
     .option('--json', 'print JSON at the end', false)
     .addHelpText(
       'after',
-      '\nExamples:\n  sudo ./portolan lab up\n  sudo ./portolan lab up --nodes 5 --backend host-gw\n  sudo ./portolan lab up --dual-stack --port 16443\n  sudo ./portolan lab up --service-engine nftables',
+      '\nExamples:\n  sudo ./portolan lab up\n  sudo ./portolan lab up --nodes 5 --backend host-gw\n  sudo ./portolan lab up --dual-stack --port 16443\n  sudo ./portolan lab up --service-engine nftables\n  sudo ./portolan lab up --pod-link bridge',
     )
     .action(async (flags: UpFlags) => (await actions()).up(flags));
 

@@ -2,6 +2,7 @@ import * as v from 'valibot';
 import type { IpAddress } from '../addr/index.ts';
 import { cniError } from '../errors/cni.ts';
 import type { AttachmentKey, PortMapping } from '../ipam/index.ts';
+import { POD_LINK_KINDS, type PodLinkKind } from '../podlink/index.ts';
 import { type CniCommand, IDENTIFIER, readIps } from './environment.ts';
 import { readPortMappings } from './port-mappings.ts';
 import { type CniDns, type CniPrevResult, dnsSchema, resultSchema } from './result.ts';
@@ -19,6 +20,8 @@ export interface CniConfig {
   readonly mtuBytes: number | undefined;
   /** Ports of the node that lead to the container; empty for DEL and GC, which free what was recorded. */
   readonly portMappings: readonly PortMapping[];
+  /** Overrides the agent's kind of pod links. */
+  readonly podLink: PodLinkKind | undefined;
   readonly prevResult: CniPrevResult | undefined;
   /** What GC must keep; undefined when the runtime sent no list. */
   readonly validAttachments: readonly AttachmentKey[] | undefined;
@@ -45,7 +48,7 @@ const runtimeConfigSchema = v.looseObject({
 });
 const RUNTIME_CONFIG_KEYS = Object.keys(runtimeConfigSchema.entries);
 
-/** Keys of the specification, and `mtu` of our own. Keys below `cni.dev/` are the specification's for the future. */
+/** Keys of the specification, and `mtu` and `podLink` of our own. Keys below `cni.dev/` are the specification's for the future. */
 const configSchema = v.looseObject({
   cniVersion: text,
   cniVersions: v.optional(v.array(text)),
@@ -67,6 +70,7 @@ const configSchema = v.looseObject({
   disableCheck: v.optional(v.boolean()),
   disableGC: v.optional(v.boolean()),
   mtu: v.optional(v.pipe(v.number(), v.integer(), v.minValue(68), v.maxValue(65535))),
+  podLink: v.optional(v.picklist(POD_LINK_KINDS)),
   'cni.dev/valid-attachments': v.optional(attachmentsSchema),
   'cni.dev/attachments': v.optional(attachmentsSchema),
 });
@@ -98,6 +102,7 @@ export function readConfig(stdin: Uint8Array, command: CniCommand): CniConfig {
     ips: readIps(wanted, invalid),
     mtuBytes: config.mtu,
     portMappings: frees ? [] : readPortMappings(config.runtimeConfig?.portMappings, invalid),
+    podLink: config.podLink,
     prevResult: config.prevResult ?? undefined,
     validAttachments: attachments?.map(({ containerID, ifname }) => ({ containerId: containerID, ifname })),
   };

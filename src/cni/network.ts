@@ -1,7 +1,8 @@
 import { fstatSync } from 'node:fs';
-import type { IpAddress } from '../addr/index.ts';
+import type { Cidr, IpAddress } from '../addr/index.ts';
 import { cniError } from '../errors/cni.ts';
 import { isNetError } from '../errors/net-error.ts';
+import { podlinkError } from '../errors/podlink.ts';
 import {
   type Attachment,
   type AttachmentKey,
@@ -16,6 +17,7 @@ import {
   hostLinkName,
   LinkRemover,
   type PodLink,
+  type PodLinkKind,
   PodLinkReconciler,
   type PodLinks,
   podLinkSpec,
@@ -45,6 +47,8 @@ export interface PortPublisher {
 export interface PodNetworkingOptions {
   readonly store: AttachmentStore;
   readonly links: PodLinks;
+  /** Kind of the links to come; those that exist keep theirs until their pods go. Default `routed`. */
+  readonly kind?: PodLinkKind | undefined;
   /** MTU of pod links now, bytes: that of the underlay less what the overlay adds. */
   readonly mtuBytes: () => number;
   /**
@@ -80,6 +84,8 @@ export interface AddRequest extends AttachmentKey {
   readonly mtuBytes?: number | undefined;
   /** Ports of the node that are to lead to it; default none. */
   readonly portMappings?: readonly PortMapping[];
+  /** Default that of the node. */
+  readonly kind?: PodLinkKind | undefined;
   /** What to do when it is attached already: `refuse` as CNI wants (default), or `ensure` that it is as it must be. */
   readonly ifAttached?: 'refuse' | 'ensure';
 }
@@ -124,6 +130,7 @@ export class PodNetworking {
         const attachment = this.store.byHostLink(hostLink);
         return attachment && podLinkSpec(attachment);
       },
+      bridge: () => this.#bridgeNetworks(),
       busy: () => this.#busy,
       onRestored: (link) => this.#restored(link),
       onGone: (hostLink) => this.#gone(hostLink),
@@ -179,6 +186,9 @@ export class PodNetworking {
         // The same id in another namespace: the container it was made for has gone without DEL.
         if (!isSame) await this.#remove(existing);
       }
+      const kind = request.kind ?? this.#options.kind ?? 'routed';
+      const isBridged = kind === 'bridge';
+      if (isBridged) this.#refuseNoRoom();
       const attachment = this.store.allocate({
         containerId: request.containerId,
         ifname: request.ifname,
@@ -186,7 +196,8 @@ export class PodNetworking {
         netnsInode: netns.inode,
         pod: request.pod,
         hostLink,
-        kind: 'routed',
+        kind,
+        recordNetworks: isBridged,
         network: request.network ?? '',
         mtuBytes: request.mtuBytes ?? this.#options.mtuBytes(),
         portMappings: request.portMappings ?? [],
@@ -313,6 +324,24 @@ export class PodNetworking {
     await this.#ports(attachment)?.withdraw(attachment);
     await this.#options.afterRemoved?.(attachment);
     this.store.release(attachment);
+    // The last one of a kind that is no longer wanted takes the bridge with it.
+    if (attachment.kind === 'bridge' && !this.#bridgeNetworks()) this.#reconciler.trigger();
+  }
+
+  /** What the bridge must be the gateway of: networks of bridged pods, and those that pods to come are of. */
+  #bridgeNetworks(): readonly Cidr[] | undefined {
+    const networks = new Map<string, Cidr>();
+    const add = (all: readonly Cidr[]) => {
+      for (const network of all) networks.set(String(network), network);
+    };
+    if (this.#options.kind === 'bridge') add(this.store.pools.filter(hasGateway));
+    for (const attachment of this.store.list()) if (attachment.kind === 'bridge') add(attachment.networks);
+    return networks.size === 0 ? undefined : [...networks.values()];
+  }
+
+  #refuseNoRoom(): void {
+    const network = this.store.pools.find((pool) => !hasGateway(pool));
+    if (network) throw podlinkError('PODLINK_BRIDGE_NO_ROOM', { network: String(network) });
   }
 
   /** Undoes an ADD that failed; returns the error to throw. */
@@ -378,4 +407,9 @@ export class PodNetworking {
       this.#options.onError?.(error);
     }
   }
+}
+
+/** Smaller networks keep no address for a gateway: `reservedRole`. */
+function hasGateway({ size }: Cidr): boolean {
+  return size > 2n;
 }

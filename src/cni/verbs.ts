@@ -1,7 +1,6 @@
-import { addressBits } from '../addr/index.ts';
 import { cniError } from '../errors/cni.ts';
 import type { Attachment } from '../ipam/index.ts';
-import { POD_GATEWAYS, podLinkSpec } from '../podlink/index.ts';
+import { BRIDGE_NAME, podLinkSpec } from '../podlink/index.ts';
 import { type CniConfig, readConfig } from './config.ts';
 import { type CniCommand, type CniEnvironment, readEnvironment } from './environment.ts';
 import type { PodNetworking } from './network.ts';
@@ -26,6 +25,7 @@ const VERBS: Readonly<Record<Exclude<CniCommand, 'VERSION'>, Verb>> = {
       ips: ips.length > 0 ? ips : config.ips,
       mtuBytes: config.mtuBytes,
       portMappings: config.portMappings,
+      kind: config.podLink,
     });
     return success(
       resultFor(config.cniVersion, amendResult(config.prevResult, resultOf(attachment, config))),
@@ -69,21 +69,24 @@ const VERBS: Readonly<Record<Exclude<CniCommand, 'VERSION'>, Verb>> = {
 
 /** What ADD of one attachment made. Pure. */
 export function resultOf(attachment: Attachment, config: Pick<CniConfig, 'dns'>): CniResult {
-  const { hostMac, podMac } = podLinkSpec(attachment);
+  const { kind, hostMac, podMac, gateways, gatewayMac, prefixLengths } = podLinkSpec(attachment);
   const mtu = attachment.mtuBytes;
+  // The bridge first, as the reference plugin tells it.
+  const bridge = kind === 'bridge' ? [{ name: BRIDGE_NAME, mac: gatewayMac }] : [];
   return {
     interfaces: [
+      ...bridge,
       { name: attachment.hostLink, mac: hostMac, mtu },
       { name: attachment.ifname, mac: podMac, mtu, sandbox: attachment.netns },
     ],
     ips: attachment.addresses.map((address) => ({
-      interface: 1,
-      address: `${address}/${addressBits(address.family)}`,
-      gateway: POD_GATEWAYS[address.family].toString(),
+      interface: bridge.length + 1,
+      address: `${address}/${prefixLengths[address.family]}`,
+      gateway: gateways[address.family].toString(),
     })),
     routes: attachment.addresses.map(({ family }) => ({
       dst: family === 4 ? '0.0.0.0/0' : '::/0',
-      gw: POD_GATEWAYS[family].toString(),
+      gw: gateways[family].toString(),
     })),
     dns: config.dns ?? {},
   };

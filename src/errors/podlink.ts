@@ -17,6 +17,21 @@ export const podlinkCatalogue = {
       `Cannot restore pod link "${c.hostLink}": its network namespace "${c.netns}" is gone`,
     () => 'Nothing to do: the container has ended, its runtime calls DEL',
   ),
+  PODLINK_BRIDGE_FOREIGN: entry(
+    (c: { name: string }) =>
+      `Cannot make the pods' bridge "${c.name}": a link of that name exists that is not ours`,
+    (c) => `Rename it, or remove it with "ip link del ${c.name}"`,
+  ),
+  PODLINK_BRIDGE_FAILED: entry(
+    (c: { name: string; change: string }) => `Cannot make the pods' bridge "${c.name}": "${c.change}" failed`,
+    () =>
+      "The kernel's answer is in brackets; without bridges in the kernel (CONFIG_BRIDGE) use --pod-link routed",
+  ),
+  PODLINK_BRIDGE_NO_ROOM: entry(
+    (c: { network: string }) =>
+      `Cannot put pods of ${c.network} on a bridge: it has no address left for the gateway`,
+    () => 'Give the node a larger pod CIDR (at least four addresses), or use --pod-link routed',
+  ),
   PODLINK_FAILED: entry(
     (c: { hostLink: string; change: string }) => `Cannot make pod link "${c.hostLink}": "${c.change}" failed`,
     () => "The kernel's answer is in brackets; everything made for this link was removed again",

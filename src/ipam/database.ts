@@ -57,6 +57,10 @@ CREATE TABLE IF NOT EXISTS port_mappings (
   PRIMARY KEY (container_id, ifname, place),
   FOREIGN KEY (container_id, ifname) REFERENCES attachments ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS networks (
+  address TEXT NOT NULL PRIMARY KEY REFERENCES addresses ON DELETE CASCADE,
+  network TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 `;
 
 /** Turns an error of SQLite or of a file into one of the catalogue; what is unknown is a failed write. */

@@ -1,5 +1,5 @@
 import type { DatabaseSync, StatementSync } from 'node:sqlite';
-import { type Cidr, FAMILIES, type Family, type IpAddress, tryParseIp } from '../addr/index.ts';
+import { type Cidr, FAMILIES, type Family, type IpAddress, parseCidr, tryParseIp } from '../addr/index.ts';
 import { ipamError } from '../errors/ipam.ts';
 import { databaseFailure, openIpamDatabase } from './database.ts';
 import { nextFree, reservedRole, usableAddresses } from './pool.ts';
@@ -47,7 +47,7 @@ export class AttachmentStore {
   readonly #cursors = new Map<string, IpAddress>();
   readonly #listeners = new Set<() => void>();
   readonly #sql: Record<
-    'begin' | 'commit' | 'insert' | 'address' | 'mapping' | 'cursor' | 'state' | 'delete',
+    'begin' | 'commit' | 'insert' | 'address' | 'mapping' | 'network' | 'cursor' | 'state' | 'delete',
     StatementSync
   >;
   #pools: readonly Cidr[];
@@ -69,6 +69,7 @@ export class AttachmentStore {
         insert: database.prepare('INSERT INTO attachments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)'),
         address: database.prepare('INSERT INTO addresses VALUES (?, ?, ?)'),
         mapping: database.prepare('INSERT INTO port_mappings VALUES (?, ?, ?, ?, ?, ?, ?)'),
+        network: database.prepare('INSERT INTO networks VALUES (?, ?)'),
         cursor: database.prepare('INSERT OR REPLACE INTO cursors VALUES (?, ?)'),
         state: database.prepare('UPDATE attachments SET state = ? WHERE container_id = ? AND ifname = ?'),
         delete: database.prepare('DELETE FROM attachments WHERE container_id = ? AND ifname = ?'),
@@ -125,7 +126,7 @@ export class AttachmentStore {
    * @throws IPAM_NO_POOL, IPAM_POOL_EXHAUSTED, IPAM_ADDRESS_*, IPAM_ATTACHMENT_EXISTS, IPAM_HOST_LINK_TAKEN, IPAM_STORE_*
    */
   allocate(request: AttachmentRequest): Attachment {
-    const { wanted, portMappings = [], ...rest } = request;
+    const { wanted, portMappings = [], recordNetworks = false, ...rest } = request;
     const key = attachmentKey(request);
     const existing = this.#attachments.get(key);
     if (existing)
@@ -144,6 +145,7 @@ export class AttachmentStore {
       ...rest,
       addresses: taken.map((each) => each.address),
       portMappings,
+      networks: recordNetworks ? taken.map((each) => each.pool) : [],
       state: 'pending',
       createdAtMs: this.#now(),
     };
@@ -165,6 +167,7 @@ export class AttachmentStore {
       );
       for (const { address, pool, chosen } of taken) {
         this.#sql.address.run(address.toString(), attachment.containerId, attachment.ifname);
+        if (recordNetworks) this.#sql.network.run(address.toString(), pool.toString());
         if (chosen) this.#sql.cursor.run(pool.toString(), address.toString());
       }
       for (const [place, { hostPort, containerPort, protocol, hostIP }] of portMappings.entries())
@@ -344,6 +347,13 @@ export class AttachmentStore {
         throw ipamError('IPAM_STORE_DAMAGED', { path: this.path, detail: `"${text}" is no IP address` });
       return address;
     };
+    const readNetwork = (text: unknown): Cidr => {
+      try {
+        return parseCidr(String(text));
+      } catch (error) {
+        throw ipamError('IPAM_STORE_DAMAGED', { path: this.path, detail: `"${text}" is no network` }, error);
+      }
+    };
     for (const row of this.#database.prepare('SELECT * FROM addresses').all() as Row[]) {
       const key = `${row['container_id']}/${row['ifname']}`;
       addresses.set(key, [...(addresses.get(key) ?? []), readAddress(row['address'])]);
@@ -353,12 +363,21 @@ export class AttachmentStore {
       const key = `${row['container_id']}/${row['ifname']}`;
       mappings.set(key, [...(mappings.get(key) ?? []), portMappingOf(row, this.path)]);
     }
+    const networks = new Map<string, Cidr>();
+    for (const row of this.#database.prepare('SELECT * FROM networks').all() as Row[])
+      networks.set(String(row['address']), readNetwork(row['network']));
     const rows = this.#database
       .prepare('SELECT * FROM attachments ORDER BY created_at_ms, container_id')
       .all();
     for (const row of rows as Row[]) {
       const key = `${row['container_id']}/${row['ifname']}`;
-      this.#remember(attachmentOf(row, addresses.get(key) ?? [], mappings.get(key) ?? []));
+      const taken = (addresses.get(key) ?? []).sort((a, b) => a.compare(b));
+      this.#remember({
+        ...attachmentOf(row),
+        addresses: taken,
+        networks: taken.flatMap((address) => networks.get(address.toString()) ?? []),
+        portMappings: mappings.get(key) ?? [],
+      });
     }
     for (const row of this.#database.prepare('SELECT * FROM cursors').all() as Row[])
       this.#cursors.set(String(row['pool']), readAddress(row['last']));
@@ -381,7 +400,8 @@ function portMappingOf(row: Row, path: string): PortMapping {
   };
 }
 
-function attachmentOf(row: Row, addresses: IpAddress[], portMappings: readonly PortMapping[]): Attachment {
+/** What stands in the row of an attachment itself. */
+function attachmentOf(row: Row): Omit<Attachment, 'addresses' | 'networks' | 'portMappings'> {
   return {
     containerId: String(row['container_id']),
     ifname: String(row['ifname']),
@@ -395,12 +415,10 @@ function attachmentOf(row: Row, addresses: IpAddress[], portMappings: readonly P
             name: String(row['pod_name']),
             uid: String(row['pod_uid'] ?? ''),
           },
-    addresses: addresses.sort((a, b) => a.compare(b)),
     hostLink: String(row['host_link']),
     kind: String(row['kind']),
     network: String(row['network']),
     mtuBytes: Number(row['mtu_bytes']),
-    portMappings,
     state: row['state'] === 'ready' ? 'ready' : 'pending',
     createdAtMs: Number(row['created_at_ms']),
   };

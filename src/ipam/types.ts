@@ -43,6 +43,8 @@ export interface Attachment extends AttachmentKey {
   readonly hostLink: string;
   /** Kind of the pod link, e.g. `routed`. */
   readonly kind: string;
+  /** The networks that its addresses are of; empty unless they were asked to be recorded. */
+  readonly networks: readonly Cidr[];
   /** Name of the CNI network that asked; GC of one network spares the others. Empty for pods of the agent itself. */
   readonly network: string;
   readonly mtuBytes: number;
@@ -54,9 +56,11 @@ export interface Attachment extends AttachmentKey {
 
 /** What a new attachment is made of; addresses are chosen by the store. */
 export interface AttachmentRequest
-  extends Omit<Attachment, 'addresses' | 'portMappings' | 'state' | 'createdAtMs'> {
+  extends Omit<Attachment, 'addresses' | 'networks' | 'portMappings' | 'state' | 'createdAtMs'> {
   /** Default none. */
   readonly portMappings?: readonly PortMapping[];
+  /** Records the pools of the addresses as `networks`: a node may get others while the pod lives. Default false. */
+  readonly recordNetworks?: boolean;
   /** Addresses that must be these; of the other families a free one is chosen. */
   readonly wanted?: readonly IpAddress[];
 }

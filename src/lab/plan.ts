@@ -1,5 +1,6 @@
 import { type EngineChoice, SERVICE_ENGINES } from '../agent/engine-choice.ts';
 import { entry, errorsOf } from '../errors/index.ts';
+import { POD_LINK_KINDS, type PodLinkKind } from '../podlink/kinds.ts';
 
 /** What a person asks of `lab up`. */
 export interface LabOptions {
@@ -10,6 +11,8 @@ export interface LabOptions {
   dualStack: boolean;
   /** What carries Services; default `auto`. */
   serviceEngine?: EngineChoice;
+  /** How pods are connected; default `routed`. */
+  podLink?: PodLinkKind;
   /** Route without encapsulation between nodes, which share one link here. Off shows VXLAN at work. */
   directRouting: boolean;
   /** Port of the API server on this machine's loopback. */
@@ -130,9 +133,10 @@ export function planLab(options: LabOptions): LabPlan {
   if (!Number.isInteger(count) || count < 1 || count > MOST_NODES)
     throw refuse('nodes', count, `1 to ${MOST_NODES}`);
   if (backend !== 'vxlan' && backend !== 'host-gw') throw refuse('backend', backend, 'vxlan or host-gw');
-  const { serviceEngine = 'auto' } = options;
+  const { serviceEngine = 'auto', podLink = 'routed' } = options;
   if (!SERVICE_ENGINES.includes(serviceEngine))
     throw refuse('service-engine', serviceEngine, 'auto, ebpf or nftables');
+  if (!POD_LINK_KINDS.includes(podLink)) throw refuse('pod-link', podLink, POD_LINK_KINDS.join(' or '));
   if (!Number.isInteger(port) || port < 1 || port > 65535) throw refuse('port', port, '1 to 65535');
   const stateDir = `/run/${name}`;
   return {

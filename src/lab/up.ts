@@ -172,6 +172,7 @@ export function startAgentOf(plan: LabPlan, node: LabNode, cgroupPath: string): 
       ...['--cgroup', cgroupPath],
       ...['--backend', plan.options.backend],
       ...['--service-engine', plan.options.serviceEngine ?? 'auto'],
+      ...['--pod-link', plan.options.podLink ?? 'routed'],
       ...(plan.options.directRouting ? [] : ['--no-direct-routing']),
       ...['--cluster-cidr', plan.clusterCidrs.join(',')],
       ...['--pods', 'process'],

@@ -291,6 +291,7 @@ export class OverlayReconciler {
       case 'fdb':
         return isDeviceName(this.#names.get(event.fdb.ifindex) ?? '');
       case 'rule':
+      case 'port':
         return false;
     }
   }

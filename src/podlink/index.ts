@@ -1,3 +1,5 @@
+export { PodBridge } from './bridge.ts';
+export { POD_LINK_KINDS, type PodLinkKind } from './kinds.ts';
 export { type HostEnds, type LinkTables, PodLinks, type PodLinksOptions } from './links.ts';
 export { hostSysctls, planHostEnd, planPodEnd, podSysctls, type Step, vethSpec, vethText } from './plan.ts';
 export {
@@ -8,6 +10,7 @@ export {
 } from './reconciler.ts';
 export { LinkRemover } from './remover.ts';
 export {
+  BRIDGE_NAME,
   type HostEnd,
   hostLinkName,
   isHostLinkName,

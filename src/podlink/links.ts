@@ -3,13 +3,21 @@ import { podlinkError } from '../errors/podlink.ts';
 import { deleteLink, type Link, RTPROT_PORTOLAN, Rtnl } from '../kernel/rtnl/index.ts';
 import { ERRNO } from '../kernel/syscall/index.ts';
 import { ensureSysctl, readSysctl } from '../kernel/sysctl/index.ts';
+import { PodBridge } from './bridge.ts';
 import { hostSysctls, planHostEnd, planPodEnd, podSysctls, type Step, vethSpec } from './plan.ts';
-import { type HostEnd, isHostLinkName, type PodEnd, type PodLink, type PodLinkSpec } from './types.ts';
+import {
+  BRIDGE_NAME,
+  type HostEnd,
+  isHostLinkName,
+  type PodEnd,
+  type PodLink,
+  type PodLinkSpec,
+} from './types.ts';
 
 /** The part of the routing tables that pod links use; tests pass one that fails where they want. */
 export type LinkTables = Pick<
   Rtnl,
-  'apply' | 'createLink' | 'link' | 'links' | 'addrs' | 'routes' | 'neighs' | 'port' | 'close'
+  'apply' | 'createLink' | 'link' | 'links' | 'addrs' | 'routes' | 'neighs' | 'fdb' | 'port' | 'close'
 >;
 
 export interface PodLinksOptions {
@@ -38,6 +46,8 @@ export class PodLinks {
   readonly #host: LinkTables;
   readonly #defaults = new Map<string, string>();
   #defaultsReadAt = 0;
+  /** The bridge that pods of kind `bridge` are ports of. */
+  readonly bridge: PodBridge;
 
   /** Throws KERNEL_SYSCALL. */
   constructor(options: PodLinksOptions = {}) {
@@ -48,6 +58,10 @@ export class PodLinks {
       readSysctl: options.readSysctl ?? readSysctl,
     };
     this.#host = this.#options.openTables(options.netns);
+    this.bridge = new PodBridge({
+      tables: this.#host,
+      setSysctl: (name, value) => this.#sysctl(name, value, options.netns),
+    });
   }
 
   get netns(): { readonly fd: number } | undefined {
@@ -78,10 +92,11 @@ export class PodLinks {
    * @throws PODLINK_IFNAME_TAKEN, PODLINK_HOST_LINK_FOREIGN, PODLINK_FAILED, PODLINK_SYSCTL
    */
   create(spec: PodLinkSpec, netnsFd: number): PodLink {
+    const bridge = this.#bridgeOf(spec);
     const link = this.#createVeth(spec, netnsFd);
     try {
       this.#sysctlsOfNew(spec);
-      this.#apply(this.#host, spec, planHostEnd(spec, { link, routes: [], neighs: [] }));
+      this.#apply(this.#host, spec, planHostEnd(spec, { link, routes: [], neighs: [], fdb: [], bridge }));
       this.#furnishPod(spec, netnsFd, link);
       return { ifindex: link.ifindex, spec };
     } catch (error) {
@@ -97,6 +112,7 @@ export class PodLinks {
     const found = this.#host.link(spec.hostLink);
     if (found) this.#refuseForeign(found);
     if (found && this.#endsMatch(spec, found, netnsFd)) {
+      this.#bridgeOf(spec);
       this.#sysctls(spec, netnsFd);
       this.#apply(this.#host, spec, planHostEnd(spec, this.#hostEnd(found)));
       this.#furnishPod(spec, netnsFd, found);
@@ -126,9 +142,9 @@ export class PodLinks {
   /** What is not as it must be, in words; empty when all is well. `netnsFd` undefined: the pod is gone. */
   check(spec: PodLinkSpec, netnsFd: number | undefined): string[] {
     const link = this.#host.link(spec.hostLink);
-    const missing = link
-      ? planHostEnd(spec, this.#hostEnd(link)).map((step) => step.missing())
-      : [`host link ${spec.hostLink} is missing`];
+    const missing = spec.kind === 'bridge' && !this.bridge.find() ? [`bridge ${BRIDGE_NAME} is missing`] : [];
+    if (link) missing.push(...planHostEnd(spec, this.#hostEnd(link)).map((step) => step.missing()));
+    else missing.push(`host link ${spec.hostLink} is missing`);
     if (netnsFd === undefined) return [...missing, 'the network namespace of the pod is gone'];
     const pod = this.#options.openTables(netnsFd);
     try {
@@ -147,12 +163,28 @@ export class PodLinks {
     const links = this.#host.links().filter((link) => isHostLinkName(link.name) && link.kind === 'veth');
     const routes = Map.groupBy(this.#host.routes({ protocol: RTPROT_PORTOLAN }), (route) => route.oif);
     const neighs = Map.groupBy(this.#host.neighs(), (neigh) => neigh.ifindex);
+    const hasPorts = links.some((link) => link.master);
+    const fdb = hasPorts ? Map.groupBy(this.#host.fdb(), (entry) => entry.ifindex) : new Map();
+    const bridge = this.bridge.find()?.ifindex;
     return new Map(
       links.map((link) => [
         link.name,
-        { link, routes: routes.get(link.ifindex) ?? [], neighs: neighs.get(link.ifindex) ?? [] },
+        {
+          link,
+          routes: routes.get(link.ifindex) ?? [],
+          neighs: neighs.get(link.ifindex) ?? [],
+          fdb: fdb.get(link.ifindex) ?? [],
+          bridge,
+        },
       ]),
     );
+  }
+
+  /** The bridge for a link of that kind, which is the gateway of its networks then. Throws PODLINK_BRIDGE_*. */
+  #bridgeOf({ kind, networks }: PodLinkSpec): number | undefined {
+    if (kind !== 'bridge') return undefined;
+    this.bridge.ensure(networks, { prune: false, sysctls: false });
+    return this.bridge.ifindex;
   }
 
   #createVeth(spec: PodLinkSpec, netnsFd: number): Link {
@@ -272,6 +304,8 @@ export class PodLinks {
   #hostEnd(link: Link): HostEnd {
     return {
       link,
+      fdb: link.master ? this.#host.fdb({ ifindex: link.ifindex }) : [],
+      bridge: this.bridge.ifindex,
       routes: this.#host.routes({ protocol: RTPROT_PORTOLAN, oif: link.ifindex }),
       neighs: this.#host.neighs({ ifindex: link.ifindex }),
     };

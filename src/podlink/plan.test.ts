@@ -19,6 +19,8 @@ const attachment = {
   hostLink: hostLinkName('c1', 'eth0'),
   addresses: [parseIp('10.244.1.5'), parseIp('fd00::5')],
   mtuBytes: 1450,
+  kind: 'routed',
+  networks: [],
 };
 const spec = podLinkSpec(attachment);
 const nameOf = (ifindex: number) => ({ 1: 'lo', 2: 'eth0', 7: spec.hostLink })[ifindex] ?? `if${ifindex}`;
@@ -58,6 +60,8 @@ const host: HostEnd = {
   link,
   routes: spec.addresses.map((address) => route(Cidr.host(address), 7)),
   neighs: spec.addresses.map((address) => neigh(7, String(address), spec.podMac)),
+  fdb: [],
+  bridge: undefined,
 };
 const addr = (text: string, prefixLength: number): Addr => {
   const address = parseIp(text);
@@ -94,7 +98,7 @@ test('a bare link is made in one batch: up, neighbours before routes, then the p
     ),
   );
   const bare = { ...link, up: false, addrGenMode: 'eui64' as const };
-  assert.deepEqual(texts(planHostEnd(spec, { link: bare, routes: [], neighs: [] })), [
+  assert.deepEqual(texts(planHostEnd(spec, { ...host, link: bare, routes: [], neighs: [] })), [
     `ip link set ${spec.hostLink} addrgenmode none`,
     `ip link set ${spec.hostLink} up`,
     `ip neigh replace 10.244.1.5 lladdr ${spec.podMac} dev ${spec.hostLink} nud permanent`,
@@ -132,7 +136,7 @@ test('whatever subset is missing, the plan makes exactly that', () => {
   fc.assert(
     fc.property(keep, ([a, b, c, d]) => {
       const steps = planHostEnd(spec, {
-        link,
+        ...host,
         routes: host.routes.filter((_, index) => [a, b][index]),
         neighs: host.neighs.filter((_, index) => [c, d][index]),
       });
@@ -165,7 +169,7 @@ test('stale routes and neighbours of ours on the link go, those of others stay',
   assert.deepEqual(
     texts(
       planHostEnd(spec, {
-        link,
+        ...host,
         routes: [...host.routes, stale, foreign],
         neighs: [...host.neighs, neigh(7, '10.244.1.9', spec.podMac)],
       }),

@@ -1,4 +1,4 @@
-import { addressBits, Cidr, type Family, parseCidr } from '../addr/index.ts';
+import { Cidr, type Family, parseCidr } from '../addr/index.ts';
 import {
   changeLink,
   createLink,
@@ -15,7 +15,8 @@ import {
   replaceNeigh,
   replaceRoute,
 } from '../kernel/rtnl/index.ts';
-import { type HostEnd, POD_GATEWAYS, type PodEnd, type PodLinkSpec } from './types.ts';
+import { planPort, portToChange } from './plan-bridge.ts';
+import { BRIDGE_NAME, type HostEnd, type PodEnd, type PodLinkSpec } from './types.ts';
 
 /**
  * Pod link `routed`:
@@ -69,6 +70,7 @@ function settingsToChange(link: Link, want: LinkSettings): LinkSettings | undefi
     ...(want.addrGenMode !== undefined && link.addrGenMode !== want.addrGenMode
       ? { addrGenMode: want.addrGenMode }
       : {}),
+    ...(want.master !== undefined && (link.master ?? 0) !== want.master ? { master: want.master } : {}),
   };
   return Object.keys(changed).length > 0 ? changed : undefined;
 }
@@ -78,12 +80,18 @@ function losesNeighs(link: Link, change: LinkSettings | undefined): boolean {
   return !link.up || change?.mac !== undefined;
 }
 
-const hostSettings = (spec: PodLinkSpec) =>
-  ({ mac: spec.hostMac, mtu: spec.mtuBytes, addrGenMode: 'none' }) as const;
+const hostSettings = (spec: PodLinkSpec, bridge: number | undefined) =>
+  ({
+    mac: spec.hostMac,
+    mtu: spec.mtuBytes,
+    addrGenMode: 'none',
+    master: spec.kind === 'bridge' ? bridge : 0,
+  }) as const;
 
 /** True when the link itself is as it must be; its routes and neighbours are other tables. Pure. */
-export function isHostLinkWell(spec: PodLinkSpec, link: Link): boolean {
-  return link.up && settingsToChange(link, hostSettings(spec)) === undefined;
+export function isHostLinkWell(spec: PodLinkSpec, link: Link, bridge: number | undefined): boolean {
+  if (spec.kind === 'bridge' && (bridge === undefined || portToChange(link.bridgePort))) return false;
+  return link.up && settingsToChange(link, hostSettings(spec, bridge)) === undefined;
 }
 
 /** What the host's end lacks. Neighbours come before routes, so that no packet starts a resolution. Pure. */
@@ -92,13 +100,16 @@ export function planHostEnd(spec: PodLinkSpec, end: HostEnd): Step[] {
   const ifindex = link.ifindex;
   const steps: Step[] = [];
   const name = `host link ${spec.hostLink}`;
-  const change = settingsToChange(link, hostSettings(spec));
+  const change = settingsToChange(link, hostSettings(spec, end.bridge));
   if (change)
     steps.push({
       change: changeLink(ifindex, change),
       missing: () =>
-        `${name} has mtu ${link.mtu} and MAC ${link.mac}, want ${spec.mtuBytes} and ${spec.hostMac}`,
+        change.master === undefined
+          ? `${name} has mtu ${link.mtu} and MAC ${link.mac}, want ${spec.mtuBytes} and ${spec.hostMac}`
+          : `${name} is ${change.master === 0 ? 'a port of a bridge' : `no port of ${BRIDGE_NAME}`}`,
     });
+  steps.push(...planPort(spec, end));
   const neighs = losesNeighs(link, change) ? [] : end.neighs;
   const routes = link.up ? end.routes : [];
   if (!link.up) steps.push({ change: changeLink(ifindex, { up: true }), missing: () => `${name} is down` });
@@ -166,17 +177,19 @@ export function planPodEnd(spec: PodLinkSpec, loopback: number | undefined, end:
   if (!link.up) steps.push({ change: changeLink(ifindex, { up: true }), missing: () => `${name} is down` });
   for (const address of spec.addresses) {
     const { family } = address;
-    const gateway = POD_GATEWAYS[family];
-    const prefixLength = addressBits(family);
+    const gateway = spec.gateways[family];
+    const prefixLength = spec.prefixLengths[family];
+    // All ways lead over the gateway: on a bridge too, pods are reached by the node alone.
+    const noPrefixRoute = spec.kind === 'bridge';
     if (!addrs.some((each) => each.address.equals(address) && each.prefixLength === prefixLength))
       steps.push({
-        change: replaceAddr({ ifindex, address, prefixLength }),
+        change: replaceAddr({ ifindex, address, prefixLength, noPrefixRoute }),
         missing: () => `address ${address}/${prefixLength} is missing on ${name}`,
       });
     const neigh = neighs.find((each) => each.destination.equals(gateway));
-    if (!neigh?.permanent || neigh.mac !== spec.hostMac)
+    if (!neigh?.permanent || neigh.mac !== spec.gatewayMac)
       steps.push({
-        change: replaceNeigh({ ifindex, destination: gateway, mac: spec.hostMac }),
+        change: replaceNeigh({ ifindex, destination: gateway, mac: spec.gatewayMac }),
         missing: () => `neighbour ${gateway} (the gateway) is missing on ${name}`,
       });
     const isDefault = (route: Route) =>

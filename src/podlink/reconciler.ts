@@ -1,9 +1,11 @@
+import type { Cidr } from '../addr/index.ts';
 import { isNetError } from '../errors/net-error.ts';
 import { RT_TABLE, RTPROT_PORTOLAN, type RtnlEvent, RtnlMonitor } from '../kernel/rtnl/index.ts';
 import { cpuTimeMs, restMs } from '../reconcile/index.ts';
 import type { PodLinks } from './links.ts';
 import { isHostLinkWell } from './plan.ts';
-import { isHostLinkName, type PodLink, type PodLinkSpec } from './types.ts';
+import { portToChange } from './plan-bridge.ts';
+import { BRIDGE_NAME, isHostLinkName, type PodLink, type PodLinkSpec } from './types.ts';
 
 /** One link that must be there, and how to get into its pod. */
 export interface DesiredPodLink {
@@ -18,6 +20,8 @@ export interface PodLinkReconcilerOptions {
   readonly desired: () => ReadonlyMap<string, DesiredPodLink>;
   /** One row of it. */
   readonly wanted: (hostLink: string) => PodLinkSpec | undefined;
+  /** Networks that the node's bridge must be the gateway of; undefined when there shall be none. Default none. */
+  readonly bridge?: () => readonly Cidr[] | undefined;
   /** Host links that an ADD or DEL is at work on: neither repaired nor pruned. */
   readonly busy: () => ReadonlySet<string>;
   /** A link was made anew, so its index changed: programs must be attached to it again. */
@@ -74,7 +78,7 @@ export class PodLinkReconciler {
   start(): PodLinkPass {
     this.#monitor = new RtnlMonitor({
       netns: this.#options.links.netns,
-      topics: ['link', 'route', 'neigh'],
+      topics: ['link', 'port', 'addr', 'route', 'neigh'],
       // An ADD makes about ten changes: woken by each, reading them would take a quarter of the ADD's time.
       ignore: [this.#options.links.port],
       onEvent: (event) => this.#look(event),
@@ -179,6 +183,13 @@ export class PodLinkReconciler {
     };
     const busy = this.#options.busy();
     const desired = this.#options.desired();
+    const networks = this.#options.bridge?.();
+    // First: what is seen of the links is then seen beside the bridge as it must be.
+    if (networks)
+      attempt(() => {
+        if (links.bridge.ensure(networks, { prune: true, sysctls: full }) > 0)
+          pass.repaired.push(BRIDGE_NAME);
+      });
     let observed: ReturnType<PodLinks['observe']> = new Map();
     try {
       observed = links.observe();
@@ -220,6 +231,10 @@ export class PodLinkReconciler {
           links.remove(hostLink);
           pass.pruned.push(hostLink);
         });
+    if (!networks && links.bridge.ifindex !== undefined)
+      attempt(() => {
+        if (links.bridge.remove()) pass.pruned.push(BRIDGE_NAME);
+      });
     for (const hostLink of pass.gone) attempt(() => onGone?.(hostLink));
     return pass;
   }
@@ -227,6 +242,10 @@ export class PodLinkReconciler {
   /** Overlay routes are many, and links of others too: only what touches a pod link counts. */
   #look(event: RtnlEvent): void {
     if (event.topic === 'link') this.#lookAtLink(event);
+    else if (event.topic === 'port') this.#lookAtPort(event);
+    else if (event.topic === 'fdb' && event.deleted) this.#lookAtTables(event.fdb.ifindex);
+    else if (event.topic === 'addr' && event.addr.ifindex === this.#options.links.bridge.ifindex)
+      this.trigger();
     else if (event.topic === 'neigh') this.#lookAtTables(event.neigh.ifindex);
     else if (event.topic === 'route' && isPodRoute(event)) this.#lookAtTables(event.route.oif);
   }
@@ -236,9 +255,22 @@ export class PodLinkReconciler {
     if (name !== undefined) this.#suspect(name, 'tables');
   }
 
+  /** The kernel tells a port whenever something of it changes, its place in the bridge too. */
+  #lookAtPort({ port: { name, port }, deleted }: Extract<RtnlEvent, { topic: 'port' }>): void {
+    if (this.#options.wanted(name)?.kind !== 'bridge') return;
+    if (deleted || portToChange(port)) this.#suspect(name, 'link');
+    else if (this.#suspects.get(name) === 'link') this.#suspects.delete(name);
+  }
+
   /** The kernel tells a link again for its carrier, its settings, its place in a bridge: mostly all is still well. */
   #lookAtLink({ link, deleted }: Extract<RtnlEvent, { topic: 'link' }>): void {
     const { name, ifindex } = link;
+    const { bridge } = this.#options.links;
+    // Deleted or renamed, or there again, made by who knows whom.
+    if (ifindex === bridge.ifindex || name === BRIDGE_NAME) {
+      if (deleted || !bridge.isWell(link)) this.trigger();
+      return;
+    }
     const was = this.#names.get(ifindex);
     if (isHostLinkName(name)) this.#names.set(ifindex, name);
     if (deleted) this.#names.delete(ifindex);
@@ -246,7 +278,7 @@ export class PodLinkReconciler {
     if (was !== undefined && (was !== name || deleted)) this.#suspect(was, deleted ? 'gone' : 'link');
     if (deleted || !isHostLinkName(name)) return;
     const wanted = this.#options.wanted(name);
-    if (!wanted || !isHostLinkWell(wanted, link)) this.#suspect(name, 'link');
+    if (!wanted || !isHostLinkWell(wanted, link, bridge.ifindex)) this.#suspect(name, 'link');
     else if (this.#suspects.get(name) !== 'tables') this.#suspects.delete(name);
   }
 }

@@ -1,9 +1,19 @@
 import { hash } from 'node:crypto';
-import { type IpAddress, localMac, type Mac, parseIp } from '../addr/index.ts';
-import type { Addr, Link, Neigh, Route } from '../kernel/rtnl/index.ts';
+import {
+  addressBits,
+  type Cidr,
+  type Family,
+  type IpAddress,
+  localMac,
+  type Mac,
+  parseIp,
+} from '../addr/index.ts';
+import { poolGateway } from '../ipam/index.ts';
+import type { Addr, Fdb, Link, Neigh, Route } from '../kernel/rtnl/index.ts';
+import type { PodLinkKind } from './kinds.ts';
 
 /**
- * The gateways of every pod: link-local addresses that nobody owns. The pod reaches them by a permanent neighbour
+ * The gateways of every routed pod: link-local addresses that nobody owns. The pod reaches them by a permanent neighbour
  * with the MAC of the host's end, so no ARP, no ND and no address on the host's end are needed.
  */
 export const POD_GATEWAYS = { 4: parseIp('169.254.1.1'), 6: parseIp('fe80::1') } as const;
@@ -18,6 +28,14 @@ export interface PodLinkSpec {
   readonly mtuBytes: number;
   readonly hostMac: Mac;
   readonly podMac: Mac;
+  readonly kind: PodLinkKind;
+  /** Of a bridged pod: the networks that its addresses are of. */
+  readonly networks: readonly Cidr[];
+  /** Where the pod's routes lead, by family, and the MAC there. */
+  readonly gateways: Readonly<Record<Family, IpAddress>>;
+  readonly gatewayMac: Mac;
+  /** Lengths of the prefixes on the pod's interface, by family. */
+  readonly prefixLengths: Readonly<Record<Family, number>>;
 }
 
 /** A pod link that is there. */
@@ -32,6 +50,10 @@ export interface HostEnd {
   readonly link: Link;
   readonly routes: readonly Route[];
   readonly neighs: readonly Neigh[];
+  /** Entries of the bridge's table at this port; empty for a link that is no port. */
+  readonly fdb: readonly Fdb[];
+  /** Index of the node's bridge of pods; undefined when there is none. */
+  readonly bridge: number | undefined;
 }
 
 /** What the kernel has at the pod's end. */
@@ -56,6 +78,13 @@ export function isHostLinkName(name: string): boolean {
   return HOST_LINK_NAME.test(name);
 }
 
+/** The bridge of a node's pods. */
+export const BRIDGE_NAME = 'portolan0';
+/** Tells it from one that somebody else gave this name. */
+export const BRIDGE_ALIAS = 'portolan pods';
+/** The same on every node: bridges of two nodes never meet, and one that is made anew is still their gateway to pods. */
+export const BRIDGE_MAC = localMac(hash('sha256', BRIDGE_NAME, 'buffer').subarray(0, 6));
+
 /** Both ends' MACs are computed, not drawn: then each end's neighbours can be written before the link exists. */
 export function podLinkSpec(attachment: {
   readonly containerId: string;
@@ -63,17 +92,33 @@ export function podLinkSpec(attachment: {
   readonly hostLink: string;
   readonly addresses: readonly IpAddress[];
   readonly mtuBytes: number;
+  readonly kind: string;
+  readonly networks: readonly Cidr[];
 }): PodLinkSpec {
   const known = specs.get(attachment);
   if (known) return known;
   const bytes = digest(attachment.containerId, attachment.ifname);
+  const hostMac = localMac(bytes.subarray(8, 14));
+  const kind = attachment.kind === 'bridge' ? 'bridge' : 'routed';
+  const networks = kind === 'bridge' ? attachment.networks : [];
+  const networkOf = (family: Family) => networks.find((network) => network.family === family);
+  const gateway = (family: Family) => {
+    const network = networkOf(family);
+    return network ? poolGateway(network) : POD_GATEWAYS[family];
+  };
+  const prefixLength = (family: Family) => networkOf(family)?.prefixLength ?? addressBits(family);
   const spec: PodLinkSpec = {
     hostLink: attachment.hostLink,
     ifname: attachment.ifname,
     addresses: attachment.addresses,
     mtuBytes: attachment.mtuBytes,
-    hostMac: localMac(bytes.subarray(8, 14)),
+    hostMac,
     podMac: localMac(bytes.subarray(14, 20)),
+    kind,
+    networks,
+    gateways: { 4: gateway(4), 6: gateway(6) },
+    gatewayMac: kind === 'bridge' ? BRIDGE_MAC : hostMac,
+    prefixLengths: { 4: prefixLength(4), 6: prefixLength(6) },
   };
   specs.set(attachment, spec);
   return spec;

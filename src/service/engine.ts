@@ -117,6 +117,8 @@ export interface ServiceEngine {
   /** Serves packets of a pod whose link has this host-side interface. Idempotent. */
   attachPodLink(ifindex: number): void;
   detachPodLink(ifindex: number): void;
+  /** Packets of pods whose links are ports of a bridge come in by this one. Idempotent; engines at the links need none. */
+  attachPodBridge?(ifindex: number): void;
   /** Serves clients outside that come in by this interface: nodePorts, load balancer addresses. Idempotent. */
   attachNodeInterface(ifindex: number, addresses?: NodeAddresses): void;
   detachNodeInterface(ifindex: number): void;

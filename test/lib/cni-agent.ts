@@ -1,4 +1,7 @@
-/** A CNI agent as a process of its own, for tests that kill it: folder, namespace path, delay in ms before an ADD is ready. */
+/**
+ * A CNI agent as a process of its own, for tests that kill it: folder, namespace path,
+ * delay in ms before an ADD is ready, kind of pod links.
+ */
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseCidr } from '../../src/addr/index.ts';
@@ -7,7 +10,7 @@ import { AttachmentStore } from '../../src/ipam/index.ts';
 import { openNetns } from '../../src/kernel/netns/index.ts';
 import { PodLinks } from '../../src/podlink/index.ts';
 
-const [folder = '', netnsPath = '', delayMs = '0'] = process.argv.slice(2);
+const [folder = '', netnsPath = '', delayMs = '0', kind = 'routed'] = process.argv.slice(2);
 const store = new AttachmentStore({
   path: join(folder, 'attachments.db'),
   pools: [parseCidr('10.244.1.0/24'), parseCidr('fd00:10:244:1::/64')],
@@ -15,6 +18,7 @@ const store = new AttachmentStore({
 const network = new PodNetworking({
   store,
   links: new PodLinks({ netns: openNetns(netnsPath) }),
+  kind: kind === 'bridge' ? 'bridge' : 'routed',
   mtuBytes: () => 1450,
   beforeReady: async () => {
     if (Number(delayMs) > 0) await sleep(Math.random() * Number(delayMs));

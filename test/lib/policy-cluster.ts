@@ -73,6 +73,7 @@ export function attachmentOf(place: Place, key: string, state: 'pending' | 'read
     hostLink: 'po0',
     kind: 'routed',
     portMappings: [],
+    networks: [],
     network: '',
     mtuBytes: 1500,
     state,

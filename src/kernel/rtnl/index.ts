@@ -13,6 +13,7 @@ export {
 } from './filter.ts';
 export {
   type AddrGenMode,
+  type BridgePort,
   changeBridgePort,
   changeLink,
   checkLinkName,
@@ -31,6 +32,7 @@ export type {
 } from './link-kinds.ts';
 export { type RtnlEvent, RtnlMonitor, type RtnlMonitorOptions, type RtnlTopic } from './monitor.ts';
 export {
+  type BridgeFdbSpec,
   deleteFdb,
   deleteNeigh,
   type Fdb,
@@ -38,6 +40,7 @@ export {
   type Neigh,
   type NeighSpec,
   NUD,
+  replaceBridgeFdb,
   replaceFdb,
   replaceNeigh,
   useNeigh,

@@ -60,7 +60,10 @@ const bridgePortRows = {
   hairpin: [4, 'IFLA_BRPORT_MODE', nlBool, 'may send a packet back where it came from'],
   learning: [8, 'IFLA_BRPORT_LEARNING', nlBool],
   flood: [9, 'IFLA_BRPORT_UNICAST_FLOOD', nlBool],
-  isolated: [33, 'IFLA_BRPORT_ISOLATED', nlBool],
+  mcastFlood: [27, 'IFLA_BRPORT_MCAST_FLOOD', nlBool],
+  bcastFlood: [30, 'IFLA_BRPORT_BCAST_FLOOD', nlBool],
+  isolated: [33, 'IFLA_BRPORT_ISOLATED', nlBool, 'sends nothing to other isolated ports'],
+  locked: [39, 'IFLA_BRPORT_LOCKED', nlBool, 'takes frames of MACs only that the FDB has at it; Linux 5.18'],
 } as const;
 export const bridgePortTable = attributeTable('a port of a bridge', bridgePortRows);
 export type BridgePortAttributes = AttributesOf<typeof bridgePortRows>;

@@ -34,6 +34,7 @@ import {
 
 export const RTM_LINK = { NEW: 16, DEL: 17, GET: 18, SET: 19 } as const;
 
+const IFLA_PROTINFO = 12;
 const IFLA_LINKINFO = 18;
 const IFLA_INFO_KIND = 1;
 const IFLA_INFO_DATA = 2;
@@ -59,6 +60,7 @@ const linkRows = {
   mtu: [4, 'IFLA_MTU', nlU32, 'bytes'],
   lowerIfindex: [5, 'IFLA_LINK', nlI32, 'the link below, or the peer of a veth (in the namespace netnsId)'],
   master: [10, 'IFLA_MASTER', nlU32, 'ifindex of the bridge; 0 takes it out'],
+  protInfo: [IFLA_PROTINFO, 'IFLA_PROTINFO', { ...nlBytes, nested: true }],
   txQueueLength: [13, 'IFLA_TXQLEN', nlU32, 'packets'],
   operState: [16, 'IFLA_OPERSTATE', nlU8],
   linkInfo: [IFLA_LINKINFO, 'IFLA_LINKINFO', { ...nlBytes, nested: true }],
@@ -231,7 +233,6 @@ export function changeLink(ifindex: number, change: LinkSettings): RtnlChange {
 
 /** Changes how a bridge treats a port of its. */
 export function changeBridgePort(ifindex: number, port: BridgePortAttributes): RtnlChange {
-  const IFLA_PROTINFO = 12;
   return {
     request: {
       type: RTM_LINK.SET,
@@ -244,10 +245,15 @@ export function changeBridgePort(ifindex: number, port: BridgePortAttributes): R
     ignore: [],
     text: (nameOf) =>
       `bridge link set dev ${nameOf?.(ifindex) ?? `if${ifindex}`} ${Object.entries(port)
-        .map(([key, value]) => `${key} ${value === true ? 'on' : value === false ? 'off' : value}`)
+        .map(([key, value]) => `${snake(key)} ${value === true ? 'on' : value === false ? 'off' : value}`)
         .join(' ')}`,
     fail: noSuchLink(ifindex, 'change the bridge port'),
   };
+}
+
+/** As bridge(8) spells it. */
+function snake(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 
 /** Deletes a link, with its peer if it is a veth; absent is success. */
@@ -326,6 +332,24 @@ export function readLink(body: Uint8Array): Link {
     maxMtu,
     addrGenMode: readAddrGenMode(a),
     ...readLinkInfo(a),
+  };
+}
+
+/** A port of a bridge as messages of AF_BRIDGE tell it. */
+export interface BridgePort {
+  readonly ifindex: number;
+  readonly name: string;
+  readonly port: BridgePortAttributes;
+}
+
+/** Reads RTM_NEWLINK or RTM_DELLINK of AF_BRIDGE. Throws NETLINK_MALFORMED. */
+export function readBridgePort(body: Uint8Array): BridgePort {
+  if (body.length < HEADER_BYTES) throw malformed('a port of a bridge', `it has ${body.length} bytes`);
+  const { name, protInfo } = linkTable.readFrom(body, HEADER_BYTES);
+  return {
+    ifindex: viewOf(body).getInt32(4, true),
+    name: name ?? '',
+    port: protInfo ? bridgePortTable.read(protInfo) : {},
   };
 }
 

@@ -1,6 +1,6 @@
 import { AF, NETLINK, NetlinkMonitor, type NlMessage } from '../netlink/index.ts';
 import { type Addr, RTM_ADDR, readAddr } from './addr.ts';
-import { type Link, linkFamily, RTM_LINK, readLink } from './link.ts';
+import { type BridgePort, type Link, linkFamily, RTM_LINK, readBridgePort, readLink } from './link.ts';
 import { type Fdb, isFdb, type Neigh, RTM_NEIGH, readFdb, readNeigh } from './neigh.ts';
 import { type Route, RTM_ROUTE, readRoute } from './route.ts';
 import { RTM_RULE, type Rule, readRule } from './rule.ts';
@@ -8,6 +8,7 @@ import { RTM_RULE, type Rule, readRule } from './rule.ts';
 /** Multicast groups of rtnetlink.h by what they tell. */
 const GROUPS = {
   link: [1],
+  port: [1],
   neigh: [3],
   addr: [5, 9],
   route: [7, 11],
@@ -19,6 +20,8 @@ export type RtnlTopic = keyof typeof GROUPS;
 /** One change that somebody made, this process included (see `RtnlMonitorOptions.ignore`). */
 export type RtnlEvent = { readonly deleted: boolean } & (
   | { readonly topic: 'link'; readonly link: Link }
+  /** A port of a bridge changed, or left it (`deleted`; the link itself lives on). */
+  | { readonly topic: 'port'; readonly port: BridgePort }
   | { readonly topic: 'addr'; readonly addr: Addr }
   | { readonly topic: 'route'; readonly route: Route }
   | { readonly topic: 'neigh'; readonly neigh: Neigh }
@@ -43,14 +46,17 @@ export class RtnlMonitor {
 
   constructor({ netns, topics, ignore, onEvent, onResync }: RtnlMonitorOptions) {
     const wanted = topics ?? (Object.keys(GROUPS) as RtnlTopic[]);
+    // Links and ports come in one group, which is where the kernel's filter ends.
+    const isWanted = ({ topic }: RtnlEvent) =>
+      (topic !== 'link' && topic !== 'port') || wanted.includes(topic);
     this.#monitor = new NetlinkMonitor({
       netns,
       protocol: NETLINK.ROUTE,
-      groups: wanted.flatMap((topic) => [...GROUPS[topic]]),
+      groups: [...new Set(wanted.flatMap((topic) => [...GROUPS[topic]]))],
       ignore,
       onMessage(message) {
         const event = readEvent(message);
-        if (event) onEvent(event);
+        if (event && isWanted(event)) onEvent(event);
       },
       onResync,
     });
@@ -70,7 +76,8 @@ export function readEvent({ type, body }: Pick<NlMessage, 'type' | 'body'>): Rtn
   switch (type) {
     case RTM_LINK.NEW:
     case RTM_LINK.DEL:
-      // RTM_DELLINK of AF_BRIDGE means that a port left its bridge; the link itself lives on.
+      if (linkFamily(body) === AF.BRIDGE)
+        return { topic: 'port', deleted: type === RTM_LINK.DEL, port: readBridgePort(body) };
       if (linkFamily(body) !== AF.UNSPEC) return undefined;
       return { topic: 'link', deleted: type === RTM_LINK.DEL, link: readLink(body) };
     case RTM_ADDR.NEW:

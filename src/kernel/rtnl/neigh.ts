@@ -158,6 +158,24 @@ export function deleteFdb(spec: FdbSpec): RtnlChange {
   };
 }
 
+export type BridgeFdbSpec = Pick<Fdb, 'ifindex' | 'mac'>;
+
+/** Says at which port of a bridge a MAC is; it stays there whatever frames say (`static`). */
+export function replaceBridgeFdb(spec: BridgeFdbSpec): RtnlChange {
+  return {
+    request: {
+      type: RTM_NEIGH.NEW,
+      flags: NLM_F.CREATE | NLM_F.REPLACE,
+      write(w) {
+        header(w, AF.BRIDGE, spec.ifindex, NUD.NOARP, NTF_MASTER);
+        neighTable.write(w, { mac: spec.mac });
+      },
+    },
+    ignore: [],
+    text: (nameOf = byNumber) => `bridge fdb replace ${spec.mac} dev ${nameOf(spec.ifindex)} master static`,
+  };
+}
+
 export function neighQuery(family: Family | undefined, ifindex: number | undefined) {
   return {
     type: RTM_NEIGH.GET,

@@ -161,6 +161,10 @@ export class NftablesEngine implements NodeServiceEngine {
     this.#write(this.#linkChanges('delete', [ifindex]));
   }
 
+  attachPodBridge(ifindex: number): void {
+    this.attachPodLink(ifindex);
+  }
+
   dropGoneInterfaces(): void {
     using rtnl = Rtnl.open({ netns: this.#options.netns });
     const there = new Set(rtnl.links().map(({ ifindex }) => ifindex));

@@ -74,6 +74,7 @@ function anAttachment(id: string, address: string, ports: PortMapping[], pod?: s
     netnsInode: 1n,
     pod: pod === undefined ? undefined : { namespace: 'default', name: pod, uid: '' },
     addresses: [parseIp(address)],
+    networks: [],
     portMappings: ports,
     hostLink: `po${id}`,
     kind: 'routed',

@@ -35,6 +35,12 @@ static __always_inline bool lb_is_ip4(const __be32 *address)
 	return address[0] == 0 && address[1] == 0 && address[2] == bpf_htonl(0xffff);
 }
 
+/* Whether there is an address. That of an IPv6 tunnel ends with zeros: it is the first one of the node's pods. */
+static __always_inline bool lb_is_address(const __be32 *address)
+{
+	return address[3] || address[2] || address[1] || address[0];
+}
+
 static __always_inline struct lb_frontend *lb_frontend_of(const struct lb_endpoint *to)
 {
 	__u32 current = 0;

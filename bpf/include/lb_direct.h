@@ -77,7 +77,7 @@ __noinline int lb_direct_send(struct __sk_buff *skb, const struct lb_packet *p, 
 		lb_copy_address(source, link->source4);
 	else
 		lb_copy_address(source, link->source6);
-	if (!source[3])
+	if (!lb_is_address(source))
 		return dropped(LB_DROP_NO_ROUTE);
 	if (route == LB_ROUTE_FOUND && room->hop.mtu && lb_wire_length(skb, p) + lb_wrapping(p) > room->hop.mtu &&
 	    (lb_may_not_fragment(skb, p) || !(link->flags & LB_I_OVERLAY)))

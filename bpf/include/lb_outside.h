@@ -67,7 +67,7 @@ static __always_inline __u32 lb_nat_new(void *ctx, __u32 ifindex, const struct l
 		lb_copy_address(wish->source, link->source4);
 	else
 		lb_copy_address(wish->source, link->source6);
-	if (!wish->source[3])
+	if (!lb_is_address(wish->source))
 		return 0;
 	lb_copy_address(wish->backend, backend->address);
 	wish->backend_port = backend->port;

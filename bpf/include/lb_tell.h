@@ -78,7 +78,7 @@ __noinline int lb_tell_send(struct __sk_buff *skb, const struct lb_packet *p, st
 		lb_copy_address(told.node, link->source4);
 	else
 		lb_copy_address(told.node, link->source6);
-	if (!told.node[3])
+	if (!lb_is_address(told.node))
 		return dropped(LB_DROP_NO_ROUTE);
 	tell = lb_tells(p, flow);
 	if (tell != LB_TELL_NOT)

@@ -110,7 +110,7 @@ describe('direct server return by an option', () => {
     const engine = open(a, 'node-a', forwarding);
     engine.attachNodeInterface(client.ifindex, FRONT);
     engine.attachNodeInterface(linkOf(a.prefix, 'ab').ifindex, NODE_A);
-    engine.attachOverlay(linkOf(a.prefix, 'vx').ifindex, { ip4: '172.42.0.1', ip6: 'fd00:42::1' });
+    engine.attachOverlay(linkOf(a.prefix, 'vx').ifindex, { ip4: '172.42.0.1', ip6: 'fd00:42:1::' });
     engine.attachPodLink(own.ifindex);
     return engine;
   }
@@ -120,7 +120,7 @@ describe('direct server return by an option', () => {
     for (const pod of Object.values(pods)) engine.attachPodLink(pod.ifindex);
     engine.attachNodeInterface(linkOf(b.prefix, 'ba').ifindex, { ip4: '172.40.0.2', ip6: 'fd00:40::2' });
     engine.attachNodeInterface(linkOf(b.prefix, 'cl').ifindex, { ip4: '172.41.0.1', ip6: 'fd00:41::1' });
-    engine.attachOverlay(linkOf(b.prefix, 'vx').ifindex, { ip4: '172.42.0.2', ip6: 'fd00:42::2' });
+    engine.attachOverlay(linkOf(b.prefix, 'vx').ifindex, { ip4: '172.42.0.2', ip6: 'fd00:42:2::' });
     engine.setPeers([NODE_A.ip4, NODE_A.ip6, FRONT.ip4, FRONT.ip6]);
     return engine;
   }
@@ -139,7 +139,8 @@ describe('direct server return by an option', () => {
     const vxlan = (here: number, there: number, link: string) => [
       `link add vx type vxlan id 5 dstport 8472 local 172.40.0.${here} remote 172.40.0.${there} dev ${link}`,
       `addr add 172.42.0.${here}/24 dev vx`,
-      `addr add fd00:42::${here}/64 dev vx nodad`,
+      // As flannel numbers tunnels: the last 32 bits are zero.
+      `addr add fd00:42:${here}::/32 dev vx nodad`,
       'link set vx up',
     ];
     for (const [netns, lines] of [
@@ -153,7 +154,7 @@ describe('direct server return by an option', () => {
           'route add fd00:10:244:8::/64 via fd00:40::2',
           ...vxlan(1, 2, 'ab'),
           `route add ${pods.far.ip4}/32 via 172.42.0.2`,
-          `route add ${pods.far.ip6}/128 via fd00:42::2`,
+          `route add ${pods.far.ip6}/128 via fd00:42:2::`,
         ],
       ],
       [

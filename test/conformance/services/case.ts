@@ -57,8 +57,11 @@ export async function attempts(
   return [...(await at(places.filter((place) => !packets.includes(place)))), ...(await at(packets))];
 }
 
-const told = ({ family, from, seen }: Saw) =>
-  `from ${from} in ${family}: ${JSON.stringify(seen.slice(0, 3))}`;
+/** What failed, else the first three. */
+const told = ({ family, from, seen }: Saw) => {
+  const failed = seen.filter(({ result }) => result !== 'ok');
+  return `from ${from} in ${family}: ${JSON.stringify((failed.length > 0 ? failed : seen).slice(0, 3))}`;
+};
 
 /** All attempts reach exactly these servers, each of them by somebody of every place and family. */
 export async function reach(

@@ -82,7 +82,10 @@ def opened(request):
         s.bind((request.get('source', ''), request.get('bind', 0)))
     target = ('::ffff:' + host if mapped else host, port)
     if kind != 'udp':
-        s.connect(target)
+        try:
+            s.connect(target)
+        except socket.timeout:
+            raise socket.timeout('from ' + show(s.getsockname()))
     return s, target
 
 
@@ -110,6 +113,7 @@ def exchange(request):
                     s.sendto(data, target)
                 else:
                     s.send(data)
+                out['local'] = show(s.getsockname())
                 got, peer = s.recvfrom(65535)
                 words = got.decode().split()
                 out['peer'] = show(peer)
@@ -117,8 +121,9 @@ def exchange(request):
                     out['result'] = 'short'
             out['server'], out['client'] = words[0], words[1]
             out['local'] = show(s.getsockname())
-    except socket.timeout:
+    except socket.timeout as error:
         out['result'] = 'timeout'
+        out.setdefault('local', str(error))
     except OSError as error:
         out['result'] = errno.errorcode.get(error.errno, str(error))
     out['ms'] = (time.time() - start) * 1000

@@ -5,7 +5,7 @@ import {
   DROP,
   equals,
   inCidrs,
-  MASQUERADE,
+  masqueradeRules,
   type NftChainFound,
   type NftHook,
   type NftPart,
@@ -117,8 +117,11 @@ function natChain({ family, clusterCidrs, ownCidrs }: FilterSpec): NftPartChain 
       rule('pod to pod', from(ownCidrs), to(clusterCidrs), RETURN),
       rule('pod to pod', from(clusterCidrs), to(ownCidrs), RETURN),
       rule('from outside to a pod of this node', from(clusterCidrs, true), to(ownCidrs), RETURN),
-      rule('pods to the outside', from(clusterCidrs), to([MULTICAST[family]], true), MASQUERADE),
-      rule('from outside to a pod elsewhere', from(clusterCidrs, true), to(clusterCidrs), MASQUERADE),
+      ...masqueradeRules([from(clusterCidrs), to([MULTICAST[family]], true)], 'overlay: pods to the outside'),
+      ...masqueradeRules(
+        [from(clusterCidrs, true), to(clusterCidrs)],
+        'overlay: from outside to a pod elsewhere',
+      ),
     ],
   };
 }

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import test, { after, before } from 'node:test';
 import { parseCidr } from '../../src/addr/index.ts';
 import { type Lease, OverlayReconciler } from '../../src/overlay/index.ts';
@@ -110,6 +111,64 @@ test('a pod that talks to the outside does so with the address of its node', asy
 test('pods see the address of the pod that talks to them, on other nodes too', async () => {
   const [one, two] = net.nodes as [TestNode, TestNode];
   assert.equal(await sourceSeen(two.pod.netns, two.pod.ip4, one.pod.netns), one.pod.ip4);
+});
+
+test('what is masqueraded never has a port that could be a nodePort: its answers would go to a Service', async () => {
+  const [one] = net.nodes as [TestNode];
+  const python = (netns: string, lines: readonly string[]) => [
+    'netns',
+    'exec',
+    netns,
+    'python3',
+    '-c',
+    lines.join('\n'),
+  ];
+  for (const [family, to] of [
+    ['AF_INET', OUTSIDE4],
+    ['AF_INET6', OUTSIDE6],
+  ] as const) {
+    const server = spawn(
+      'ip',
+      python(net.underlay, [
+        'import socket',
+        `s = socket.socket(socket.${family}, socket.SOCK_DGRAM)`,
+        `s.bind(('${to}', 7777))`,
+        "print('bound', flush=True)",
+        'while True:',
+        '    _, client = s.recvfrom(9)',
+        '    s.sendto(str(client[1]).encode(), client)',
+      ]),
+      { stdio: ['ignore', 'pipe', 'inherit'] },
+    );
+    try {
+      await once(server.stdout, 'data');
+      const seen = execFileSync(
+        'ip',
+        python(one.pod.netns, [
+          'import socket',
+          'for _ in range(300):',
+          `    s = socket.socket(socket.${family}, socket.SOCK_DGRAM)`,
+          '    s.settimeout(5)',
+          `    s.sendto(b'x', ('${to}', 7777))`,
+          '    print(s.recv(9).decode())',
+          '    s.close()',
+        ]),
+        { encoding: 'utf8' },
+      )
+        .trim()
+        .split('\n')
+        .map(Number);
+      assert.equal(seen.length, 300);
+      assert.ok(new Set(seen).size > 200, 'ports are random');
+      assert.deepEqual(
+        seen.filter((port) => port < 32_768),
+        [],
+      );
+    } finally {
+      server.kill();
+      await once(server, 'exit');
+    }
+  }
 });
 
 test('a client outside reaches a pod of this node with its own address', async () => {

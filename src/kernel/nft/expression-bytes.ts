@@ -17,7 +17,7 @@ const NFT_DYNSET_OP_UPDATE = 1;
 const NFT_NAT_DNAT = 1;
 const NFPROTO = { 4: 2, 6: 10 } as const;
 /** include/uapi/linux/netfilter/nf_nat.h */
-const NF_NAT_RANGE_PROTO_RANDOM_FULLY = 1 << 4;
+const NF_NAT_RANGE = { PROTO_SPECIFIED: 1 << 1, PROTO_RANDOM_FULLY: 1 << 4 } as const;
 
 /** Writes a list of expressions, the content of NFTA_RULE_EXPRESSIONS. */
 export function writeExpressions(w: NlWriter, expressions: readonly NftExpression[]): void {
@@ -109,7 +109,10 @@ function writeData(w: NlWriter, e: NftExpression): void {
       for (const type of [5, 6]) register(type, e.port);
       return;
     case 'masq':
-      u32(1, NF_NAT_RANGE_PROTO_RANDOM_FULLY);
+      u32(1, NF_NAT_RANGE.PROTO_RANDOM_FULLY | (e.ports ? NF_NAT_RANGE.PROTO_SPECIFIED : 0));
+      e.ports?.forEach((from, at) => {
+        register(2 + at, from);
+      });
       return;
     case 'reject':
       u32(1, e.type);

@@ -39,7 +39,7 @@ function expressionText(e: NftExpression): string {
     case 'nat':
       return `dnat to reg ${e.address} port reg ${e.port}`;
     case 'masq':
-      return 'masquerade fully-random';
+      return `masquerade ${e.ports ? `to :reg ${e.ports.join('-')} ` : ''}fully-random`;
     case 'reject':
       return `reject type ${e.type} code ${e.code}`;
     case 'counter':

@@ -65,7 +65,7 @@ export type NftExpression =
   | { readonly name: 'numgen'; readonly modulus: number; readonly offset: number; readonly to: Register }
   | { readonly name: 'dynset'; readonly set: string; readonly key: Register; readonly timeoutMs: number }
   | { readonly name: 'nat'; readonly family: 4 | 6; readonly address: Register; readonly port: Register }
-  | { readonly name: 'masq' }
+  | { readonly name: 'masq'; readonly ports?: readonly [first: Register, last: Register] }
   | { readonly name: 'reject'; readonly type: number; readonly code: number }
   | { readonly name: 'counter' }
   | { readonly name: 'limit'; readonly rate: number; readonly perSeconds: bigint; readonly burst: number }
@@ -159,9 +159,12 @@ export function dnat(family: 4 | 6, address: Register, port: Register): NftExpre
   return { name: 'nat', family, address, port };
 }
 
-/** Source NAT to an address of the outgoing interface, with a port that nobody can guess; ends the chain. */
-export function masquerade(): NftExpression {
-  return { name: 'masq' };
+/**
+ * Source NAT to an address of the outgoing interface, with a port that nobody can guess, of those from one register to
+ * another one if given; ends the chain.
+ */
+export function masquerade(ports?: readonly [first: Register, last: Register]): NftExpression {
+  return ports ? { name: 'masq', ports } : { name: 'masq' };
 }
 
 /** NFT_REJECT_*; ICMP_PORT_UNREACH 3, ICMPV6_PORT_UNREACH 4, both "administratively prohibited" (RFC 1812, RFC 4443). */

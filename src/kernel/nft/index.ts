@@ -15,6 +15,7 @@ export * from './expression.ts';
 export type { NftField } from './fields.ts';
 export { NftGuard, removeNftParts, writeNftParts } from './guard.ts';
 export { listLegacyRules } from './iptables.ts';
+export { MASQUERADE_PORTS, masqueradeRules } from './masquerade.ts';
 export {
   monitorNft,
   type NftEvent,
@@ -34,7 +35,6 @@ export {
   inCidrs,
   inSet,
   jumpTo,
-  MASQUERADE,
   type NftRule,
   type NftStatement,
   type NftValues,

@@ -50,7 +50,7 @@ function statementText(statement: NftStatement): string {
     case 'steps':
       return expressionsText(statement.steps);
     case 'masquerade':
-      return 'masquerade fully-random';
+      return `masquerade ${statement.ports ? `to :${statement.ports.join('-')} ` : ''}fully-random`;
     case 'verdict': {
       const { verdict } = statement;
       return 'chain' in verdict ? `${verdict.verdict} ${verdict.chain}` : verdict.verdict;

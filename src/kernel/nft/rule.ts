@@ -72,8 +72,11 @@ export type NftStatement =
   | { readonly kind: 'log'; readonly prefix: string; readonly group: number; readonly snaplen?: number }
   /** A refusal that the sender sees: a TCP reset, or ICMP "administratively prohibited". */
   | { readonly kind: 'reject'; readonly with: 'tcp reset' | 'icmp' | 'icmpv6' }
-  /** Source NAT to an address of the outgoing interface, by a port that nobody can guess; ends the chain. */
-  | { readonly kind: 'masquerade' }
+  /**
+   * Source NAT to an address of the outgoing interface, by a port that nobody can guess, of these if given (a match of
+   * protocols that have ports comes before); ends the chain.
+   */
+  | { readonly kind: 'masquerade'; readonly ports?: readonly [first: number, last: number] }
   | { readonly kind: 'verdict'; readonly verdict: NftVerdict }
   /** What the language of nft(8) has no word for: see expression.ts. */
   | { readonly kind: 'steps'; readonly steps: readonly NftExpression[] };
@@ -87,7 +90,7 @@ export interface NftRule {
   readonly comment?: string;
 }
 
-export const MASQUERADE: NftStatement = { kind: 'masquerade' };
+export const MASQUERADE = { kind: 'masquerade' } as const satisfies NftStatement;
 export const COUNTER: NftStatement = { kind: 'counter' };
 export const ACCEPT: NftStatement = { kind: 'verdict', verdict: { verdict: 'accept' } };
 export const DROP: NftStatement = { kind: 'verdict', verdict: { verdict: 'drop' } };

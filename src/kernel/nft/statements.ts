@@ -14,6 +14,7 @@ import { nftError } from '../../errors/nft.ts';
 import { type Datum, padded, sizeOf, typesNamed, writeParts } from './datum.ts';
 import {
   compare,
+  constant,
   counter,
   hostU32,
   masquerade,
@@ -125,11 +126,21 @@ function translate(out: NftExpression[], statement: NftStatement, numberOf: SetN
       out.push(reject(statement.with));
       return;
     case 'masquerade':
-      out.push(masquerade());
+      masqueraded(out, statement.ports);
       return;
     case 'verdict':
       out.push(verdict(statement.verdict));
   }
+}
+
+/** Where nft puts the two ports: registers of 16 bytes. */
+const PORTS = [0, 4] as const;
+
+function masqueraded(out: NftExpression[], ports: readonly number[] | undefined): void {
+  ports?.forEach((port, at) => {
+    out.push(constant(Uint8Array.of(port >>> 8, port), PORTS[at]!));
+  });
+  out.push(masquerade(ports && PORTS));
 }
 
 function among(

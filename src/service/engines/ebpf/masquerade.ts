@@ -1,4 +1,4 @@
-import { MASQUERADE, type NftPart, type NftStatement, ruleOf } from '../../../kernel/nft/index.ts';
+import { masqueradeRules, type NftPart, type NftStatement } from '../../../kernel/nft/index.ts';
 
 /** Mark of packets whose backend must answer through this node; the same bit as in bpf/lb_node.bpf.c. */
 const MARK = 0x20000;
@@ -18,7 +18,7 @@ export function masqueradeParts(): NftPart[] {
       {
         name: 'service_postrouting',
         hook: { type: 'nat', hook: 'postrouting', priority: 99, policy: 'accept' },
-        rules: [ruleOf([marked, MASQUERADE], 'service: answers must come back by this node')],
+        rules: masqueradeRules([marked], 'service: answers must come back by this node'),
       },
     ],
   }));

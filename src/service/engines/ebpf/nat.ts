@@ -1,11 +1,12 @@
 /**
  * Ports of this node that stand for clients outside at backends on other nodes: bpf/include/lb_nat.h. The range lies
- * apart from ports that sockets of this node get without asking and from nodePorts, so nobody else has one of them
- * towards a backend.
+ * apart from ports that sockets of this node get without asking, from nodePorts, and from those that netfilter gives
+ * (kernel/nft/masquerade.ts), so nobody else has one of them towards a backend.
  */
 import { randomBytes } from 'node:crypto';
 import { viewOf } from '../../../codec/index.ts';
 import { type BpfMap, jiffiesPerSecond, type NetnsLike } from '../../../kernel/bpf/index.ts';
+import { MASQUERADE_PORTS } from '../../../kernel/nft/index.ts';
 import { readSysctl } from '../../../kernel/sysctl/index.ts';
 import type { NodeAddresses } from '../../engine.ts';
 import { interfaceStruct, NAT_SEED_AT, writeAddress } from './layout.ts';
@@ -50,7 +51,7 @@ export function natConstants(
   ports: number,
 ): Record<string, number | bigint> {
   const entries = heads?.maxEntries ?? ports;
-  const range = natRange(entries, [ephemeralPorts(netns), NODE_PORTS]);
+  const range = natRange(entries, [ephemeralPorts(netns), NODE_PORTS, MASQUERADE_PORTS]);
   const hz = jiffiesPerSecond();
   return {
     lb_nat_base: range?.[0] ?? 0,

@@ -1,0 +1,27 @@
+/**
+ * Masquerading by ports that mean nothing else on a node. What is sent to a nodePort is taken for a new client's, so an
+ * answer to a port in their range would go to a backend instead of who asked; two Services that answer whatever comes
+ * would send it back and forth for ever. The NAT of Services itself lies below (service/engines/ebpf/nat.ts).
+ *
+ *     1024        13616                30000          32768                            65535
+ *     servers     NAT of Services      nodePorts      masquerade, ports of sockets
+ */
+import { among, MASQUERADE, type NftRule, type NftStatement, ruleOf } from './rule.ts';
+
+/** First and last. Netfilter keeps what it takes from these apart from what sockets have. */
+export const MASQUERADE_PORTS = [32_768, 65_535] as const;
+
+/** IANA protocol numbers. */
+const [TCP, UDP, SCTP] = [6, 17, 132];
+
+/** Rules that masquerade what matches: what has ports, and what has none. */
+export function masqueradeRules(match: readonly NftStatement[], comment: string): NftRule[] {
+  const withPorts = among(
+    'meta l4proto',
+    [TCP, UDP, SCTP].map((protocol) => ({ key: [protocol] })),
+  );
+  return [
+    ruleOf([...match, withPorts, { ...MASQUERADE, ports: MASQUERADE_PORTS }], comment),
+    ruleOf([...match, MASQUERADE], comment),
+  ];
+}

@@ -19,6 +19,8 @@ test('a folder may not import from folders after it or beside it', () => {
 test('processes and databases are opened only behind their doors', () => {
   assert.match(check('overlay/plan.ts', 'node:child_process')!, /may/);
   assert.equal(check('kernel/nft/run.ts', 'node:child_process'), undefined);
+  assert.match(check('agent/cleanup.ts', '../kernel/nft-program/index.ts')!, /may/);
+  assert.equal(check('trace/firewall/observe.ts', '../../kernel/nft-program/index.ts'), undefined);
 });
 
 test('importsOf() finds static, type, re-exporting and dynamic imports with their lines', () => {

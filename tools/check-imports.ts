@@ -29,9 +29,11 @@ export const LAYERS: readonly (readonly string[])[] = [
   ['cmd'],
 ];
 
-/** Platform modules that reach the kernel, and the folders that may import them. */
+/** Modules that reach the kernel or start programs, and the folders that may import them. */
 const DOORS: readonly { module: RegExp; folders: readonly string[] }[] = [
   { module: /^node:child_process$/, folders: ['kernel', 'lab', 'cmd'] },
+  // Whoever runs all the time programs rules by netlink, and starts no program.
+  { module: /\/nft-program\//, folders: ['trace'] },
   { module: /^node:sqlite$/, folders: ['store', 'ipam'] },
 ];
 

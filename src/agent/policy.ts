@@ -2,6 +2,7 @@
 import { type Family, type IpAddress, tryParseIp } from '../addr/index.ts';
 import { type ApiClient, type EventRecorder, type Log, Reflector, resources } from '../client/index.ts';
 import { policyError } from '../errors/index.ts';
+import type { NftRuleFound } from '../kernel/nft/index.ts';
 import type { ClusterNetworkPolicy } from '../model/cluster-network-policy.ts';
 import type { Namespace, NetworkPolicy, Node, Pod, Protocol } from '../model/kubernetes.ts';
 import { ALLOW_LOCKOUT, type NodeNetworkPolicy } from '../model/node-network-policy.ts';
@@ -187,7 +188,7 @@ export function policyRoutes(sources: PolicyAnswerSources): Routes {
       const text = await controller.plan();
       return text.split('\n').filter((line) => line !== '');
     },
-    'GET /policy/show': async (query) => {
+    'GET /policy/show': (query) => {
       synced();
       const name = query.get('name') ?? '';
       const policy = controller.compiler.policies.get(name);
@@ -195,7 +196,7 @@ export function policyRoutes(sources: PolicyAnswerSources): Routes {
       if (!policy && !cluster) throw policyError('POLICY_NO_SUCH_POLICY', { name });
       const rules: PolicyRuleRow[] = [];
       for (const family of [4, 6] as const)
-        rules.push(...ruleRows(await controller.engine.list(family), name, family));
+        rules.push(...ruleRows(controller.engine.rules(family), name, family));
       return { ...(policy ? row(policy, controller) : clusterRow(cluster!, controller)), rules };
     },
     'GET /policy/log': () => {
@@ -264,20 +265,15 @@ function clusterRow(policy: ClusterPolicyFacts, controller: PolicyController): P
 }
 
 /** Counters of the rules whose comment names the policy. */
-function ruleRows(
-  rules: readonly Record<string, unknown>[],
-  policy: string,
-  family: Family,
-): PolicyRuleRow[] {
+function ruleRows(rules: readonly NftRuleFound[], policy: string, family: Family): PolicyRuleRow[] {
   const rows = new Map<string, PolicyRuleRow>();
-  for (const { comment, expr } of rules) {
-    const match = /^(?:np|cnp|nnp) (\S+) ((?:in|e)gress\[\d+\])/.exec(String(comment ?? ''));
-    if (match?.[1] !== policy || !Array.isArray(expr)) continue;
+  for (const { comment, packets, bytes } of rules) {
+    const match = /^(?:np|cnp|nnp) (\S+) ((?:in|e)gress\[\d+\])/.exec(comment);
+    if (match?.[1] !== policy) continue;
     const rule = match[2]!;
-    const counter = expr.find((part: { counter?: { packets: number; bytes: number } }) => part.counter);
     const found = rows.get(rule) ?? { rule, family: `IPv${family}`, connections: 0, bytes: 0 };
-    found.connections += Number(counter?.counter?.packets ?? 0);
-    found.bytes += Number(counter?.counter?.bytes ?? 0);
+    found.connections += packets ?? 0;
+    found.bytes += bytes ?? 0;
     rows.set(rule, found);
   }
   return [...rows.values()];

@@ -8,7 +8,7 @@ export const nftCatalogue = {
   ),
   NFT_REFUSED: entry(
     (c: { what: string; said: string }) => `Cannot ${c.what}: nft says: ${c.said}`,
-    () => 'Nothing of the transaction was applied; "nft -c -f FILE" checks a script without applying it',
+    () => 'Only "portolan doctor firewall" asks that program; run it by hand to see more',
   ),
   NFT_UNREADABLE: entry(
     (c: { what: string; why: string }) => `Cannot ${c.what}: nft's answer is not understood: ${c.why}`,

@@ -9,8 +9,7 @@ export const policyCatalogue = {
   ),
   POLICY_NO_ISOLATION: entry(
     (c: { pod: string; why: string }) => `Cannot isolate pod "${c.pod}" before it starts: ${c.why}`,
-    () =>
-      'The pod is not started without its policies; see that nft is installed and nf_tables in the kernel',
+    () => 'The pod is not started without its policies; see that nf_tables is in the kernel',
   ),
   POLICY_NO_SUCH_ENDPOINT: entry(
     (c: { text: string }) => `Cannot explain traffic of "${c.text}": no such pod, and no IP address`,

@@ -7,11 +7,11 @@ import { FAMILIES, type Family, type IpAddress } from '../addr/index.ts';
 import { policyError } from '../errors/index.ts';
 import {
   changeText,
-  listNftJson,
   monitorNft,
   type NftChange,
   type NftElement,
   type NftEvent,
+  type NftRuleFound,
   NftRuleset,
   type NftSet,
   type NftSetFound,
@@ -114,17 +114,11 @@ export class NftPolicyEngine {
     }
   }
 
-  /** Sets and chains of ours in the kernel's own words, for `policy show`. */
-  async list(family: Family): Promise<Record<string, unknown>[]> {
-    const objects = await listNftJson({
-      netns: this.#options.netns,
-      terse: true,
-      query: ['table', nftFamily(family), TABLE],
-    });
-    return (objects ?? []).flatMap((object) => {
-      const rule = object['rule'];
-      return rule && String(rule['chain']).startsWith(PREFIX) ? [rule] : [];
-    });
+  /** Rules of ours with what they counted, for `policy show`. */
+  rules(family: Family): NftRuleFound[] {
+    return this.#ruleset
+      .rules({ family: nftFamily(family), table: TABLE })
+      .filter(({ chain }) => chain.startsWith(PREFIX));
   }
 
   close(): void {

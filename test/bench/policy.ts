@@ -4,12 +4,12 @@
  *
  *   npm run bench -- policy
  */
-import { execFile } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { createNetns, deleteNetns } from '../../src/kernel/netns/index.ts';
-import { monitorNft, NftRuleset, runNft } from '../../src/kernel/nft/index.ts';
+import { monitorNft, NftRuleset } from '../../src/kernel/nft/index.ts';
 import {
   namespaceLabels,
   type PodFacts,
@@ -137,11 +137,11 @@ export async function benchProgramming(
 /** What nft(8) needs for the rules of one policy as text, in a namespace of its own with the same rules. */
 async function besideText(figures: Figure[], name: string, label: string): Promise<void> {
   const beside = `${name}-t`;
-  using netns = createNetns(beside);
+  using _netns = createNetns(beside);
   try {
     const options = { maxBuffer: 256 << 20 };
     const { stdout: script } = await run('ip', ['netns', 'exec', name, 'nft', 'list', 'ruleset'], options);
-    await runNft({ netns, script });
+    runNft(beside, script);
     const chain = 'policy_in/ns0/np0';
     const body = new RegExp(`chain ${chain} {\\n([^}]*)\\n\\t}`).exec(script)?.[1] ?? '';
     const rules = body.split('\n').map((rule) => `add rule ip portolan ${chain} ${rule.trim()}\n`);
@@ -149,7 +149,7 @@ async function besideText(figures: Figure[], name: string, label: string): Promi
     const times: number[] = [];
     for (let round = 0; round < 7; round++) {
       const start = performance.now();
-      await runNft({ netns, script: `flush chain ip portolan ${chain}\n${rules.join('')}` });
+      runNft(beside, `flush chain ip portolan ${chain}\n${rules.join('')}`);
       times.push(performance.now() - start);
     }
     const at = figures.findIndex((figure) => figure.name.startsWith(`a policy changes; ${label}`));
@@ -158,6 +158,10 @@ async function besideText(figures: Figure[], name: string, label: string): Promi
   } finally {
     deleteNetns(beside);
   }
+}
+
+function runNft(name: string, input: string): void {
+  execFileSync('ip', ['netns', 'exec', name, 'nft', '-f', '-'], { input });
 }
 
 /** Others delete or edit what is ours, by nft(8): from their transaction's end to the end of ours. */

@@ -4,6 +4,11 @@ import type { NftRule } from './rule.ts';
 import { ruleText } from './rule-text.ts';
 import { formatKey, type NftElement, type NftFamily, type NftSet } from './set-element.ts';
 
+/** Which namespace's rules: a descriptor, or undefined for the process's own. */
+export interface NftPlace {
+  readonly netns?: number | { readonly fd: number } | undefined;
+}
+
 /** Where a base chain hangs in the kernel's way of packets. */
 export interface NftHook {
   readonly type: 'filter' | 'nat' | 'route';

@@ -4,11 +4,10 @@
  * rule of the part is found out. Without that proof nothing is known, and the next call writes again.
  */
 import { isNetError } from '../../errors/index.ts';
-import { setOfShape } from './change.ts';
+import { type NftPlace, setOfShape } from './change.ts';
 import { emptied, type NftPart, partChanges, partText } from './part.ts';
 import { NftRuleset } from './ruleset.ts';
 import { formatKey } from './set-element.ts';
-import type { NftPlace } from './transaction.ts';
 
 /** Others may change rules between reading and writing, this often at most. */
 const MOST_TRIES = 8;

@@ -4,6 +4,7 @@ export {
   hookText,
   type NftChange,
   type NftHook,
+  type NftPlace,
   type NftSetShape,
   type NftTableName,
   setOfShape,
@@ -14,7 +15,6 @@ export type { NftSetFound } from './dump-sets.ts';
 export * from './expression.ts';
 export type { NftField } from './fields.ts';
 export { NftGuard, removeNftParts, writeNftParts } from './guard.ts';
-export { listLegacyRules } from './iptables.ts';
 export { MASQUERADE_PORTS, masqueradeRules } from './masquerade.ts';
 export {
   monitorNft,
@@ -45,4 +45,3 @@ export { ruleText } from './rule-text.ts';
 export { NftRuleset } from './ruleset.ts';
 export { formatKey, type NftElement, type NftFamily, type NftSet, type NftVerdict } from './set-element.ts';
 export { expressionsOf } from './statements.ts';
-export { listNftJson, type NftObject, type NftPlace, parseNftJson, runNft } from './transaction.ts';

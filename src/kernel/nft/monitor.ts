@@ -8,8 +8,8 @@ import {
   readAttributes,
   viewOf,
 } from '../netlink/index.ts';
+import type { NftPlace } from './change.ts';
 import { familyName, NFT, writeHeader } from './messages.ts';
-import type { NftPlace } from './transaction.ts';
 
 /** nfnetlink.h and nf_tables.h */
 const NFNLGRP_NFTABLES = 7;

@@ -7,7 +7,7 @@
 import { nftError } from '../../errors/nft.ts';
 import { NETLINK, NetlinkSocket } from '../netlink/index.ts';
 import { kernelFailure } from '../syscall/index.ts';
-import { changeText, type NftChange, type NftTableName } from './change.ts';
+import { changeText, type NftChange, type NftPlace, type NftTableName } from './change.ts';
 import { changeMessages } from './change-bytes.ts';
 import { dumpChains, dumpRules, type NftChainFound, type NftRuleFound, readTable } from './dump.ts';
 import { dumpElements, dumpSets, type NftSetFound, readSet } from './dump-sets.ts';
@@ -28,7 +28,7 @@ export class NftRuleset {
   }
 
   /** Throws KERNEL_SYSCALL, KERNEL_NEEDS_ROOT. */
-  static open(options: { readonly netns?: number | { readonly fd: number } | undefined } = {}): NftRuleset {
+  static open(options: NftPlace = {}): NftRuleset {
     return new NftRuleset(NetlinkSocket.open({ netns: options.netns, protocol: NETLINK.NETFILTER }));
   }
 

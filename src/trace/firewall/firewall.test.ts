@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import fc from 'fast-check';
 import { parseCidr } from '../../addr/index.ts';
-import type { NftObject } from '../../kernel/nft/index.ts';
+import type { NftObject } from '../../kernel/nft-program/index.ts';
 import { firewallReport, type NodeNetwork } from './index.ts';
 import { clusterCidrsOf } from './observe.ts';
 

@@ -1,5 +1,5 @@
 /** Chains and rules out of `nft -j list ruleset`, for judge.ts. Pure; what is not understood is a "maybe". */
-import type { NftObject } from '../../kernel/nft/index.ts';
+import type { NftObject } from '../../kernel/nft-program/index.ts';
 import { any, not } from './judge.ts';
 import type { FirewallChain, FirewallRule, Probe, Tri, Verdict } from './types.ts';
 import { addressIn, interfaceIs, portIs, protocolIs, stateIs } from './values.ts';

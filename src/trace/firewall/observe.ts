@@ -1,6 +1,6 @@
 /** Reads what firewallReport() needs in the network namespace of this process. */
 import { Cidr, parseCidr } from '../../addr/index.ts';
-import { listLegacyRules, listNftJson } from '../../kernel/nft/index.ts';
+import { listLegacyRules, listNftRules } from '../../kernel/nft-program/index.ts';
 import { Rtnl } from '../../kernel/rtnl/index.ts';
 import { readSysctl } from '../../kernel/sysctl/index.ts';
 import { isDeviceName } from '../../overlay/index.ts';
@@ -10,14 +10,10 @@ import type { FirewallSources } from './report.ts';
 
 /** Throws NFT_MISSING, NFT_REFUSED, NFT_UNREADABLE. */
 export async function readFirewalls(): Promise<FirewallSources> {
-  const [nft, ip, ip6] = await Promise.all([
-    listNftJson({ query: ['ruleset'] }),
-    listLegacyRules('ip'),
-    listLegacyRules('ip6'),
-  ]);
+  const [nft, ip, ip6] = await Promise.all([listNftRules(), listLegacyRules('ip'), listLegacyRules('ip6')]);
   const bridge = (name: string) => readSysctl(`net/bridge/${name}`)?.trim();
   return {
-    nft: nft ?? [],
+    nft,
     legacy: { ip, ip6 },
     bridge: { ip: bridge('bridge-nf-call-iptables'), ip6: bridge('bridge-nf-call-ip6tables') },
   };

@@ -1,5 +1,5 @@
 /** What other people's firewalls do to the packets of a node. Pure. */
-import type { NftObject } from '../../kernel/nft/index.ts';
+import type { NftObject } from '../../kernel/nft-program/index.ts';
 import { chainsOfIptables } from './iptables-rules.ts';
 import { judge } from './judge.ts';
 import { chainsOfNft } from './nft-rules.ts';

@@ -17,6 +17,7 @@
  * an interface, packets are marked, and the rules of this node masquerade what is marked.
  */
 #include "lb_direct.h"
+#include "lb_said.h"
 #include "lb_tell.h"
 
 /* Read by nobody: keeps the structures in this object's BTF, as in lb_pod.bpf.c. */
@@ -47,7 +48,7 @@ const volatile __u32 lb_masquerade_mark = 0x20000;
 
 __noinline int lb_outside(struct __sk_buff *skb, const struct lb_packet *p)
 {
-	bool opens, from_client;
+	bool opens, from_client, known;
 	struct lb_flow *flow;
 	int verdict = DROP;
 	__u32 number;
@@ -60,11 +61,15 @@ __noinline int lb_outside(struct __sk_buff *skb, const struct lb_packet *p)
 		verdict = lb_handed();
 		return verdict ? verdict : lb_nat_send(skb, p, number - 1, from_client);
 	}
-	flow = lb_flow_outside(skb, skb->ifindex, p, opens, &number, &verdict);
-	if (number)
-		return lb_nat_send(skb, p, number - 1, true);
+	flow = lb_flow_outside(skb, skb->ifindex, p, opens, &known, &verdict);
+	if (verdict == TAKE_NAT) {
+		number = lb_nat_take(p);
+		return number ? lb_nat_send(skb, p, number - 1, true) : DROP;
+	}
 	if (!flow)
 		return verdict;
+	if (known)
+		lb_flow_track(flow, p, true);
 	if (flow->flags & LB_FLOW_DIRECT)
 		return flow->flags & LB_FLOW_OPTION ? lb_tell_send(skb, p, flow) : lb_direct_send(skb, p, flow);
 	if (lb_rewrite(skb, p, false, flow->backend, flow->backend_port))
@@ -161,8 +166,18 @@ int lb_from_outside(struct __sk_buff *skb)
 {
 	struct lb_packet p = {};
 	int verdict = NEXT;
-	int parsed = lb_read(skb, &p);
+	int parsed;
 
+	switch (lb_said(skb)) {
+	case LB_SAID_MASQUERADE:
+		skb->mark |= lb_masquerade_mark;
+		return NEXT;
+	case LB_SAID_DONE:
+		return NEXT;
+	default:
+		break;
+	}
+	parsed = lb_read(skb, &p);
 	if (lb_may_have_option(&p)) {
 		verdict = lb_tell_take(skb, &p, false);
 		if (verdict != NO_FLOW)

@@ -40,35 +40,45 @@ static __always_inline int lb_turn_around(struct __sk_buff *skb, const struct lb
 	return failed ? -1 : lb_swap_macs(skb);
 }
 
+/* The first 14 bytes of a TCP header. */
+struct lb_tcp_start {
+	__be16 ports[2];
+	__be32 sequence;
+	__be32 acknowledged;
+	__be16 flags;
+} __attribute__((packed));
+
 /* RFC 9293, 3.10.7.1: what answers a segment to a connection that does not exist. Options and data stay in it. */
+static __always_inline void lb_reset_of(const struct lb_packet *p, const struct lb_tcp_start *old,
+					struct lb_tcp_start *new)
+{
+	__u32 header, data;
+
+	new->ports[0] = old->ports[1];
+	new->ports[1] = old->ports[0];
+	if (p->tcp_flags & LB_TCP_ACK) {
+		new->sequence = old->acknowledged;
+		new->acknowledged = 0;
+		new->flags = (old->flags & bpf_htons(0xf000)) | bpf_htons(LB_TCP_RST);
+	} else {
+		header = (bpf_ntohs(old->flags) >> 12) * 4;
+		data = p->payload > header ? p->payload - header : 0;
+		new->sequence = 0;
+		new->acknowledged = bpf_htonl(bpf_ntohl(old->sequence) + data +
+					      !!(p->tcp_flags & LB_TCP_SYN) + !!(p->tcp_flags & LB_TCP_FIN));
+		new->flags = (old->flags & bpf_htons(0xf000)) | bpf_htons(LB_TCP_RST | LB_TCP_ACK);
+	}
+}
+
 static __always_inline int lb_answer_reset(struct __sk_buff *skb, const struct lb_packet *p)
 {
-	struct {
-		__be16 ports[2];
-		__be32 sequence;
-		__be32 acknowledged;
-		__be16 flags;
-	} __attribute__((packed)) old, new;
+	struct lb_tcp_start old, new;
 	__u32 sum_at = lb_checksum_at(p);
-	__u32 header, data;
 	long failed = 0;
 
 	if (bpf_skb_load_bytes(skb, p->l4, &old, sizeof(old)))
 		return -1;
-	new.ports[0] = old.ports[1];
-	new.ports[1] = old.ports[0];
-	if (p->tcp_flags & LB_TCP_ACK) {
-		new.sequence = old.acknowledged;
-		new.acknowledged = 0;
-		new.flags = (old.flags & bpf_htons(0xf000)) | bpf_htons(LB_TCP_RST);
-	} else {
-		header = (bpf_ntohs(old.flags) >> 12) * 4;
-		data = p->payload > header ? p->payload - header : 0;
-		new.sequence = 0;
-		new.acknowledged = bpf_htonl(bpf_ntohl(old.sequence) + data +
-					     !!(p->tcp_flags & LB_TCP_SYN) + !!(p->tcp_flags & LB_TCP_FIN));
-		new.flags = (old.flags & bpf_htons(0xf000)) | bpf_htons(LB_TCP_RST | LB_TCP_ACK);
-	}
+	lb_reset_of(p, &old, &new);
 	failed |= bpf_l4_csum_replace(skb, sum_at, old.sequence, new.sequence, 4);
 	failed |= bpf_l4_csum_replace(skb, sum_at, old.acknowledged, new.acknowledged, 4);
 	failed |= bpf_l4_csum_replace(skb, sum_at, old.flags, new.flags, 2);
@@ -109,13 +119,25 @@ static __always_inline __u32 lb_embedded(const struct lb_packet *p, __u32 header
 	return header + (p->protocol == IPPROTO_TCP ? LB_ICMP_EMBEDDED_TCP : LB_ICMP_EMBEDDED);
 }
 
-static __always_inline int lb_answer_icmp4(struct __sk_buff *skb, const struct lb_packet *p,
-					   struct lb_words why, __u32 mtu)
+struct lb_error4 {
+	struct iphdr ip;
+	struct lb_icmp_head icmp;
+};
+
+struct lb_error6 {
+	struct ipv6hdr ip;
+	struct lb_icmp_head icmp;
+};
+
+/* What errors keep of a packet, at most; what it has less of is 0. */
+#define LB_EMBEDDED4 (sizeof(struct iphdr) + LB_ICMP_EMBEDDED_TCP)
+#define LB_EMBEDDED6 (sizeof(struct ipv6hdr) + LB_ICMP_EMBEDDED_TCP)
+
+/* The headers of an error about a packet, to its sender; `sum` is that of the bytes that it keeps. */
+static __always_inline void lb_error4_of(const struct lb_packet *p, struct lb_words why, __u32 mtu,
+					 __u64 sum, __u32 kept, struct lb_error4 *head)
 {
-	struct {
-		struct iphdr ip;
-		struct lb_icmp_head icmp;
-	} head = {
+	*head = (struct lb_error4){
 		.ip = {
 			.version = 4,
 			.ihl = 5,
@@ -123,20 +145,55 @@ static __always_inline int lb_answer_icmp4(struct __sk_buff *skb, const struct l
 			.protocol = IPPROTO_ICMP,
 			.saddr = p->target[3],
 			.daddr = p->source[3],
+			.tot_len = bpf_htons(sizeof(*head) + kept),
 		},
 		/* RFC 1191: the MTU is in the lower half. */
 		.icmp = { .type = why.type4, .code = why.code4, .unused = bpf_htonl(mtu) },
 	};
-	__u8 embedded[sizeof(struct iphdr) + LB_ICMP_EMBEDDED_TCP] = {};
+	head->ip.check = lb_fold(bpf_csum_diff(NULL, 0, (__be32 *)&head->ip, sizeof(head->ip), 0));
+	head->icmp.checksum = lb_fold(bpf_csum_diff(NULL, 0, (__be32 *)&head->icmp, 8, sum));
+}
+
+static __always_inline void lb_error6_of(const struct lb_packet *p, struct lb_words why, __u32 mtu,
+					 __u64 sum, __u32 kept, struct lb_error6 *head)
+{
+	struct {
+		__be32 addresses[8];
+		__be32 length;
+		__be32 next;
+	} pseudo = {
+		.length = bpf_htonl(sizeof(struct lb_icmp_head) + kept),
+		.next = bpf_htonl(IPPROTO_ICMPV6),
+	};
+
+	*head = (struct lb_error6){
+		.ip = {
+			.version = 6,
+			.nexthdr = IPPROTO_ICMPV6,
+			.hop_limit = 64,
+			.payload_len = bpf_htons(sizeof(struct lb_icmp_head) + kept),
+		},
+		.icmp = { .type = why.type6, .code = why.code6, .unused = bpf_htonl(mtu) },
+	};
+	__builtin_memcpy(&head->ip.saddr, p->target, 16);
+	__builtin_memcpy(&head->ip.daddr, p->source, 16);
+	lb_copy_address(pseudo.addresses, p->target);
+	lb_copy_address(pseudo.addresses + 4, p->source);
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&pseudo, sizeof(pseudo), sum);
+	head->icmp.checksum = lb_fold(bpf_csum_diff(NULL, 0, (__be32 *)&head->icmp, 8, sum));
+}
+
+static __always_inline int lb_answer_icmp4(struct __sk_buff *skb, const struct lb_packet *p,
+					   struct lb_words why, __u32 mtu)
+{
 	__u32 kept = lb_embedded(p, sizeof(struct iphdr));
+	__u8 embedded[LB_EMBEDDED4] = {};
+	struct lb_error4 head;
 
 	/* Options would move what is embedded; nobody sends them. */
 	if (p->l4 != ETH_HLEN + sizeof(struct iphdr) || bpf_skb_load_bytes(skb, ETH_HLEN, embedded, kept))
 		return -1;
-	head.ip.tot_len = bpf_htons(sizeof(head) + kept);
-	head.ip.check = lb_fold(bpf_csum_diff(NULL, 0, (__be32 *)&head.ip, sizeof(head.ip), 0));
-	head.icmp.checksum = lb_fold(bpf_csum_diff(NULL, 0, (__be32 *)embedded, sizeof(embedded),
-						   bpf_csum_diff(NULL, 0, (__be32 *)&head.icmp, 8, 0)));
+	lb_error4_of(p, why, mtu, bpf_csum_diff(NULL, 0, (__be32 *)embedded, sizeof(embedded), 0), kept, &head);
 	if (bpf_skb_change_tail(skb, ETH_HLEN + kept, 0) ||
 	    bpf_skb_adjust_room(skb, sizeof(head), BPF_ADJ_ROOM_MAC, 0) ||
 	    bpf_skb_store_bytes(skb, ETH_HLEN, &head, sizeof(head), BPF_F_RECOMPUTE_CSUM))
@@ -147,39 +204,13 @@ static __always_inline int lb_answer_icmp4(struct __sk_buff *skb, const struct l
 static __always_inline int lb_answer_icmp6(struct __sk_buff *skb, const struct lb_packet *p,
 					   struct lb_words why, __u32 mtu)
 {
-	struct {
-		struct ipv6hdr ip;
-		struct lb_icmp_head icmp;
-	} head = {
-		.ip = {
-			.version = 6,
-			.nexthdr = IPPROTO_ICMPV6,
-			.hop_limit = 64,
-		},
-		.icmp = { .type = why.type6, .code = why.code6, .unused = bpf_htonl(mtu) },
-	};
-	__u8 embedded[sizeof(struct ipv6hdr) + LB_ICMP_EMBEDDED_TCP] = {};
 	__u32 kept = lb_embedded(p, sizeof(struct ipv6hdr));
-	struct {
-		__be32 addresses[8];
-		__be32 length;
-		__be32 next;
-	} pseudo = {
-		.length = bpf_htonl(sizeof(struct lb_icmp_head) + kept),
-		.next = bpf_htonl(IPPROTO_ICMPV6),
-	};
-	__u64 sum;
+	__u8 embedded[LB_EMBEDDED6] = {};
+	struct lb_error6 head;
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, embedded, kept))
 		return -1;
-	head.ip.payload_len = bpf_htons(sizeof(struct lb_icmp_head) + kept);
-	__builtin_memcpy(&head.ip.saddr, p->target, 16);
-	__builtin_memcpy(&head.ip.daddr, p->source, 16);
-	lb_copy_address(pseudo.addresses, p->target);
-	lb_copy_address(pseudo.addresses + 4, p->source);
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&head.icmp, 8, sum);
-	head.icmp.checksum = lb_fold(bpf_csum_diff(NULL, 0, (__be32 *)embedded, sizeof(embedded), sum));
+	lb_error6_of(p, why, mtu, bpf_csum_diff(NULL, 0, (__be32 *)embedded, sizeof(embedded), 0), kept, &head);
 	if (bpf_skb_change_tail(skb, ETH_HLEN + kept, 0) ||
 	    bpf_skb_adjust_room(skb, sizeof(head), BPF_ADJ_ROOM_MAC, 0) ||
 	    bpf_skb_store_bytes(skb, ETH_HLEN, &head, sizeof(head), BPF_F_RECOMPUTE_CSUM))

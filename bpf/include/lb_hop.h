@@ -14,6 +14,7 @@
 enum lb_interface_flag {
 	LB_I_OVERLAY = 1 << 0, /* packets that are too large for it are fragmented outside of the tunnel */
 	LB_I_XDP = 1 << 1, /* its driver sends what XDP redirects to it */
+	LB_I_TX = 1 << 2, /* ... and what XDP_TX turns back at it; a veth does that only for a peer with XDP */
 };
 
 /* An interface by which backends on other nodes are reached. */
@@ -37,6 +38,7 @@ struct lb_nat_room {
 	struct lb_nat_wish wish;
 	struct bpf_fib_lookup fib;
 	struct lb_hop hop;
+	__u32 route; /* enum lb_route: what is known of the hop */
 };
 
 struct {
@@ -90,6 +92,8 @@ static __always_inline enum lb_route lb_route_to(void *ctx, struct bpf_fib_looku
 	link = bpf_map_lookup_elem(&lb_interfaces, &ifindex);
 	if (link && (link->flags & LB_I_XDP))
 		hop->tick |= LB_HOP_XDP;
+	if (link && (link->flags & LB_I_TX))
+		hop->tick |= LB_HOP_TX;
 	hop->ifindex = ifindex;
 	return LB_ROUTE_FOUND;
 }

@@ -54,11 +54,12 @@ struct lb_hop {
 	__u32 ifindex; /* 0: to be found */
 	__u8 macs[12]; /* target, source */
 	__u16 mtu;
-	__u16 tick; /* of when it was found, 15 bits; LB_HOP_XDP above them */
+	__u16 tick; /* of when it was found, 14 bits; LB_HOP_XDP and LB_HOP_TX above them */
 };
 
 #define LB_HOP_XDP 0x8000 /* the interface sends what XDP redirects to it */
-#define LB_HOP_TICK 0x7fff
+#define LB_HOP_TX 0x4000 /* ... and what XDP_TX turns back at it */
+#define LB_HOP_TICK 0x3fff
 
 /* Two cache lines: the first one is compared, the second one is what to do. */
 struct lb_nat_flow {

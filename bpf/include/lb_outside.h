@@ -11,6 +11,7 @@
 
 #define NODE_LINK 0 /* place of all node interfaces in lb_links */
 #define NO_FLOW 0x7fffffff /* a verdict: try something else */
+#define TAKE_NAT 0x7ffffffe /* a verdict: open a flow to a backend elsewhere */
 
 /* Number plus 1 of the flow to or from a backend elsewhere that a packet goes on in; 0 for none. */
 static __always_inline __u32 lb_nat_known(const struct lb_packet *p, bool opens, bool *from_client)
@@ -39,62 +40,77 @@ static __always_inline __u32 lb_nat_known(const struct lb_packet *p, bool opens,
 }
 
 /*
- * A new flow to a backend elsewhere: finds an address and a port of this node for it. Number plus 1, or 0 with the
- * verdict in `verdict`, which is NO_FLOW where that is not possible.
+ * A new flow to a backend elsewhere: finds an address of this node for it and leaves what it is to be in lb_nat_rooms,
+ * for lb_nat_take(). False where that is not possible.
  */
-static __always_inline __u32 lb_nat_new(void *ctx, __u32 ifindex, const struct lb_packet *p,
-					const struct choice *choice, int *verdict)
+static __always_inline bool lb_nat_wanted(void *ctx, __u32 ifindex, const struct lb_packet *p,
+					  const struct choice *choice)
 {
 	const struct lb_backend *backend = choice->backend;
-	__u32 number, leaves, only = 0;
 	struct lb_interface *link;
 	struct lb_nat_room *room;
 	struct lb_nat_wish *wish;
+	__u32 leaves, only = 0;
 
-	*verdict = NO_FLOW;
 	room = bpf_map_lookup_elem(&lb_nat_rooms, &only);
 	if (!lb_nat_base || !room)
-		return 0;
+		return false;
 	wish = &room->wish;
 	lb_fib_question(&room->fib, p, p->source, backend->address, ifindex);
-	if (lb_route_to(ctx, &room->fib, &room->hop) == LB_ROUTE_NONE)
-		return 0;
+	room->route = lb_route_to(ctx, &room->fib, &room->hop);
+	if (room->route == LB_ROUTE_NONE)
+		return false;
 	leaves = room->fib.ifindex;
 	link = bpf_map_lookup_elem(&lb_interfaces, &leaves);
 	if (!link)
-		return 0;
+		return false;
 	if (p->ip4)
 		lb_copy_address(wish->source, link->source4);
 	else
 		lb_copy_address(wish->source, link->source6);
 	if (!lb_is_address(wish->source))
-		return 0;
+		return false;
 	lb_copy_address(wish->backend, backend->address);
 	wish->backend_port = backend->port;
 	wish->backend_id = choice->id;
 	wish->service = choice->frontend->service;
 	wish->protocol = p->protocol;
-	number = lb_nat_open(p, wish);
-	if (number)
-		lb_count(LB_FORWARD_NAT);
-	else
-		*verdict = dropped(LB_DROP_NAT_FULL);
+	return true;
+}
+
+/* Takes a place for the flow that lb_nat_wanted() left. Number plus 1; 0 where there is none, which is counted. */
+static __always_inline __u32 lb_nat_take(const struct lb_packet *p)
+{
+	struct lb_nat_flow *flow;
+	struct lb_nat_room *room;
+	__u32 number, only = 0;
+
+	room = bpf_map_lookup_elem(&lb_nat_rooms, &only);
+	number = room ? lb_nat_open(p, &room->wish) : 0;
+	flow = number ? lb_nat_flow_at(number - 1) : NULL;
+	if (!flow) {
+		lb_count(LB_DROP_NAT_FULL);
+		return 0;
+	}
+	if (room->route == LB_ROUTE_FOUND)
+		flow->to_backend = room->hop;
+	lb_count(LB_FORWARD_NAT);
 	return number;
 }
 
 /*
- * A packet that is in no flow of lb_nat_flows: the flow of lb_flows that it goes on in or opens. NULL with the number
- * plus 1 of a new one of lb_nat_flows in `number`, or with the verdict in `verdict`.
+ * A packet that is in no flow of lb_nat_flows: the flow of lb_flows that it goes on in (`known`; whoever sends it notes
+ * it there) or opens. NULL with the verdict in `verdict`; TAKE_NAT stands for lb_nat_take().
  */
 static __always_inline struct lb_flow *lb_flow_outside(void *ctx, __u32 ifindex, const struct lb_packet *p, bool opens,
-						       __u32 *number, int *verdict)
+						       bool *known, int *verdict)
 {
 	struct lb_flows *flows = NULL;
 	struct choice choice = {};
 	struct lb_endpoint client;
 	struct lb_flow *flow;
 
-	*number = 0;
+	*known = false;
 	lb_endpoint_of(&client, p->source, p->source_port, p->protocol);
 	if (lb_has_flows(NODE_LINK))
 		flows = bpf_map_lookup_elem(&lb_flows, &client);
@@ -103,7 +119,7 @@ static __always_inline struct lb_flow *lb_flow_outside(void *ctx, __u32 ifindex,
 		*verdict = lb_handed();
 		if (*verdict)
 			return NULL;
-		lb_flow_track(flow, p, true);
+		*known = true;
 		return flow;
 	}
 	choose_backend(p, opens, true, &choice, verdict);
@@ -112,10 +128,9 @@ static __always_inline struct lb_flow *lb_flow_outside(void *ctx, __u32 ifindex,
 		return NULL;
 	}
 	if (!(choice.backend->flags & LB_B_NEAR) && !(choice.frontend->flags & LB_F_OUTSIDE_KEEP) &&
-	    !is_direct(choice.frontend)) {
-		*number = lb_nat_new(ctx, ifindex, p, &choice, verdict);
-		if (*number || *verdict != NO_FLOW)
-			return NULL;
+	    !is_direct(choice.frontend) && lb_nat_wanted(ctx, ifindex, p, &choice)) {
+		*verdict = TAKE_NAT;
+		return NULL;
 	}
 	return keep_flow(p, &client, flows, &choice, true, NODE_LINK, verdict);
 }

@@ -438,9 +438,9 @@ describe('packet programs', () => {
       lb_getpeername6: [180, 350],
       lb_from_pod: [4950, 90_000],
       lb_to_pod: [1500, 9_000],
-      lb_from_outside: [12_500, 140_000],
+      lb_from_outside: [12_700, 140_000],
       lb_from_overlay: [7400, 70_000],
-      lb_xdp: [1550, 26_000],
+      lb_xdp: [6000, 90_000],
       lb_to_outside: [1500, 9_000],
     };
     for (const [name, program] of engine.programs) {

@@ -389,7 +389,8 @@ export class EbpfEngine implements NodeServiceEngine {
   }
 
   #setInterface(ifindex: number, addresses: NodeAddresses, flags: number): void {
-    const xdp = this.#links.chosen(ifindex)?.sends ? INTERFACE.XDP : 0;
+    const chosen = this.#links.chosen(ifindex);
+    const xdp = (chosen?.sends ? INTERFACE.XDP : 0) | (chosen?.turns ? INTERFACE.TX : 0);
     this.#objects.maps.lb_interfaces.set(u32Bytes(ifindex), encodeInterface(addresses, flags | xdp));
   }
 

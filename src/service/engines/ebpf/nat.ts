@@ -80,7 +80,7 @@ export function keepNatSeed(heads: BpfMap, seed: bigint): void {
 }
 
 /** enum lb_interface_flag. */
-export const INTERFACE = { OVERLAY: 1 << 0, XDP: 1 << 1 } as const;
+export const INTERFACE = { OVERLAY: 1 << 0, XDP: 1 << 1, TX: 1 << 2 } as const;
 
 export function encodeInterface({ ip4, ip6 }: NodeAddresses, flags: number): Uint8Array {
   const addresses = new Uint8Array(32);

@@ -16,6 +16,7 @@ import {
   type XdpMode,
 } from '../../../kernel/bpf/index.ts';
 import { XDP_ACT, xdpFeatures } from '../../../kernel/netdev/index.ts';
+import { Rtnl } from '../../../kernel/rtnl/index.ts';
 import { ERRNO, errnoName } from '../../../kernel/syscall/index.ts';
 import { putLink } from './pinned-link.ts';
 
@@ -31,6 +32,11 @@ export interface ChosenHook {
   readonly why: string | undefined;
   /** Whether what XDP redirects to this interface is sent. */
   readonly sends: boolean;
+  /**
+   * Whether what XDP_TX turns back is sent. On a veth it lies in the peer's queue until something else wakes that,
+   * unless the peer has an XDP program itself (veth_xdp_flush() asks for that, veth_xdp_xmit() only for NAPI).
+   */
+  readonly turns: boolean;
 }
 
 const PIN = /^xdp_(native|generic)_(\d+)$/;
@@ -53,7 +59,7 @@ export class XdpHooks {
     const sends = wanted === 'generic' || ((features ?? 0n) & XDP_ACT.NDO_XMIT) !== 0n;
     const tc = (why: string | undefined): ChosenHook => {
       this.detach(ifindex);
-      return { hook: 'tc', why, sends };
+      return { hook: 'tc', why, sends, turns: false };
     };
     if (wanted === 'tc') return tc(undefined);
     if (!program || bpfFeatures.xdpLinks.available() === false) return tc('this kernel has no XDP links');
@@ -67,7 +73,7 @@ export class XdpHooks {
     this.#detachOther(ifindex, mode);
     try {
       this.#put(ifindex, mode, program);
-      return { hook: mode, why: undefined, sends };
+      return { hook: mode, why: undefined, sends, turns: mode === 'generic' || !this.#isVeth(ifindex) };
     } catch (error) {
       if (!isNetError(error, 'BPF_ATTACH_FAILED')) throw error;
       const errno = kernelCause(error)?.errno;
@@ -103,6 +109,11 @@ export class XdpHooks {
       using link = adoptLink(path);
       if (link?.info().ifindex !== ifindex) unpin(path);
     }
+  }
+
+  #isVeth(ifindex: number): boolean {
+    using rtnl = Rtnl.open({ netns: this.#netns });
+    return rtnl.link(ifindex)?.kind === 'veth';
   }
 
   #put(ifindex: number, mode: XdpMode, program: BpfProgram): void {

@@ -1,0 +1,314 @@
+/**
+ * XDP opens flows by itself: to backends on other nodes, to backends here, and refusals. tcpdump is the witness: it sees
+ * what comes out of XDP, before tc.
+ */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import test, { after, before, describe } from 'node:test';
+import { writeNftParts } from '../../src/kernel/nft/index.ts';
+import { EbpfEngine, masqueradeParts, type NodeHook } from '../../src/service/engines/ebpf/index.ts';
+import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
+import { ServicePlanner } from '../../src/service/planner.ts';
+import { aNode, aService, aSlice } from '../../src/service/testing.ts';
+import { capture } from '../lib/capture.ts';
+import { ServiceNode, type TestPod } from '../lib/services.ts';
+
+const families = ['ip4', 'ip6'] as const;
+type Family = (typeof families)[number];
+const NODE = { ip4: '192.168.77.1', ip6: 'fd77::1' } as const;
+/** The node's address on the link to the client. */
+const EDGE = { ip4: '172.20.7.1', ip6: 'fd00:20:7::1' } as const;
+const VIP = { ip4: '203.0.113.7', ip6: 'fd00:113::7' } as const;
+const UNALLOCATED = { ip4: '10.96.9.9', ip6: 'fd00:10:96::999' } as const;
+
+describe('new flows in XDP', () => {
+  let node: ServiceNode;
+  let engine: EbpfEngine;
+  let outside: TestPod;
+  let remote: TestPod;
+  let pod: TestPod;
+
+  /** A Service of type NodePort; its TCP and UDP port have one number. */
+  function aNodePort(
+    name: string,
+    nodePort: number,
+    more: { at?: TestPod | undefined; nodeName?: string; spec?: object; status?: object } = {},
+  ) {
+    const index = nodePort % 100;
+    const facts = serviceFacts(
+      aService(
+        {
+          type: more.status ? 'LoadBalancer' : 'NodePort',
+          clusterIPs: [`10.96.0.${index}`, `fd00:10:96::${index}`],
+          ports: [
+            { name: 'tcp', port: 80, nodePort, protocol: 'TCP' },
+            { name: 'udp', port: 80, nodePort, protocol: 'UDP' },
+          ],
+          ...more.spec,
+        },
+        { name },
+        more.status as never,
+      ),
+    );
+    const slices = families.flatMap((family) =>
+      (['TCP', 'UDP'] as const).map((protocol) =>
+        sliceFacts(
+          aSlice(more.at ? [`${more.at[family]} ${more.nodeName}`] : [], {
+            name: `${name}-${family}-${protocol}`,
+            service: name,
+            portName: protocol.toLowerCase(),
+            protocol,
+          }),
+        ),
+      ),
+    );
+    return { facts, slices };
+  }
+
+  function open(nodeHook: NodeHook): void {
+    engine = EbpfEngine.open({
+      bpffsDir: node.bpffs,
+      cgroupPath: node.cgroup,
+      netns: node.netns,
+      nodeName: 'node-a',
+      sizes: { natPorts: 1024 },
+      nodeHook,
+    });
+    engine.setServiceRanges(['10.96.0.0/16', 'fd00:10:96::/112']);
+    for (let twice = 0; twice < 2; twice++) {
+      engine.attachNodeInterface(outside.ifindex, EDGE);
+      engine.attachNodeInterface(remote.ifindex, { ip4: '172.30.7.1', ip6: 'fd00:30:7::1' });
+    }
+    engine.attachPodLink(pod.ifindex);
+    const made = [
+      aNodePort('far', 30_001, { at: remote, nodeName: 'node-b' }),
+      aNodePort('near', 30_002, { at: pod, nodeName: 'node-a' }),
+      aNodePort('kept', 30_003, {
+        at: pod,
+        nodeName: 'node-a',
+        spec: { externalTrafficPolicy: 'Local' },
+      }),
+      aNodePort('none', 30_004),
+      aNodePort('elsewhere', 30_005, {
+        at: remote,
+        nodeName: 'node-b',
+        spec: { externalTrafficPolicy: 'Local' },
+      }),
+      aNodePort('sticky', 30_006, {
+        at: remote,
+        nodeName: 'node-b',
+        spec: { sessionAffinity: 'ClientIP' },
+      }),
+      aNodePort('limited', 30_007, {
+        at: remote,
+        nodeName: 'node-b',
+        spec: { loadBalancerSourceRanges: ['198.51.100.0/24', 'fd00:51::/64'] },
+        status: { loadBalancer: { ingress: [{ ip: VIP.ip4 }, { ip: VIP.ip6 }] } },
+      }),
+    ];
+    const planner = new ServicePlanner(
+      {
+        services: new Map(made.map(({ facts }) => [facts.key, facts])),
+        slices: new Map(made.flatMap(({ slices }) => slices.map((slice) => [slice.key, slice]))),
+      },
+      aNode({ nodePortAddresses: [NODE.ip4, NODE.ip6] }),
+    );
+    assert.equal(engine.apply(planner.planAll()).failed.size, 0);
+  }
+
+  before(async () => {
+    node = ServiceNode.create('o');
+    outside = node.addHost('out', 20);
+    remote = node.addHost('rem', 30);
+    pod = node.addPod('pod');
+    for (const family of families) {
+      await node.serve(remote.name, remote.netns, remote[family], 8080);
+      await node.serve(pod.name, pod.netns, pod[family], 8080);
+    }
+    // Whole checksums, as a network card hands packets over.
+    for (const { netns } of [outside, remote])
+      execFileSync('ip', ['netns', 'exec', netns, 'ethtool', '-K', 'eth0', 'gro', 'on', 'tx', 'off']);
+    execFileSync('ip', ['-n', outside.netns, '-b', '-'], {
+      input: families
+        .flatMap((family) =>
+          [VIP[family], family === 'ip4' ? '10.96.0.0/16' : 'fd00:10:96::/112'].map(
+            (to) => `route add ${to} via ${EDGE[family]}`,
+          ),
+        )
+        .join('\n'),
+    });
+    writeNftParts(masqueradeParts(), { netns: node.netns });
+    open('native');
+    assert.deepEqual(
+      engine.status().nodeHooks!.map(({ hook }) => hook),
+      ['native', 'native'],
+    );
+  });
+
+  after(async () => {
+    engine?.remove();
+    await node?.[Symbol.asyncDispose]();
+  });
+
+  const from = () => ({ netns: outside.netns, cgroup: false });
+  const host = (client = '') => client.replace(/:\d+$/, '').replace(/[[\]]/g, '');
+  const ask = (kind: 'tcp' | 'udp' | 'udp-connected', family: Family, port: number, times = 10) =>
+    node.attempt(kind, from(), NODE[family], port, { times, timeout: 2 });
+  /** What comes out of XDP at the client's link meanwhile, as tcpdump prints it. */
+  async function passed(work: () => Promise<void>): Promise<string[]> {
+    const wire = await capture(node.prefix, 'up20', `inbound and (tcp or udp)`);
+    await work();
+    return wire.stop();
+  }
+  /** How much counters of verdicts grow. */
+  async function counted(names: readonly string[], work: () => Promise<void>): Promise<number[]> {
+    const before = engine.counters();
+    await work();
+    const now = engine.counters();
+    return names.map((name) => now[name]! - before[name]!);
+  }
+
+  for (const family of families) {
+    for (const kind of ['tcp', 'udp'] as const) {
+      test(`${kind} ${family}: a backend elsewhere is reached without the stack, from the first packet on`, async () => {
+        // Neighbours are not known to begin with: the stack asks for them.
+        await ask(kind, family, 30_001, 1);
+        const [flows] = await counted(['forward-nat'], async () => {
+          const seen = await passed(async () => {
+            const answers = await ask(kind, family, 30_001);
+            assert.ok(answers.every(({ result, server }) => result === 'ok' && server === 'rem'));
+            const there = family === 'ip4' ? '172.30.7.1' : 'fd00:30:7::1';
+            assert.ok(answers.every(({ client }) => host(client) === there));
+          });
+          assert.deepEqual(seen, []);
+        });
+        // A client may get a port again that it had.
+        assert.ok(flows! >= 8 && flows! <= 10, `${flows} flows for 10 connections`);
+      });
+
+      test(`${kind} ${family}: affinity holds in XDP`, async () => {
+        await ask(kind, family, 30_006, 1);
+        const seen = await passed(async () => {
+          const answers = await ask(kind, family, 30_006);
+          assert.ok(answers.every(({ result }) => result === 'ok'));
+        });
+        assert.deepEqual(seen, []);
+      });
+
+      test(`${kind} ${family}: a backend here is named in what XDP hands to the stack, and its client is hidden`, async () => {
+        const [flows] = await counted(['forward-flow'], async () => {
+          const seen = await passed(async () => {
+            const answers = await ask(kind, family, 30_002);
+            assert.ok(answers.every(({ result, server }) => result === 'ok' && server === 'pod'));
+            const hidden = host(answers[0]!.client);
+            assert.notEqual(hidden, outside[family]);
+          });
+          // tcpdump shows a packet when the next one comes.
+          assert.ok(seen.length >= 9);
+          for (const line of seen) assert.match(line, new RegExp(` > ${pod[family]}\\.8080: `));
+        });
+        assert.ok(flows! >= 8 && flows! <= 10, `${flows} flows for 10 connections`);
+      });
+
+      test(`${kind} ${family}: with policy Local the backend here sees its client`, async () => {
+        const seen = await passed(async () => {
+          const answers = await ask(kind, family, 30_003);
+          assert.ok(answers.every(({ result }) => result === 'ok'));
+          assert.ok(answers.every(({ client }) => host(client) === outside[family]));
+        });
+        for (const line of seen) assert.match(line, new RegExp(` > ${pod[family]}\\.8080: `));
+      });
+    }
+
+    test(`${family}: megabytes to a backend here arrive as they were`, async () => {
+      for (const port of [30_002, 30_003]) {
+        const [large] = await node.attempt('tcp', from(), NODE[family], port, { size: 1 << 20, timeout: 5 });
+        assert.equal(large!.result, 'ok');
+      }
+    });
+
+    test(`${family}: rules of the stack still stand before a pod here`, async () => {
+      const rule = `table inet guard {\n chain forward {\n type filter hook forward priority 0;\n ${
+        family === 'ip4' ? 'ip' : 'ip6'
+      } daddr ${pod[family]} counter drop\n }\n}\n`;
+      node.exec(['nft', rule]);
+      try {
+        for (const [kind, port] of [
+          ['tcp', 30_002],
+          ['udp', 30_003],
+        ] as const) {
+          const [refused] = await node.attempt(kind, from(), NODE[family], port, { timeout: 0.3 });
+          assert.equal(refused!.result, 'timeout');
+        }
+        assert.match(node.exec(['nft', 'list', 'table', 'inet', 'guard']), /packets [1-9]/);
+      } finally {
+        node.exec(['nft', 'delete', 'table', 'inet', 'guard']);
+      }
+      const [served] = await ask('tcp', family, 30_003, 1);
+      assert.equal(served!.result, 'ok');
+    });
+
+    test(`${family}: nobody behind a Service: refused from XDP, and counted once`, async () => {
+      const counts = await counted(['reject-no-endpoint'], async () => {
+        const seen = await passed(async () => {
+          for (const kind of ['tcp', 'udp-connected'] as const) {
+            const answers = await ask(kind, family, 30_004, 3);
+            assert.deepEqual([...new Set(answers.map(({ result }) => result))], ['ECONNREFUSED']);
+          }
+        });
+        assert.deepEqual(seen, []);
+      });
+      assert.deepEqual(counts, [6]);
+    });
+
+    test(`${family}: a port that a ClusterIP has not is refused, an address that no Service has is silence`, async () => {
+      const [clusterIp] = family === 'ip4' ? ['10.96.0.1'] : ['fd00:10:96::1'];
+      const counts = await counted(['reject-unknown-port', 'drop-unallocated'], async () => {
+        const seen = await passed(async () => {
+          const [tcp] = await node.attempt('tcp', from(), clusterIp!, 99, { timeout: 1 });
+          assert.equal(tcp!.result, 'ECONNREFUSED');
+          const [udp] = await node.attempt('udp-connected', from(), clusterIp!, 99, { timeout: 1 });
+          assert.equal(udp!.result, 'ECONNREFUSED');
+          const [none] = await node.attempt('udp', from(), UNALLOCATED[family], 80, { timeout: 0.2 });
+          assert.equal(none!.result, 'timeout');
+        });
+        assert.deepEqual(seen, []);
+      });
+      assert.deepEqual(counts, [2, 1]);
+    });
+
+    test(`${family}: policy Local without a backend here, and a client that may not come, are dropped in XDP`, async () => {
+      const counts = await counted(['drop-no-local', 'drop-source-range'], async () => {
+        const seen = await passed(async () => {
+          const [none] = await node.attempt('udp', from(), NODE[family], 30_005, { timeout: 0.2 });
+          assert.equal(none!.result, 'timeout');
+          const [limited] = await node.attempt('udp', from(), VIP[family], 80, { timeout: 0.2 });
+          assert.equal(limited!.result, 'timeout');
+        });
+        assert.deepEqual(seen, []);
+      });
+      assert.deepEqual(counts, [1, 1]);
+    });
+
+    test(`${family}: what is no Service's comes through as it is`, async () => {
+      const seen = await passed(async () => {
+        const plain = await node.attempt('tcp', from(), EDGE[family], 9, { times: 3, timeout: 1 });
+        assert.ok(plain.every(({ result }) => result === 'ECONNREFUSED'));
+      });
+      assert.ok(seen.length >= 1);
+    });
+  }
+
+  test('a flow that XDP opened goes on in tc, and one of tc in XDP', async () => {
+    const held = [30_001, 30_002, 30_003].map((port) => node.hold(from(), NODE.ip4, port));
+    for (const each of held) await each.ask();
+    for (const hook of ['tc', 'generic', 'native'] as const) {
+      engine.close();
+      open(hook);
+      for (const each of held) assert.equal(await each.ask(hook), `echo ${hook}`);
+      held.push(node.hold(from(), NODE.ip6, 30_002), node.hold(from(), NODE.ip6, 30_001));
+      for (const each of held.slice(-2)) await each.ask();
+    }
+    for (const each of held) assert.equal(await each.ask('end'), 'echo end');
+  });
+});

@@ -6,8 +6,17 @@ import { ApiClient, loadKubeconfig, resources } from '../client/index.ts';
 import { policyError } from '../errors/index.ts';
 import { CONFIRM_BY, type NodeNetworkPolicy } from '../model/node-network-policy.ts';
 import type { NodePolicyState } from '../policy/index.ts';
-import { type ApplyFlags, type FirewallFlags, statesText } from './firewall.ts';
+import type { AskFlags } from './asking.ts';
+import { statesText } from './firewall-text.ts';
 import { print } from './output.ts';
+
+export interface FirewallFlags extends AskFlags {
+  kubeconfig?: string;
+}
+export interface ApplyFlags extends FirewallFlags {
+  dryRun: boolean;
+  confirmWithin?: string;
+}
 
 const UNITS = { s: 1000, m: 60_000, h: 3_600_000 } as const;
 

@@ -2,16 +2,10 @@
 import type { Command } from 'commander';
 import type { PolicyStatus } from '../policy/index.ts';
 import { type AskFlags, ask, asking } from './asking.ts';
+import type { ApplyFlags, FirewallFlags } from './firewall-actions.ts';
+import { statesText } from './firewall-text.ts';
 import { examples } from './help.ts';
-import { print, styled, table } from './output.ts';
-
-export interface FirewallFlags extends AskFlags {
-  kubeconfig?: string;
-}
-export interface ApplyFlags extends FirewallFlags {
-  dryRun: boolean;
-  confirmWithin?: string;
-}
+import { print } from './output.ts';
 
 export function registerFirewall(program: Command): void {
   const firewall = program
@@ -58,20 +52,4 @@ export function registerFirewall(program: Command): void {
 
 function reaching(command: Command): Command {
   return command.option('--kubeconfig <path>', 'how to reach the API server', process.env['KUBECONFIG']);
-}
-
-export function statesText(states: PolicyStatus['nodePolicies']): string {
-  if (states.length === 0) return 'no policy selects this node: it accepts and sends everything';
-  const colour = { 'in force': 'green', 'on trial': 'yellow', expired: 'red', refused: 'red' } as const;
-  const rows = states.map(({ name, generation, state, until, lockouts }) => [
-    name,
-    String(generation),
-    styled(colour[state], until ? `${state} until ${until}` : state),
-    lockouts.join(', '),
-  ]);
-  const problems = states.flatMap(({ name, problems: list }) => list.map((line) => `${name}: ${line}`));
-  return [
-    table(['POLICY', 'GENERATION', 'STATE', 'CUTS'], rows),
-    ...problems.map((line) => `${styled('red', 'problem')} ${line}`),
-  ].join('\n');
 }

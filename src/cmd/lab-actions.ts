@@ -25,7 +25,7 @@ import { startAgain, stopProcess } from '../lab/restart.ts';
 import { isReady, picturedNodes, probeLab } from '../lab/show.ts';
 import { kubeconfigs, loadLab, running } from '../lab/state.ts';
 import { type LabStep, labSteps } from '../lab/up.ts';
-import { DEFAULT_NAME, type NamedFlags, type UpFlags } from './lab.ts';
+import { DEFAULT_NAME, type NamedFlags, type UpFlags } from './lab-flags.ts';
 import { bytes, coloured, print, styled, table } from './output.ts';
 
 const DEMO_SECONDS = 60;

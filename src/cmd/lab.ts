@@ -1,19 +1,7 @@
 /** `portolan lab`: a cluster of network namespaces on this machine. */
 import { type Command, InvalidArgumentError } from 'commander';
-import type { LabOptions } from '../lab/plan.ts';
 import { examples } from './help.ts';
-
-export const DEFAULT_NAME = 'portolan-lab';
-
-export interface UpFlags extends LabOptions {
-  demo: boolean;
-  json: boolean;
-}
-
-export interface NamedFlags {
-  name: string;
-  json: boolean;
-}
+import { DEFAULT_NAME, type NamedFlags, type UpFlags } from './lab-flags.ts';
 
 export function registerLab(program: Command): void {
   const lab = program

@@ -9,7 +9,7 @@ import { fieldMatch } from '../selectors/fields.ts';
 import { labelMatch } from '../selectors/labels.ts';
 import { badRequest } from '../status.ts';
 import { decodeContinue, encodeContinue, expiredContinue } from './continue.ts';
-import type { ListMeta } from './present.ts';
+import type { ListMeta } from './list-meta.ts';
 import type { Source } from './source.ts';
 
 export interface ListResult {

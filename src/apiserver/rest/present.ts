@@ -7,12 +7,7 @@ import { groupVersionOf } from '../schema/index.ts';
 import { type IncludeObject, tableOf } from '../table/table.ts';
 import { fromStored } from './convert.ts';
 import type { ObjectFormat } from './formats.ts';
-
-export interface ListMeta {
-  readonly resourceVersion: string;
-  readonly continue?: string;
-  readonly remainingItemCount?: number;
-}
+import type { ListMeta } from './list-meta.ts';
 
 /** Pieces of a long list are joined up to this many characters: few writes, and no list in one string. */
 const PIECE_CHARACTERS = 1 << 18;

@@ -1,6 +1,6 @@
 /** `Table` answers (meta.k8s.io): what `kubectl get` prints. */
 import type { KubeObject } from '../../model/kubernetes.ts';
-import type { ListMeta } from '../rest/present.ts';
+import type { ListMeta } from '../rest/list-meta.ts';
 import type { KindSchema } from '../schema/index.ts';
 import { columnsOf } from './columns.ts';
 

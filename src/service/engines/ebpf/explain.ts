@@ -8,6 +8,7 @@ import { viewOf } from '../../../codec/index.ts';
 import type { BpfMap } from '../../../kernel/bpf/index.ts';
 import { socketAddress } from '../../describe.ts';
 import type { PacketAnswer, PacketQuery } from '../../engine.ts';
+import { backendText, frontendText } from './entry-text.ts';
 import {
   clientStruct,
   decodeRanges,
@@ -25,7 +26,7 @@ import {
 } from './layout.ts';
 import { NAT_SLOTS } from './nat.ts';
 import type { EngineObjects } from './objects.ts';
-import { backendText, frontendText, tableEntry } from './observe.ts';
+import { tableEntry } from './observe.ts';
 import type { Writer } from './writer.ts';
 
 export interface ExplainParts {

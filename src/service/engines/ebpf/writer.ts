@@ -21,6 +21,7 @@ import {
   type TableName,
 } from './compile.ts';
 import { Counters } from './counters.ts';
+import { backendText } from './entry-text.ts';
 import { type Frontend, FrontendStore, named, type Table } from './frontend-store.ts';
 import {
   backendStruct,
@@ -34,7 +35,6 @@ import {
 } from './layout.ts';
 import { bytesOf, type LeftBackend, Leftovers, textOf, VALUE } from './leftovers.ts';
 import type { InnerTypes } from './map-types.ts';
-import { backendText } from './observe.ts';
 import { SourceRanges } from './source-ranges.ts';
 
 /** What is programmed for one Service port. */

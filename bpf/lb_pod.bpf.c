@@ -3,12 +3,14 @@
  * Services at the link of a pod, for packets that no socket hook rewrote: raw sockets, processes outside the node's
  * cgroup, connections that are older than the hooks. Attached to the host side of the link:
  *
- *   lb_from_pod  tcx ingress   pod -> VIP       target becomes a backend; refused packets are answered here
+ *   lb_from_pod  tcx ingress   pod -> VIP       target becomes a backend; refused packets are answered here;
+ *                              what has a source that is not the pod's is dropped
  *   lb_to_pod    tcx egress    backend -> pod   source becomes the VIP again
  *
  * A pod that is its own backend can't get packets from its own address: its source becomes the hairpin address,
  * and packet and answer are turned around at the link.
  */
+#include "lb_source.h"
 #include "lb_translate.h"
 #include "lb_option.h"
 
@@ -33,6 +35,7 @@ const volatile struct lb_layout {
 	struct lb_count count;
 	struct lb_passed_key passed_key;
 	struct lb_passed passed;
+	struct lb_pod_source source;
 } lb_layout = {};
 
 static __always_inline void hairpin_address(const struct lb_packet *p, __be32 *address)
@@ -101,6 +104,9 @@ int lb_from_pod(struct __sk_buff *skb)
 	int verdict = NEXT;
 	int parsed = lb_parse(skb, &p);
 
+	/* First of all, so that nobody's address is used for anything by somebody else. */
+	if (parsed != LB_PARSED_OTHER && !lb_is_own_source(skb->ifindex, &p))
+		return dropped(LB_DROP_SPOOFED);
 	/* What nodes tell each other, no pod says. */
 	if (lb_may_have_option(&p) && lb_option_read(skb, &p, &told))
 		return dropped(LB_DROP_OPTION);

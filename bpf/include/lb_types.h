@@ -201,6 +201,7 @@ enum lb_reason {
 	LB_DROP_DIRECT, /* sent here for a backend that is not here, or not the one that this node would choose */
 	LB_DROP_HOLD, /* of no connection that is known, while flows are carried over: the sender repeats it */
 	LB_DROP_OPTION, /* carries what nodes tell each other, and comes from none of them */
+	LB_DROP_SPOOFED, /* a pod sent it with a source address that is not its own */
 	LB_REASONS, /* number of reasons */
 };
 

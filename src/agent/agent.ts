@@ -32,6 +32,7 @@ import { NodeNetwork } from './node-network.ts';
 import { type NodeFacts, standardLabels } from './node-object.ts';
 import type { AgentOptions } from './options.ts';
 import type { AgentParts } from './parts.ts';
+import { PodSources } from './pod-sources.ts';
 import { podStreams } from './pod-streams.ts';
 import { openPods } from './pods.ts';
 import { openPolicy } from './policy.ts';
@@ -191,21 +192,31 @@ async function openParts(
   });
   undo.defer(() => policy.controller.close());
   undo.defer(() => policy.reports.close());
+  // The eBPF engine's program at the pod's link sees to it by itself.
+  const podSources = new PodSources({
+    checked: engine.name !== 'ebpf' && options.podSources !== 'any',
+    log,
+  });
+  undo.defer(() => podSources.close());
   const networking: PodNetworking = new PodNetworking({
     store,
     links,
     kind: options.podLink,
     mtuBytes: () => network.podMtuBytes,
-    beforeLink: (attachment) => policy.controller.isolate(attachment),
-    beforeReady: ({ hostLink, kind }, { ifindex }) => {
+    beforeLink: async (attachment) => {
+      podSources.add(attachment);
+      await policy.controller.isolate(attachment);
+    },
+    beforeReady: ({ hostLink, addresses, kind }, { ifindex }) => {
       detach(hostLink, ifindex);
-      engine.attachPodLink(ifindex);
+      engine.attachPodLink(ifindex, options.podSources === 'any' ? undefined : addresses);
       if (kind === 'bridge' && links.bridge.ifindex !== undefined)
         engine.attachPodBridge?.(links.bridge.ifindex);
       interfaces.set(hostLink, ifindex);
     },
     afterRemoved: async (attachment) => {
       detach(attachment.hostLink);
+      podSources.remove(attachment);
       await policy.controller.forget(attachment);
     },
     ports: portMaps,
@@ -214,6 +225,7 @@ async function openParts(
   });
   undo.defer(() => networking.close());
   await networking.start();
+  podSources.start(networking.list());
   // What an earlier agent did not live to detach, or what start() has just removed.
   engine.dropGoneInterfaces();
   undo.defer(() => network.stop());
@@ -256,6 +268,7 @@ async function openParts(
     manager: pods?.manager,
     runner: pods?.runner,
     serviceRules: services.rules,
+    podSources,
     announcer: services.announcer,
     cniCalls,
     health,

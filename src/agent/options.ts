@@ -44,6 +44,8 @@ export interface AgentOptions {
   services?: ServiceOptions;
   /** Where packets of clients outside are met; default `auto`. */
   nodeHook?: NodeHook;
+  /** Which source addresses pods may send with: their own (default), or any. */
+  podSources?: 'own' | 'any';
   /** Which decisions of network policies go to the agent's log. */
   policyLog: 'off' | 'denied' | 'all';
   version: string;
@@ -84,6 +86,7 @@ export interface AgentFlags {
   masqueradeAll?: boolean;
   serviceProxyName?: string;
   policyLog?: string;
+  podSources?: string;
 }
 
 /** sun_path holds 107 bytes and a zero (unix(7)); the longest name in the folder is "/agent.sock" and room for more. */
@@ -100,6 +103,8 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
   const { policyLog = 'off' } = flags;
   if (policyLog !== 'off' && policyLog !== 'denied' && policyLog !== 'all')
     throw refuse('policy-log', policyLog, 'off, denied or all');
+  const { podSources = 'own' } = flags;
+  if (podSources !== 'own' && podSources !== 'any') throw refuse('pod-sources', podSources, 'own or any');
   const serviceEngine = SERVICE_ENGINES.find((name) => name === (flags.serviceEngine ?? 'auto'));
   if (serviceEngine === undefined)
     throw refuse('service-engine', flags.serviceEngine ?? '', 'auto, ebpf or nftables');
@@ -188,6 +193,7 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
     },
     ...(nodeHook !== undefined && { nodeHook }),
     policyLog,
+    podSources,
     version,
   };
 

@@ -8,11 +8,11 @@ import type { Announcer } from './l2/announcer.ts';
 import type { NftParts } from './nft-parts.ts';
 import type { Overlay } from './node-network.ts';
 import type { AgentOptions } from './options.ts';
+import type { PodSources } from './pod-sources.ts';
 import type { AgentPolicy } from './policy.ts';
 import type { Registration } from './registration.ts';
 import type { Sources } from './sources.ts';
 
-/** What the agent is made of; `routes.ts` answers questions from it. */
 /** What the agent is made of; `routes.ts` answers questions from it. */
 export interface AgentParts {
   readonly options: AgentOptions;
@@ -30,6 +30,7 @@ export interface AgentParts {
   readonly manager: PodManager | undefined;
   readonly runner: ProcessRunner | undefined;
   readonly serviceRules: NftParts;
+  readonly podSources: PodSources;
   readonly announcer: Announcer;
   /** Calls of the CNI plugin by verb and code. */
   readonly cniCalls: Durations;

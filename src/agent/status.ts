@@ -50,7 +50,7 @@ export interface AgentStatus {
 
 /** Collects the status of a running agent. */
 export function agentStatus(parts: AgentParts): AgentStatus {
-  const { options, nodes, engine, controller, networking } = parts;
+  const { options, nodes, controller, networking } = parts;
   const overlay = parts.overlay()?.status();
   const { cannotAdd } = parts.health();
   const peers = (overlay?.peers ?? []).map((peer) => ({
@@ -83,7 +83,7 @@ export function agentStatus(parts: AgentParts): AgentStatus {
       peers,
     },
     services: {
-      ...engine.status(),
+      ...engineStatus(parts),
       synced: controller.ready,
       planned: controller.plans.size,
       failed,
@@ -108,6 +108,12 @@ export function agentStatus(parts: AgentParts): AgentStatus {
   };
 }
 
+/** The engine's, with what rules beside it count. */
+function engineStatus({ engine, podSources }: AgentParts): EngineStatus {
+  const status = engine.status();
+  return { ...status, counters: { ...status.counters, ...podSources.counters() } };
+}
+
 function problemsOf(parts: AgentParts): Problem[] {
   const found: Problem[] = [];
   const tell = (object: string, error: Error) => {
@@ -127,6 +133,7 @@ function problemsOf(parts: AgentParts): Problem[] {
   for (const [part, error] of parts.failures) tell(part, error);
   check('Node object', parts.registration.status);
   check('Service rules', parts.serviceRules.status);
+  check('source addresses of pods', parts.podSources.status);
   const overlay = parts.overlay()?.status();
   if (overlay) {
     check('overlay', overlay.tables);

@@ -90,6 +90,11 @@ export function registerAgent(program: Command): void {
         'what network policies decide goes to the log: off, denied or all',
         'off',
       )
+      .option(
+        '--pod-sources <which>',
+        'addresses that pods may send from: own, or any: nothing keeps a pod from being taken for another',
+        'own',
+      )
       .option('--metrics-listen <address>', 'serve figures for Prometheus here, e.g. 127.0.0.1:9090')
       .option('--metrics-services <number>', 'Services with figures of their own; 0 for none', '1000')
       .option('--label <key=value>', 'label of the Node, repeatable', list),

@@ -212,7 +212,7 @@ export function hostSysctls(spec: PodLinkSpec): [folder: string, setting: string
   const hasV6 = spec.addresses.some((address) => address.family === 6);
   return [
     ['ipv4/conf', 'forwarding', 1],
-    // Services rewrite a source before the reverse-path check when a pod talks to itself; policy refuses spoofing.
+    // Services rewrite a source before the reverse-path check when a pod talks to itself; lb_source.h and source-part.ts refuse spoofing.
     ['ipv4/conf', 'rp_filter', 0],
     ['ipv4/conf', 'proxy_arp', 0],
     ...(hasV6

@@ -1,3 +1,4 @@
+import type { IpAddress } from '../addr/index.ts';
 import type { PlanDelta, ServicePlan } from './types.ts';
 
 /** What a programming step did. */
@@ -114,8 +115,11 @@ export interface ServiceEngine {
   apply(delta: PlanDelta): ApplyReport | Promise<ApplyReport>;
   /** Address ranges that ClusterIPs come from; addresses in them that no Service has are dropped. */
   setServiceRanges(cidrs: readonly string[]): void;
-  /** Serves packets of a pod whose link has this host-side interface. Idempotent. */
-  attachPodLink(ifindex: number): void;
+  /**
+   * Serves packets of a pod whose link has this host-side interface. What it sends with another source than these is
+   * dropped, where the engine can; undefined: nothing is. Idempotent.
+   */
+  attachPodLink(ifindex: number, sources?: readonly IpAddress[]): void;
   detachPodLink(ifindex: number): void;
   /** Packets of pods whose links are ports of a bridge come in by this one. Idempotent; engines at the links need none. */
   attachPodBridge?(ifindex: number): void;

@@ -120,3 +120,36 @@ test('a part that somebody deleted while it was written is not taken for how it 
     deleteNetns(name);
   }
 });
+
+test('a part that differs in elements only keeps its rules and what they counted', async () => {
+  const netns = createNetns(`${name}-elements`);
+  const inside = (...args: string[]) => run('nsenter', [`--net=${netns.path}`, ...args]);
+  try {
+    using guard = new NftGuard({ netns });
+    const of = (...addresses: string[]): NftPart => ({
+      ...part,
+      sets: [{ ...set, elements: addresses.map((address) => ({ key: [parseIp(address)] })) }],
+    });
+    const rules = async () => (await inside('nft', '-a', 'list', 'table', 'ip', 'portolan')).stdout;
+    const handles = (text: string) => [...text.matchAll(/# handle \d+/g)].map(String);
+    await inside('ip', 'link', 'set', 'lo', 'up');
+    guard.ensure(of('192.0.2.1', '127.0.0.1'));
+    const before = await rules();
+    await inside('ping', '-c', '1', '-W', '1', '127.0.0.1');
+    assert.equal(guard.ensure(of('127.0.0.1', '192.0.2.7')), true);
+    const after = await rules();
+    assert.match(after, /elements = \{ 127\.0\.0\.1, 192\.0\.2\.7 \}/);
+    assert.match(after, /counter packets 2 /);
+    assert.deepEqual(handles(after), handles(before));
+    assert.equal(guard.ensure(of('127.0.0.1', '192.0.2.7')), false);
+    // Somebody edits at the same time: all of it is put right.
+    await inside('nft', 'flush', 'chain', 'ip', 'portolan', 'one_chain');
+    assert.equal(guard.ensure(of('192.0.2.8')), true);
+    const repaired = await rules();
+    assert.match(repaired, /elements = \{ 192\.0\.2\.8 \}/);
+    assert.match(repaired, /first: web/);
+  } finally {
+    netns.close();
+    deleteNetns(`${name}-elements`);
+  }
+});

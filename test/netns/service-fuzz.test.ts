@@ -219,6 +219,7 @@ describe('random packets', () => {
       'drop-no-route',
       'drop-direct',
       'drop-hold',
+      'drop-spoofed',
     ];
     for (const [at, reason] of REASONS.entries())
       assert.ok(elsewhere.includes(reason) || reference.counts[at]! > 0, reason);

@@ -436,7 +436,7 @@ describe('packet programs', () => {
       lb_recvmsg6: [180, 350],
       lb_getpeername4: [140, 300],
       lb_getpeername6: [180, 350],
-      lb_from_pod: [4950, 90_000],
+      lb_from_pod: [5050, 95_000],
       lb_to_pod: [1500, 9_000],
       lb_from_outside: [12_700, 140_000],
       lb_from_overlay: [7400, 70_000],

@@ -5,7 +5,7 @@
  */
 import { isNetError } from '../../errors/index.ts';
 import { type NftPlace, setOfShape } from './change.ts';
-import { emptied, type NftPart, partChanges, partText } from './part.ts';
+import { elementChanges, emptied, type NftPart, partChanges, partText } from './part.ts';
 import { NftRuleset } from './ruleset.ts';
 import { formatKey } from './set-element.ts';
 
@@ -13,6 +13,7 @@ import { formatKey } from './set-element.ts';
 const MOST_TRIES = 8;
 
 interface Known {
+  readonly part: NftPart;
   readonly text: string;
   readonly looks: string;
   readonly generation: number;
@@ -49,12 +50,15 @@ export class NftGuard {
       }
     }
     this.#known.delete(key);
-    this.#wake(part);
-    const generation = this.#write(part);
+    let generation = known && this.#writeElements(part, known);
+    if (generation === undefined) {
+      this.#wake(part);
+      generation = this.#write(part);
+    }
     if (generation === undefined) return false;
     const looks = this.#looks(part);
     // If somebody came in between, such a picture must not become the measure.
-    if (this.#ruleset.generation() === generation) this.#known.set(key, { text, looks, generation });
+    if (this.#ruleset.generation() === generation) this.#known.set(key, { part, text, looks, generation });
     return true;
   }
 
@@ -72,6 +76,24 @@ export class NftGuard {
   #wake({ family, table }: NftPart): void {
     if (this.#ruleset.table({ family, table }) === 'dormant')
       this.#ruleset.apply([{ family, table, change: 'wake table' }]);
+  }
+
+  /**
+   * Changes only elements, where nothing else differs from what is known to stand: rules keep their counters. Returns
+   * the generation after it; undefined when the part has to be written as a whole.
+   */
+  #writeElements(part: NftPart, known: Known): number | undefined {
+    const changes = elementChanges(known.part, part);
+    if (changes === undefined || changes.length === 0) return undefined;
+    const generation = this.#ruleset.generation();
+    if (generation !== known.generation && this.#looks(known.part) !== known.looks) return undefined;
+    try {
+      this.#ruleset.apply(changes, { generation });
+      return (generation + 1) >>> 0;
+    } catch {
+      // Somebody came in between, or was here before: then everything is compared and written.
+      return undefined;
+    }
   }
 
   /** Returns the generation after it; undefined when there was nothing to write. */

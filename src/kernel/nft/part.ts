@@ -2,7 +2,7 @@
 import type { NftChange, NftHook, NftSetShape, NftTableName } from './change.ts';
 import { changesText } from './change.ts';
 import type { NftRule } from './rule.ts';
-import type { NftElement } from './set-element.ts';
+import { formatKey, type NftElement } from './set-element.ts';
 
 export interface NftPartChain {
   /** Whole, with the part's prefix. */
@@ -52,6 +52,34 @@ export function partChanges(part: NftPart, found: NftPartFound = NOTHING): NftCh
       set.elements.length === 0 ? [] : [{ ...at, change: 'add elements', set, elements: set.elements }],
     ),
   ];
+}
+
+/** What makes one part of another that differs in elements only; undefined when it differs in more. Pure. */
+export function elementChanges(from: NftPart, to: NftPart): NftChange[] | undefined {
+  const bare = (part: NftPart) =>
+    partText({ ...part, sets: part.sets.map((set) => ({ ...set, elements: [] })) });
+  if (bare(from) !== bare(to)) return undefined;
+  const { family, table } = to;
+  return to.sets.flatMap((set, at): NftChange[] => {
+    const { deletes, adds } = differing(from.sets[at]!.elements, set.elements);
+    const change = (change: 'delete elements' | 'add elements', elements: readonly NftElement[]) =>
+      elements.length === 0 ? [] : [{ family, table, change, set, elements } as const];
+    return [...change('delete elements', deletes), ...change('add elements', adds)];
+  });
+}
+
+/** Elements with the same key and other data go and come. */
+function differing(from: readonly NftElement[], to: readonly NftElement[]) {
+  const text = (element: NftElement) =>
+    `${formatKey(element)} ${element.comment ?? ''} ${dataText(element.data)}`;
+  const before = new Map(from.map((element) => [text(element), element]));
+  const adds = to.filter((element) => !before.delete(text(element)));
+  return { deletes: [...before.values()], adds };
+}
+
+function dataText(data: NftElement['data']): string {
+  if (data === undefined) return '';
+  return 'verdict' in data ? Object.values(data).join(' ') : data.map(String).join(' ');
 }
 
 /** Removes chains and sets whatever they hold. */

@@ -1,5 +1,6 @@
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
+import type { IpAddress } from '../../../addr/index.ts';
 import { viewOf } from '../../../codec/index.ts';
 import { serviceError } from '../../../errors/index.ts';
 import { type NetnsLike, unpin } from '../../../kernel/bpf/index.ts';
@@ -40,6 +41,7 @@ import { type EngineObjects, type EngineSizes, openObjects } from './objects.ts'
 import { flowsByBackend, observePort } from './observe.ts';
 import { PassedFlows } from './passed-flows.ts';
 import { setPeers } from './peers.ts';
+import { PodSources } from './pod-sources.ts';
 import { storesOf } from './stores.ts';
 import { type GoneBackend, Writer } from './writer.ts';
 import type { NodeHook } from './xdp-hooks.ts';
@@ -95,6 +97,7 @@ export class EbpfEngine implements NodeServiceEngine {
   readonly #options: EbpfEngineOptions;
   readonly #objects: EngineObjects;
   readonly #links: Links;
+  readonly #sources: PodSources;
   readonly #now: () => number;
   readonly #healer: Healer;
   readonly #passed: PassedFlows;
@@ -108,6 +111,7 @@ export class EbpfEngine implements NodeServiceEngine {
     this.#options = options;
     this.#objects = objects;
     this.#links = links;
+    this.#sources = new PodSources(objects.maps.lb_pod_sources);
     this.#now = options.now ?? (() => performance.now());
     this.#writer = this.#newWriter();
     this.#passed = new PassedFlows(objects.maps.lb_passed, options.netns);
@@ -234,16 +238,19 @@ export class EbpfEngine implements NodeServiceEngine {
     lb_config.set(only, value);
   }
 
-  attachPodLink(ifindex: number): void {
+  attachPodLink(ifindex: number, sources?: readonly IpAddress[]): void {
+    this.#sources.set(ifindex, sources);
     this.#links.attach('pod', ifindex);
   }
 
   detachPodLink(ifindex: number): void {
     this.#links.detach('pod', ifindex);
+    this.#sources.set(ifindex, undefined);
   }
 
   dropGoneInterfaces(): void {
     for (const ifindex of this.#links.dropGone()) this.#objects.maps.lb_interfaces.delete(u32Bytes(ifindex));
+    this.#sources.keep(new Set(this.#links.list('pod')));
   }
 
   attachNodeInterface(ifindex: number, addresses: NodeAddresses = {}): void {

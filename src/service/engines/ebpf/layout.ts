@@ -99,6 +99,13 @@ export const sourceStruct = struct('lb_source', [
   ['address', bytes(16)],
 ]);
 
+/** Value of lb_pod_sources, struct lb_pod_source. */
+export const podSourceStruct = struct('lb_pod_source', [
+  ['ip6', bytes(16)],
+  ['ip4', bytes(4)],
+  ['families', u32],
+]);
+
 /** A translated flow with a backend on another node: struct lb_nat_flow. */
 export const natFlowStruct = struct('lb_nat_flow', [
   ['client', bytes(16)],
@@ -146,6 +153,7 @@ export const sharedStructs = [
   sourceStruct,
   passedKeyStruct,
   passedStruct,
+  podSourceStruct,
 ] as const;
 
 /** Those of the programs at node interfaces: lb_nat.h, lb_hop.h. */
@@ -224,6 +232,7 @@ export const REASONS = [
   'drop-direct',
   'drop-hold',
   'drop-option',
+  'drop-spoofed',
 ] as const;
 
 export type Reason = (typeof REASONS)[number];

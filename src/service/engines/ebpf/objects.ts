@@ -83,6 +83,7 @@ const SHARED = [
   'lb_fragments',
   'lb_source_ranges',
   'lb_links',
+  'lb_pod_sources',
   'lb_nat_heads',
   'lb_nat_flows',
   'lb_interfaces',

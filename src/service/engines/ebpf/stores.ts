@@ -14,6 +14,7 @@ const COUNTED = [
   'lb_fragments',
   'lb_source_ranges',
   'lb_passed',
+  'lb_pod_sources',
 ] as const;
 
 /** For `status` and metrics. */

@@ -1,6 +1,6 @@
 /**
- * The CNI capability `portMappings` with the whole agent behind the plugin, in both Service engines: containers of a
- * runtime that is no kubelet, and clients outside, on the node and in other containers.
+ * Containers of a runtime that is no kubelet, with the whole agent behind the plugin, in both Service engines: the
+ * capability `portMappings`, with clients outside, on the node and in other containers; and source addresses.
  */
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync } from 'node:child_process';
@@ -54,11 +54,19 @@ except socket.timeout: print('timeout')
 except OSError as e: print(e)
 `;
 
+/** Says the source of each datagram that comes to port 82. */
+const HEAR = `
+import socket
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+s.bind(('::', 82)); print('ready', flush=True)
+while True: print(s.recvfrom(100)[1][0].replace('::ffff:', ''), flush=True)
+`;
+
 const NODE = 'node1';
 const bracket = (address: string) => (address.includes(':') ? `[${address}]` : address);
 
 for (const engine of ['ebpf', 'nftables'] as const)
-  describe(`port mappings with ${engine}`, () => {
+  describe(`containers with ${engine}`, () => {
     let lab: Lab;
     let folder: string;
     let tool: CniTool;
@@ -305,5 +313,80 @@ for (const engine of ['ebpf', 'nftables'] as const)
       await tool.check(young);
       await tool.del(young);
       assert.equal(await curl(v4, 8110), 'refused');
+    });
+
+    test('what a container sends with an address that is not its own is dropped and counted', async () => {
+      const [liar, victim, other] = ['liar', 'victim', 'other2'].map((id) => container(id, []));
+      const addresses = async (one: Container) =>
+        (await tool.add(one)).ips.map(({ address }) => address.split('/')[0]!);
+      const [own, target, stolen] = [
+        await addresses(liar!),
+        await addresses(victim!),
+        await addresses(other!),
+      ];
+      const ear = lab.start(victim!.netns, lab.outside, ['python3', '-c', HEAR]);
+      servers.push(ear);
+      let heard = '';
+      ear.stdout.on('data', (text: Buffer) => {
+        heard += text;
+      });
+      await until(() => heard.includes('ready'), { what: 'the ear' });
+      // Whoever may change its own network may call itself anything.
+      for (const address of [...stolen, '203.0.113.5', 'fd00:bad::5'])
+        execFileSync('ip', ['-n', liar!.netns.split('/').at(-1)!, 'addr', 'add', address, 'dev', 'lo']);
+      const counted = async () =>
+        (await lab.ask<{ services: { counters: Record<string, number> } }>(NODE, 'status')).services.counters[
+          'drop-spoofed'
+        ]!;
+      const before = await counted();
+      /** Datagrams in this order, each from its source. */
+      const say = async (...said: (readonly [source: string, to: string])[]) => {
+        const { status, stderr } = await at(liar!.netns, lab.outside, [
+          'python3',
+          '-c',
+          `import socket
+for source, to in ${JSON.stringify(said)}:
+    s = socket.socket(socket.AF_INET6 if ':' in to else socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind((source, 0)); s.sendto(b'x', (to, 82))`,
+        ]);
+        assert.equal(status, 0, stderr);
+      };
+      const [node4 = '', node6 = ''] = nodeIps;
+      await say(
+        [stolen[0]!, target[0]!],
+        ['203.0.113.5', target[0]!],
+        [stolen[1]!, target[1]!],
+        ['fd00:bad::5', target[1]!],
+        // To the node itself as well.
+        [stolen[0]!, node4],
+        [stolen[1]!, node6],
+        // Its own, last: when these are there, nothing is under way any more.
+        [own[0]!, target[0]!],
+        [own[1]!, target[1]!],
+      );
+      await until(() => own.every((address) => heard.includes(`${address}\n`)), { what: 'its own address' });
+      assert.deepEqual(heard.trim().split('\n').sort(), ['ready', ...own].sort());
+      assert.equal((await counted()) - before, 6);
+      // Duplicate address detection and listener reports are none of it; another container leaves the count alone.
+      const name = liar!.netns.split('/').at(-1)!;
+      execFileSync('ip', ['-n', name, '-6', 'addr', 'add', 'fe80::77/64', 'dev', 'eth0']);
+      await until(
+        () =>
+          !execFileSync('ip', ['-n', name, '-6', 'addr', 'show', 'dev', 'eth0', 'tentative'], {
+            encoding: 'utf8',
+          }).includes('fe80::77'),
+        { what: 'fe80::77 is free' },
+      );
+      await tool.del(other!);
+      assert.equal((await counted()) - before, 6);
+      await stopProcess(lab.name, NODE, true);
+      await say([stolen[0]!, target[0]!]);
+      await startAgain(lab.name, NODE);
+      await until(async () => (await counted()) !== undefined, { what: 'the agent' });
+      await say([stolen[1]!, target[1]!], [own[0]!, target[0]!]);
+      await until(() => heard.split(`${own[0]}\n`).length === 3, { what: 'its own address' });
+      assert.ok(!stolen.some((address) => heard.includes(`${address}\n`)));
+      await tool.del(liar!);
+      await tool.del(victim!);
     });
   });

@@ -1,13 +1,14 @@
 /** Keeps chains of ours in the nft tables: written once, and put back when somebody deletes or edits them. */
-import { monitorNft, NftGuard, type NftPart } from '../kernel/nft/index.ts';
+import { monitorNft, NftGuard, type NftPart, type NftPlace } from '../kernel/nft/index.ts';
 import { Reconciler } from '../reconcile/index.ts';
 
 export class NftParts {
-  readonly #guard = new NftGuard({});
+  readonly #guard: NftGuard;
   readonly #reconciler: Reconciler;
   #monitor: { close(): void } | undefined;
 
-  constructor(name: string, parts: readonly NftPart[]) {
+  constructor(name: string, parts: readonly NftPart[], place: NftPlace = {}) {
+    this.#guard = new NftGuard(place);
     const ours = (table: string, name = '') =>
       parts.some((part) => part.table === table && (name === '' || name.startsWith(part.prefix)));
     this.#reconciler = new Reconciler({
@@ -17,6 +18,7 @@ export class NftParts {
       },
     });
     this.#monitor = monitorNft({
+      ...place,
       onEvent: ({ table, name }) => {
         if (ours(table, name)) this.#reconciler.trigger();
       },

@@ -8,6 +8,7 @@ import { policyError } from '../errors/index.ts';
 import {
   changeText,
   monitorNft,
+  type NftChainFound,
   type NftChange,
   type NftElement,
   type NftEvent,
@@ -15,6 +16,7 @@ import {
   NftRuleset,
   type NftSet,
   type NftSetFound,
+  sameHook,
 } from '../kernel/nft/index.ts';
 import { comment, ISOLATED, nftFamily, PREFIX, TABLE, VERDICTS } from './names.ts';
 import { clearChanges, isEmptyPlan, type PolicyPlan, planPolicy } from './plan.ts';
@@ -127,6 +129,9 @@ export class NftPolicyEngine {
   }
 
   #applyBoth(tables: Readonly<Record<Family, Tables>>): boolean {
+    for (const family of FAMILIES)
+      if (this.#applied[family].suspects === 'all')
+        this.#ruleset.wake({ family: nftFamily(family), table: TABLE });
     const plans = this.plan(tables);
     this.#change(plans);
     for (const family of FAMILIES) {
@@ -171,15 +176,14 @@ export class NftPolicyEngine {
   #observeAll(family: Family, tables: Tables, { chains, sets }: Found): void {
     const applied = this.#applied[family];
     for (const key of [...this.#sets.keys()]) if (key.startsWith(`${family} `)) this.#sets.delete(key);
-    applied.chains = new Map([...chains].map((name) => [name, undefined]));
+    applied.chains = new Map([...chains.keys()].map((name) => [name, undefined]));
     applied.clear = [];
     tables.retired.clear();
-    const misfit = [...sets.values()].some(({ name, map, key, interval }) => {
-      const kind = tables.sets.get(name)?.kind;
-      return kind !== undefined && (kind.map !== map || kind.key !== key || interval);
-    });
+    const misfit =
+      [...sets.values()].some((set) => isMisfit(set, tables)) ||
+      [...chains].some(([name, hook]) => hangsElsewhere(name, hook, tables));
     if (misfit) {
-      applied.clear = clearChanges(family, chains, sets.values());
+      applied.clear = clearChanges(family, chains.keys(), sets.values());
       applied.chains.clear();
       for (const set of tables.sets.values()) set.observe(undefined);
       return;
@@ -195,8 +199,8 @@ export class NftPolicyEngine {
       if (found.chains.has(name)) applied.chains.set(name, undefined);
       else applied.chains.delete(name);
       const summary = found.sets.get(name);
-      const kind = tables.sets.get(name)?.kind;
-      if (summary && kind && (summary.map !== kind.map || summary.key !== kind.key || summary.interval)) {
+      const chain = found.chains.has(name) && hangsElsewhere(name, found.chains.get(name), tables);
+      if (chain || (summary && isMisfit(summary, tables))) {
         this.#observeAll(family, tables, found);
         return;
       }
@@ -227,11 +231,10 @@ export class NftPolicyEngine {
       .sets({ family: nftFamily(family), table: TABLE })
       .filter(({ name }) => ours(name));
     return {
-      chains: new Set(
+      chains: new Map(
         this.#ruleset
           .chains({ family: nftFamily(family), table: TABLE })
-          .map(({ name }) => name)
-          .filter(ours),
+          .flatMap(({ name, hook }) => (ours(name) ? [[name, hook] as const] : [])),
       ),
       sets: new Map(sets.map((set) => [set.name, set])),
     };
@@ -248,7 +251,7 @@ export class NftPolicyEngine {
     const whole = [...base.keys()].every((name) => chains.has(name));
     tables.chains = whole ? new Map() : base;
     const applied = new Map(
-      [...chains].flatMap((name) => (base.has(name) ? [[name, undefined] as const] : [])),
+      [...chains.keys()].flatMap((name) => (base.has(name) ? [[name, undefined] as const] : [])),
     );
     for (const set of tables.sets.values())
       for (const address of addresses) {
@@ -262,10 +265,10 @@ export class NftPolicyEngine {
     this.#applied[family].suspects = 'all';
   }
 
-  #note({ table, family, name, subject, deleted }: NftEvent): void {
+  #note({ table, family, name, subject, deleted, dormant }: NftEvent): void {
     if (table !== TABLE || (name !== undefined && !name.startsWith(PREFIX))) return;
     // Other parts of Portolan make the table, too.
-    if (subject === 'table' && !deleted) return;
+    if (subject === 'table' && !deleted && !dormant) return;
     const of: Family | undefined = family === 'ip' ? 4 : family === 'ip6' ? 6 : undefined;
     if (of !== undefined) touch(this.#touched, of, name);
   }
@@ -290,8 +293,21 @@ export class NftPolicyEngine {
 
 /** Chains and sets of ours in the kernel. */
 interface Found {
-  readonly chains: ReadonlySet<string>;
+  /** With where they hang. */
+  readonly chains: ReadonlyMap<string, NftChainFound['hook']>;
   readonly sets: ReadonlyMap<string, NftSetFound>;
+}
+
+/** Whether a set of ours has another shape than it is wanted with. */
+function isMisfit({ name, map, key, interval }: NftSetFound, tables: Tables): boolean {
+  const kind = tables.sets.get(name)?.kind;
+  return kind !== undefined && (kind.map !== map || kind.key !== key || interval);
+}
+
+/** Whether somebody made a chain of ours anew, at another hook. */
+function hangsElsewhere(name: string, hook: NftChainFound['hook'], tables: Tables): boolean {
+  const chain = tables.chains.get(name);
+  return chain !== undefined && !sameHook(hook, chain.hook, false);
 }
 
 /** Notes a name, or the whole table when there is none. */

@@ -41,12 +41,12 @@ export function planPolicy(
   for (const set of newSets) changes.push({ ...table, change: 'add set', set: shapeOf(set) });
   for (const { set, deletes } of elements)
     if (deletes.length > 0) changes.push({ ...table, change: 'delete elements', set, elements: deletes });
-  for (const [chain, { hook }] of changedChains)
-    changes.push(
-      applied.has(chain)
-        ? { ...table, change: 'flush chain', chain }
-        : { ...table, change: 'add chain', chain, hook },
-    );
+  for (const [chain, { hook }] of changedChains) {
+    if (applied.has(chain)) changes.push({ ...table, change: 'flush chain', chain });
+    // Somebody may have given it another policy.
+    const unsure = applied.get(chain) === undefined && hook !== undefined;
+    if (unsure || !applied.has(chain)) changes.push({ ...table, change: 'add chain', chain, hook });
+  }
   for (const [chain, { rules }] of changedChains)
     for (const rule of rules) changes.push({ ...table, change: 'add rule', chain, rule });
   for (const { set, adds } of elements)

@@ -9,6 +9,7 @@ import { monitorNft } from '../../src/kernel/nft/index.ts';
 import { Rtnl } from '../../src/kernel/rtnl/index.ts';
 import { type Lease, OverlayReconciler, vtepMac } from '../../src/overlay/index.ts';
 import { type AreaOptions, atMost, type Figure, median, quantile } from './figure.ts';
+import { benchNftRepair } from './nft-repair.ts';
 import { benchOverlay } from './overlay.ts';
 
 const PEERS = 100;
@@ -63,6 +64,7 @@ export async function benchOverlayControl({ quick }: AreaOptions): Promise<Figur
         },
       ];
     }),
+    ...(await benchNftRepair(quick ? 5 : 15)),
   ];
 }
 

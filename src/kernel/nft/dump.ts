@@ -66,6 +66,17 @@ export interface NftChainFound {
   readonly hook?: Omit<NftHook, 'hook' | 'type'> & { readonly hook: string; readonly type: string };
 }
 
+/** Whether a chain hangs where it is wanted; with `policy`, whether it also ends so. */
+export function sameHook(found: NftChainFound['hook'], wanted: NftHook | undefined, policy = true): boolean {
+  if (!found || !wanted) return found === wanted;
+  return (
+    found.type === wanted.type &&
+    found.hook === wanted.hook &&
+    found.priority === wanted.priority &&
+    (!policy || found.policy === wanted.policy)
+  );
+}
+
 /** A rule as the kernel tells it: enough to see that it is the one that was written. */
 export interface NftRuleFound {
   readonly chain: string;

@@ -52,7 +52,7 @@ export class NftGuard {
     this.#known.delete(key);
     let generation = known && this.#writeElements(part, known);
     if (generation === undefined) {
-      this.#wake(part);
+      this.#ruleset.wake(part);
       generation = this.#write(part);
     }
     if (generation === undefined) return false;
@@ -71,11 +71,6 @@ export class NftGuard {
     if (all.chains.length + all.sets.length > 0 || this.#ruleset.table(part) === 'absent') return wrote;
     this.#ruleset.apply([{ family, table, change: 'delete table' }]);
     return true;
-  }
-
-  #wake({ family, table }: NftPart): void {
-    if (this.#ruleset.table({ family, table }) === 'dormant')
-      this.#ruleset.apply([{ family, table, change: 'wake table' }]);
   }
 
   /**

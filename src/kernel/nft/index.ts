@@ -10,7 +10,7 @@ export {
   setOfShape,
 } from './change.ts';
 export { type Datum, type DatumType, typesOf } from './datum.ts';
-export type { NftChainFound, NftRuleFound } from './dump.ts';
+export { type NftChainFound, type NftRuleFound, sameHook } from './dump.ts';
 export type { NftSetFound } from './dump-sets.ts';
 export * from './expression.ts';
 export type { NftField } from './fields.ts';

@@ -18,6 +18,8 @@ const NFTA_GEN_ID = 1;
 /** Rules and elements have the name of their chain or set at 2, as sets have their own. */
 const NFTA_CHAIN_NAME = 3;
 const HEADER_BYTES = 4;
+/** NFT_TABLE_F_DORMANT of NFTA_TABLE_FLAGS */
+const TABLE_DORMANT = 1;
 /** What a message is about, by its number in enum nf_tables_msg_types. */
 const SUBJECTS = new Map<number, { subject: NftSubject; deleted: boolean }>([
   [0, { subject: 'table', deleted: false }],
@@ -45,6 +47,8 @@ export interface NftEvent {
   readonly set?: string;
   /** Name of the chain, of the rule's chain, or of the set; undefined for tables. */
   readonly name?: string;
+  /** The table does nothing until it is awake again. */
+  readonly dormant?: true;
 }
 
 /** Tells changes of nftables rules, this process's own included if they are not ignored. */
@@ -83,12 +87,15 @@ export function readNftEvent({ type, body }: Pick<NlMessage, 'type' | 'body'>): 
   let table = '';
   let set: string | undefined;
   let name: string | undefined;
+  let dormant = false;
   const nameAt = about.subject === 'chain' ? NFTA_CHAIN_NAME : 2;
   // Attribute 1 is the name of the table in every one of these messages; 2 that of the set, or of a rule's chain.
   readAttributes(body, HEADER_BYTES, 'an nftables notification', (attribute, value) => {
     if (attribute === 1) table = cString(value);
     else if (attribute === nameAt && about.subject !== 'table') name = cString(value);
     if (attribute === 2 && about.subject === 'element') set = name;
+    if (attribute === 2 && about.subject === 'table' && value.length >= 4)
+      dormant = (viewOf(value).getUint32(0) & TABLE_DORMANT) !== 0;
   });
   const family = familyName(body[0]!) ?? String(body[0]);
   return {
@@ -97,6 +104,7 @@ export function readNftEvent({ type, body }: Pick<NlMessage, 'type' | 'body'>): 
     table,
     ...(set === undefined ? {} : { set }),
     ...(name === undefined ? {} : { name }),
+    ...(dormant ? { dormant } : {}),
   };
 }
 

@@ -74,6 +74,11 @@ export class NftRuleset {
     return readTable(this.#socket, place);
   }
 
+  /** Ends `flags dormant` of a table, if it has them. Throws NFT_CHANGE_REFUSED. */
+  wake({ family, table }: NftTableName): void {
+    if (this.table({ family, table }) === 'dormant') this.apply([{ family, table, change: 'wake table' }]);
+  }
+
   /** Chains of one table; none when there is no such table. Throws NFT_LIST_FAILED. */
   chains({ family, table }: NftTableName): NftChainFound[] {
     return dumpChains(this.#socket, family).filter((chain) => chain.table === table);

@@ -272,6 +272,7 @@ export class NftablesEngine implements NodeServiceEngine {
 
   #adopt(): void {
     for (const family of FAMILIES) {
+      this.#kernel.wake(family);
       const { state, choosing } = this.#kernel.state(family);
       if (state === 'absent') {
         this.#kernel.apply(makeTable(family));
@@ -334,6 +335,7 @@ export class NftablesEngine implements NodeServiceEngine {
   #restore(known: Known = {}): number {
     const changes: NftChange[] = [];
     for (const family of FAMILIES) {
+      this.#kernel.wake(family);
       const { state, choosing } = this.#kernel.state(family);
       const fresh = state !== 'ours';
       const there: ReadonlyMap<string, string> = fresh ? new Map() : choosing;

@@ -12,6 +12,7 @@ import {
   type NftRule,
   type NftRuleFound,
   NftRuleset,
+  sameHook,
 } from '../../../kernel/nft/index.ts';
 import {
   baseChains,
@@ -87,16 +88,23 @@ export class NftKernel {
     this.#transactions++;
   }
 
+  /** Ends `flags dormant`: rules that are there work again. */
+  wake(family: Family): void {
+    this.#ruleset.wake(LAYOUTS[family].place);
+  }
+
   /** Compares chains, rules and sets with those of this version. */
   state(family: Family): TableState {
     const { place } = LAYOUTS[family];
     if (this.#ruleset.table(place) === 'absent') return { state: 'absent', choosing: new Map() };
     const sets = new Set<string>(this.#ruleset.sets(place).map(({ name }) => name));
-    const rules = new Map<string, NftRuleFound[]>(this.#ruleset.chains(place).map(({ name }) => [name, []]));
+    const chains = new Map(this.#ruleset.chains(place).map((chain) => [chain.name, chain]));
+    const rules = new Map<string, NftRuleFound[]>([...chains.keys()].map((name) => [name, []]));
     for (const rule of this.#ruleset.rules(place)) rules.get(rule.chain)?.push(rule);
     const wanted = baseChains(family);
     let ours = sets.size === SET_IDS.length && SET_IDS.every((id) => sets.has(id));
-    for (const name of wanted.keys()) ours &&= rules.has(name);
+    for (const [name, { hook }] of wanted)
+      ours &&= sameHook(chains.get(name)?.hook, hook) && chains.has(name);
     const choosing = new Map<string, string>();
     for (const [name, found] of rules) {
       const target = parseTarget(name);

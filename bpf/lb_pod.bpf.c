@@ -27,7 +27,8 @@ const volatile struct lb_layout {
 	struct lb_peer peer;
 	struct lb_peers peers;
 	struct lb_flow flow;
-	struct lb_flows flows;
+	struct lb_flow_set flows;
+	struct lb_flow_table flow_table;
 	struct lb_client client;
 	struct lb_affinity affinity;
 	struct lb_range range;
@@ -63,15 +64,10 @@ static __always_inline int to_backend(struct __sk_buff *skb, const struct lb_pac
 /* The answer of a pod to itself. */
 static __always_inline int hairpin_back(struct __sk_buff *skb, const struct lb_packet *p)
 {
-	struct lb_endpoint client;
-	struct lb_flows *flows;
-	struct lb_flow *flow;
-	int handed;
+	__u32 number = lb_flow_from(p->source, p->target_port, p->source, p->source_port, p->protocol, LB_FLOW_HAIRPIN);
+	struct lb_flow *flow = number ? lb_flow_at(number - 1) : NULL;
+	int handed = lb_handed();
 
-	lb_endpoint_of(&client, p->source, p->target_port, p->protocol);
-	flows = bpf_map_lookup_elem(&lb_flows, &client);
-	flow = flows ? lb_flow_from(flows, p->source, p->source_port, LB_FLOW_HAIRPIN) : NULL;
-	handed = lb_handed();
 	if (handed)
 		return handed;
 	if (!flow)

@@ -107,7 +107,7 @@ static __always_inline bool lb_is_direct(struct __sk_buff *skb, const struct lb_
 	struct lb_fragment_ports ports, *known;
 	struct lb_fragment_key key = {};
 	struct lb_frontend *frontend;
-	struct lb_flows *flows;
+	struct lb_packet inner = {};
 	struct lb_endpoint to;
 	__u32 at = p->l4;
 	bool later = false;
@@ -158,9 +158,14 @@ static __always_inline bool lb_is_direct(struct __sk_buff *skb, const struct lb_
 	if (frontend && is_direct(frontend))
 		return true;
 	/* A flow goes on as it began when its Service is served otherwise now. */
-	lb_endpoint_of(&to, key.source, ports.source, key.protocol);
-	flows = lb_has_flows(NODE_LINK) ? bpf_map_lookup_elem(&lb_flows, &to) : NULL;
-	return flows && lb_flow_to(flows, key.target, ports.target);
+	if (!lb_has_flows(NODE_LINK))
+		return false;
+	lb_copy_address(inner.source, key.source);
+	lb_copy_address(inner.target, key.target);
+	inner.source_port = ports.source;
+	inner.target_port = ports.target;
+	inner.protocol = key.protocol;
+	return lb_flow_to(&inner);
 }
 
 /* Takes the outer header off. False: it is somebody else's. */
@@ -174,20 +179,17 @@ __noinline bool lb_unwrap(struct __sk_buff *skb, const struct lb_packet *p)
 /* Gives an unwrapped packet to its backend, which is here; the stack brings it there. */
 __noinline int lb_direct_take(struct __sk_buff *skb, const struct lb_packet *p, const struct lb_packet *outer)
 {
-	struct lb_flows *flows = NULL;
 	struct choice choice = {};
-	struct lb_endpoint client;
 	struct lb_flow *flow;
 	int verdict = DROP;
+	__u32 number;
 	bool opens;
 
 	if (!p || !outer)
 		return DROP;
 	opens = opens_connection(p);
-	lb_endpoint_of(&client, p->source, p->source_port, p->protocol);
-	if (lb_has_flows(NODE_LINK))
-		flows = bpf_map_lookup_elem(&lb_flows, &client);
-	flow = flows ? lb_flow_to(flows, p->target, p->target_port) : NULL;
+	number = lb_has_flows(NODE_LINK) ? lb_flow_to(p) : 0;
+	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (flow && lb_flow_goes_on(flow, opens, p->protocol) && lb_same_address(flow->backend, outer->target)) {
 		lb_flow_track(flow, p, true);
 	} else {
@@ -197,7 +199,7 @@ __noinline int lb_direct_take(struct __sk_buff *skb, const struct lb_packet *p, 
 		if (!(choice.backend->flags & LB_B_NEAR) ||
 		    !lb_same_address(choice.backend->address, outer->target))
 			return dropped(LB_DROP_DIRECT);
-		flow = keep_flow(p, &client, flows, &choice, true, NODE_LINK, &verdict);
+		flow = keep_flow(p, &choice, true, NODE_LINK, &verdict);
 		if (!flow)
 			return verdict;
 	}

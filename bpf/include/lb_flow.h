@@ -1,30 +1,14 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0) */
 /*
- * Translated flows. One entry knows both directions, so they can't be evicted apart:
+ * Translated flows. One entry knows both directions, so they can't be given up apart:
  *
- *     pod 10.244.1.5:40000 -> 10.96.0.10:80      key is the client 10.244.1.5:40000, the flow is found by its VIP
- *     pod 10.244.1.5:40000 <- 10.244.2.2:8080    the same key, the flow is found by its backend
+ *     pod 10.244.1.5:40000 -> 10.96.0.10:80      found by the client 10.244.1.5:40000 and the VIP
+ *     pod 10.244.1.5:40000 <- 10.244.2.2:8080    found by the same client and the backend
  */
 #ifndef LB_FLOW_H
 #define LB_FLOW_H
 
-#include "lb_packet.h"
-
-/* client -> its flows; programs. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
-	__type(key, struct lb_endpoint);
-	__type(value, struct lb_flows);
-} lb_flows SEC(".maps");
-
-/* Room for a first flow, which is too large for the stack; only flow[0] is ever written. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct lb_flows);
-} lb_scratch SEC(".maps");
+#include "lb_flow_table.h"
 
 /*
  * interface % 4096 -> whether flows were ever translated there; programs. Where sockets do all the work, which is
@@ -63,41 +47,42 @@ static __always_inline void lb_endpoint_of(struct lb_endpoint *endpoint, const _
 	endpoint->pad = 0;
 }
 
-static __always_inline struct lb_flow *lb_flow_to(struct lb_flows *flows, const __be32 *vip, __be16 port)
+static __always_inline void lb_flow_name_of(struct lb_flow_name *name, const __be32 *client, __be16 client_port,
+					    const __be32 *peer, __be16 peer_port, __u8 protocol)
 {
-	for (int i = 0; i < LB_FLOWS; i++) {
-		struct lb_flow *flow = &flows->flow[i];
-
-		if ((flow->flags & LB_FLOW_USED) && flow->vip_port == port && lb_same_address(flow->vip, vip))
-			return flow;
-	}
-	return NULL;
+	lb_copy_address(name->client, client);
+	lb_copy_address(name->peer, peer);
+	name->client_port = client_port;
+	name->peer_port = peer_port;
+	name->protocol = protocol;
+	name->is_backend = false;
+	name->mask = LB_FLOW_USED | LB_FLOW_UDP;
+	name->flags = LB_FLOW_USED | (protocol == IPPROTO_UDP ? LB_FLOW_UDP : 0);
+	name->last = false;
 }
 
-static __always_inline struct lb_flow *lb_flow_with(struct lb_flows *flows, const __be32 *backend, __be16 port,
-						    __u16 mask, __u16 wanted)
+/* Number plus 1 of the flow of a client's packet to a frontend; 0 for none. A function for the sake of the stack. */
+__noinline __u32 lb_flow_to(const struct lb_packet *p)
 {
-	for (int i = 0; i < LB_FLOWS; i++) {
-		struct lb_flow *flow = &flows->flow[i];
+	struct lb_flow_name name;
 
-		if ((flow->flags & mask) == wanted &&
-		    flow->backend_port == port && lb_same_address(flow->backend, backend))
-			return flow;
-	}
-	return NULL;
+	if (!p)
+		return 0;
+	lb_flow_name_of(&name, p->source, p->source_port, p->target, p->target_port, p->protocol);
+	return lb_flow_find(&name);
 }
 
-static __always_inline struct lb_flow *lb_flow_from(struct lb_flows *flows, const __be32 *backend, __be16 port,
-						    __u16 hairpin)
+/* Number plus 1 of the flow of a backend's answer to a client; 0 for none. */
+static __always_inline __u32 lb_flow_from(const __be32 *client, __be16 client_port, const __be32 *backend,
+					  __be16 backend_port, __u8 protocol, __u16 hairpin)
 {
-	return lb_flow_with(flows, backend, port, LB_FLOW_USED | LB_FLOW_HAIRPIN, LB_FLOW_USED | hairpin);
-}
+	struct lb_flow_name name;
 
-static __always_inline bool lb_flow_over(const struct lb_flow *flow)
-{
-	__u16 both = LB_FLOW_FIN_CLIENT | LB_FLOW_FIN_BACKEND;
-
-	return (flow->flags & LB_FLOW_RESET) || (flow->flags & both) == both;
+	lb_flow_name_of(&name, client, client_port, backend, backend_port, protocol);
+	name.is_backend = true;
+	name.mask |= LB_FLOW_HAIRPIN;
+	name.flags |= hairpin;
+	return lb_flow_find(&name);
 }
 
 /*
@@ -118,33 +103,6 @@ static __always_inline bool lb_flow_goes_on(const struct lb_flow *flow, bool ope
 	return protocol != IPPROTO_TCP || (backend->flags & (LB_B_CLUSTER | LB_B_LOCAL));
 }
 
-/* The place for a new flow: that of the same VIP, a free one, one that is over, or the one idle for longest. */
-static __always_inline struct lb_flow *lb_flow_place(struct lb_flows *flows, const __be32 *vip, __be16 port,
-						     __u32 now)
-{
-	struct lb_flow *best = &flows->flow[0];
-	__u32 best_rank = 0;
-
-	for (int i = 0; i < LB_FLOWS; i++) {
-		struct lb_flow *flow = &flows->flow[i];
-		__u32 rank;
-
-		if (!(flow->flags & LB_FLOW_USED))
-			rank = 0xfffffffe;
-		else if (flow->vip_port == port && lb_same_address(flow->vip, vip))
-			rank = 0xffffffff;
-		else if (lb_flow_over(flow))
-			rank = 0xfffffffd;
-		else
-			rank = (now - flow->seen) >> 1;
-		if (rank >= best_rank) {
-			best_rank = rank;
-			best = flow;
-		}
-	}
-	return best;
-}
-
 static __always_inline void lb_flow_track(struct lb_flow *flow, const struct lb_packet *p, bool from_client)
 {
 	__u32 now = bpf_jiffies64();
@@ -152,6 +110,9 @@ static __always_inline void lb_flow_track(struct lb_flow *flow, const struct lb_
 
 	if (!from_client)
 		flags |= LB_FLOW_REPLIED;
+	else if ((flags & LB_FLOW_REPLIED) &&
+		 (p->protocol == IPPROTO_UDP || (p->tcp_flags & (LB_TCP_SYN | LB_TCP_ACK)) == LB_TCP_ACK))
+		flags |= LB_FLOW_CONFIRMED;
 	if (p->tcp_flags & LB_TCP_RST)
 		flags |= LB_FLOW_RESET;
 	if (p->tcp_flags & LB_TCP_FIN)

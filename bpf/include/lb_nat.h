@@ -30,8 +30,7 @@ const volatile __u32 lb_nat_base = 0;
 const volatile __u32 lb_nat_mask = LB_NAT_PORTS - 1;
 /* Makes places unpredictable; the same for all programs that ever use the maps. */
 const volatile __u64 lb_nat_seed = 0;
-/* Jiffies a second, and how far to shift jiffies for a tick of about a second. */
-const volatile __u32 lb_hz = 250;
+/* How far to shift jiffies for a tick of about a second. */
 const volatile __u32 lb_tick_shift = 8;
 
 enum lb_nat_flag {

@@ -95,13 +95,21 @@ static __always_inline int no_frontend(const struct lb_packet *p)
  * The client uses its port for a backend directly, or through another VIP, which it used through a VIP before: what
  * the backend answers from here on is not to be shown as that VIP's. An open connection is left alone.
  */
-static __always_inline void forget_flow(struct lb_flows *flows, const struct lb_packet *p, const __be32 *backend,
-					__be16 port)
+__noinline int lb_flow_forget(const struct lb_packet *p)
 {
-	struct lb_flow *flow = lb_flow_with(flows, backend, port, LB_FLOW_USED, LB_FLOW_USED);
+	struct lb_flow_name name;
+	struct lb_flow *flow;
+	__u32 number;
 
+	if (!p)
+		return 0;
+	lb_flow_name_of(&name, p->source, p->source_port, p->target, p->target_port, p->protocol);
+	name.is_backend = true;
+	number = lb_flow_find(&name);
+	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (flow && (p->protocol == IPPROTO_UDP || lb_flow_over(flow)))
-		flow->flags = 0;
+		lb_flow_drop(number - 1);
+	return 0;
 }
 
 /* A backend for a new flow. */
@@ -115,7 +123,7 @@ struct choice {
 static __always_inline void choose_backend(const struct lb_packet *p, bool opens, bool outside, struct choice *choice,
 					   int *verdict)
 {
-	struct lb_client sticky = {};
+	struct lb_client sticky;
 	struct lb_frontend *frontend;
 	struct lb_endpoint to;
 	struct lb_table table;
@@ -156,6 +164,7 @@ static __always_inline void choose_backend(const struct lb_packet *p, bool opens
 	}
 	lb_copy_address(sticky.address, p->source);
 	sticky.service = frontend->service;
+	sticky.kind = 0;
 	choice->id = lb_choose(frontend, &table, &sticky,
 			       table.hash ? lb_flow_hash(p, frontend->affinity_s) : bpf_get_prandom_u32(),
 			       &choice->backend);
@@ -166,12 +175,13 @@ static __always_inline void choose_backend(const struct lb_packet *p, bool opens
 }
 
 /* The client speaks to no frontend, perhaps to a backend directly. */
-static __always_inline void forget_direct(struct lb_flows *flows, const struct lb_packet *p,
-					  const struct choice *choice, bool opens)
+static __always_inline void forget_direct(const struct lb_packet *p, const struct choice *choice, bool opens,
+					  __u32 link)
 {
 	/* Later fragments of a packet that another node translated are to the backend, and belong to the flow. */
-	if (!choice->frontend && flows && p->fragment != LB_LATER_FRAGMENT && (opens || p->protocol == IPPROTO_UDP))
-		forget_flow(flows, p, p->target, p->target_port);
+	if (!choice->frontend && p->fragment != LB_LATER_FRAGMENT && (opens || p->protocol == IPPROTO_UDP) &&
+	    lb_has_flows(link))
+		lb_flow_forget(p);
 }
 
 #define LB_KIND_LOAD_BALANCER (2 << LB_F_KIND_SHIFT)
@@ -202,27 +212,66 @@ static __always_inline __u16 way_of_direct(const struct lb_frontend *frontend)
 	return frontend->flags & LB_F_DSR_OPTION ? LB_FLOW_DIRECT | LB_FLOW_OPTION : LB_FLOW_DIRECT;
 }
 
+/* Room for a name where a flow is opened: the stack has none left there. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct lb_flow_name);
+} lb_flow_names SEC(".maps");
+
+/*
+ * The place for a flow that is chosen now: that of the same VIP, or another one. Where this client has an open
+ * connection to the same backend, it is noted which one came later.
+ */
+__noinline __u32 lb_flow_open(const struct lb_packet *p, const struct lb_backend *backend)
+{
+	__u32 number = 0, order = 0;
+	struct lb_flow_name *name;
+	struct lb_flow *flow;
+
+	name = bpf_map_lookup_elem(&lb_flow_names, &number);
+	if (!p || !backend || !name)
+		return 0;
+	lb_flow_name_of(name, p->source, p->source_port, backend->address, backend->port, p->protocol);
+	name->is_backend = true;
+	number = lb_flow_find(name);
+	flow = number ? lb_flow_at(number - 1) : NULL;
+	if (flow && (p->protocol == IPPROTO_UDP || lb_flow_over(flow)))
+		lb_flow_drop(number - 1);
+	if (flow) {
+		name->last = true;
+		number = lb_flow_find(name);
+		flow = number ? lb_flow_at(number - 1) : NULL;
+		if (flow && !(lb_same_address(flow->vip, p->target) && flow->vip_port == p->target_port))
+			order = lb_flow_order(number - 1) + 1;
+	}
+	lb_copy_address(name->peer, p->target);
+	name->peer_port = p->target_port;
+	name->is_backend = name->last = false;
+	number = lb_flow_find(name);
+	if (!number)
+		number = lb_flow_claim(name);
+	if (number)
+		lb_flow_set_order(number - 1, order > LB_FLOW_LAST_ORDER ? LB_FLOW_LAST_ORDER : order);
+	return number;
+}
+
 /* Remembers a choice. Returns the flow, or NULL with the verdict in `verdict`. */
-static __always_inline struct lb_flow *keep_flow(const struct lb_packet *p, const struct lb_endpoint *client,
-						 struct lb_flows *flows, const struct choice *choice, bool outside,
+static __always_inline struct lb_flow *keep_flow(const struct lb_packet *p, const struct choice *choice, bool outside,
 						 __u32 link, int *verdict)
 {
 	const struct lb_backend *backend = choice->backend;
-	struct lb_flows *first = NULL;
+	__u16 flags = LB_FLOW_USED;
 	struct lb_flow *flow;
-	__u32 now, only = 0;
+	__u32 number;
 
-	now = bpf_jiffies64();
-	if (flows) {
-		forget_flow(flows, p, backend->address, backend->port);
-		flow = lb_flow_place(flows, p->target, p->target_port, now);
-	} else {
-		first = bpf_map_lookup_elem(&lb_scratch, &only);
-		if (!first) {
-			*verdict = DROP;
-			return NULL;
-		}
-		flow = &first->flow[0];
+	number = lb_flow_open(p, backend);
+	flow = number ? lb_flow_at(number - 1) : NULL;
+	if (!flow) {
+		lb_count_refused(choice->frontend->service);
+		*verdict = dropped(LB_DROP_FLOWS_FULL);
+		return NULL;
 	}
 	/* While it is filled, nobody may take it for an other one. */
 	flow->flags = 0;
@@ -233,40 +282,37 @@ static __always_inline struct lb_flow *keep_flow(const struct lb_packet *p, cons
 	flow->backend_port = backend->port;
 	flow->client_port = p->source_port;
 	flow->backend_id = choice->id;
-	flow->seen = now;
+	flow->seen = bpf_jiffies64();
 	if (!outside && lb_same_address(backend->address, p->source)) {
-		flow->flags = LB_FLOW_USED | LB_FLOW_HAIRPIN;
+		flags |= LB_FLOW_HAIRPIN;
 		lb_count(LB_FORWARD_HAIRPIN);
 	} else {
-		flow->flags = LB_FLOW_USED;
 		if (outside && !(choice->frontend->flags & LB_F_OUTSIDE_KEEP))
-			flow->flags = LB_FLOW_USED | LB_FLOW_MASQUERADE;
+			flags |= LB_FLOW_MASQUERADE;
 		/* With direct return the backend's node shows it the client. */
 		if (outside && is_direct(choice->frontend))
-			flow->flags = LB_FLOW_USED | (backend->flags & LB_B_NEAR ? 0 : way_of_direct(choice->frontend));
-		lb_count(flow->flags & LB_FLOW_DIRECT ? LB_FORWARD_DIRECT : LB_FORWARD_FLOW);
+			flags = LB_FLOW_USED | (backend->flags & LB_B_NEAR ? 0 : way_of_direct(choice->frontend));
+		lb_count(flags & LB_FLOW_DIRECT ? LB_FORWARD_DIRECT : LB_FORWARD_FLOW);
 	}
+	flow->flags = flags | (p->protocol == IPPROTO_UDP ? LB_FLOW_UDP : 0);
 	if (lb_count_packets)
 		lb_count_packet(choice->id, p->payload);
-	if (first)
-		bpf_map_update_elem(&lb_flows, client, first, BPF_ANY);
 	lb_set_has_flows(link);
 	return flow;
 }
 
 /* Chooses a backend and remembers it. Returns the flow, or NULL with the verdict in `verdict`. */
-static __always_inline struct lb_flow *open_flow(const struct lb_packet *p, const struct lb_endpoint *client,
-						 struct lb_flows *flows, bool opens, bool outside,
-						 __u32 link, int *verdict)
+static __always_inline struct lb_flow *open_flow(const struct lb_packet *p, bool opens, bool outside, __u32 link,
+						 int *verdict)
 {
 	struct choice choice = {};
 
 	choose_backend(p, opens, outside, &choice, verdict);
 	if (!choice.backend) {
-		forget_direct(flows, p, &choice, opens);
+		forget_direct(p, &choice, opens, link);
 		return NULL;
 	}
-	return keep_flow(p, client, flows, &choice, outside, link, verdict);
+	return keep_flow(p, &choice, outside, link, verdict);
 }
 
 #endif

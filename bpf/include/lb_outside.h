@@ -105,16 +105,13 @@ static __always_inline __u32 lb_nat_take(const struct lb_packet *p)
 static __always_inline struct lb_flow *lb_flow_outside(void *ctx, __u32 ifindex, const struct lb_packet *p, bool opens,
 						       bool *known, int *verdict)
 {
-	struct lb_flows *flows = NULL;
 	struct choice choice = {};
-	struct lb_endpoint client;
 	struct lb_flow *flow;
+	__u32 number;
 
 	*known = false;
-	lb_endpoint_of(&client, p->source, p->source_port, p->protocol);
-	if (lb_has_flows(NODE_LINK))
-		flows = bpf_map_lookup_elem(&lb_flows, &client);
-	flow = flows ? lb_flow_to(flows, p->target, p->target_port) : NULL;
+	number = lb_has_flows(NODE_LINK) ? lb_flow_to(p) : 0;
+	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (flow && lb_flow_goes_on(flow, opens, p->protocol)) {
 		*verdict = lb_handed();
 		if (*verdict)
@@ -124,7 +121,7 @@ static __always_inline struct lb_flow *lb_flow_outside(void *ctx, __u32 ifindex,
 	}
 	choose_backend(p, opens, true, &choice, verdict);
 	if (!choice.backend) {
-		forget_direct(flows, p, &choice, opens);
+		forget_direct(p, &choice, opens, NODE_LINK);
 		return NULL;
 	}
 	if (!(choice.backend->flags & LB_B_NEAR) && !(choice.frontend->flags & LB_F_OUTSIDE_KEEP) &&
@@ -132,7 +129,7 @@ static __always_inline struct lb_flow *lb_flow_outside(void *ctx, __u32 ifindex,
 		*verdict = TAKE_NAT;
 		return NULL;
 	}
-	return keep_flow(p, &client, flows, &choice, true, NODE_LINK, verdict);
+	return keep_flow(p, &choice, true, NODE_LINK, verdict);
 }
 
 #endif

@@ -43,7 +43,7 @@ enum lb_tell {
 /* Whether a packet tells the backend's node, and notes it. */
 static __always_inline enum lb_tell lb_tells(const struct lb_packet *p, struct lb_flow *flow)
 {
-	__u16 tick = 1 + (bpf_jiffies64() >> lb_tick_shift) % 127;
+	__u16 tick = 1 + (bpf_jiffies64() >> lb_tick_shift) % 31;
 
 	if (p->fragment == LB_LATER_FRAGMENT)
 		return LB_TELL_NOT;
@@ -151,23 +151,30 @@ static __always_inline bool lb_may_answer_as(const struct lb_told *told, __u8 pr
 }
 
 /* Remembers as whom a backend of this node has to answer. NULL with the verdict where nobody may say so. */
-static __always_inline struct lb_flow *lb_believe(const struct lb_packet *p, const struct lb_told *told, int *verdict)
+static __always_inline struct lb_flow *lb_believe(struct lb_packet *p, const struct lb_told *told, int *verdict)
 {
-	struct lb_backend backend = { .flags = LB_B_USED | LB_B_NEAR };
-	struct lb_frontend frontend = { .flags = LB_F_DSR | LB_F_DSR_OPTION | LB_KIND_LOAD_BALANCER };
-	struct choice choice = { .frontend = &frontend, .backend = &backend };
-	struct lb_packet asked = *p;
 	bool opens = opens_connection(p);
-	struct lb_flows *flows = NULL;
-	struct lb_endpoint client;
+	struct choice choice = {};
+	struct lb_nat_room *room;
 	struct lb_flow *flow;
+	__u32 number = 0;
 
-	lb_endpoint_of(&client, p->source, p->source_port, p->protocol);
-	if (lb_has_flows(NODE_LINK))
-		flows = bpf_map_lookup_elem(&lb_flows, &client);
-	flow = flows ? lb_flow_to(flows, told->vip, told->port) : NULL;
+	room = bpf_map_lookup_elem(&lb_nat_rooms, &number);
+	if (!room)
+		return NULL;
+	choice.frontend = &room->frontend;
+	choice.backend = &room->backend;
+	choice.frontend->flags = LB_F_DSR | LB_F_DSR_OPTION | LB_KIND_LOAD_BALANCER;
+	choice.backend->flags = LB_B_USED | LB_B_NEAR;
+	lb_copy_address(choice.backend->address, p->target);
+	choice.backend->port = p->target_port;
+	/* From here on it is what the client sent: the stack has no room for another one. */
+	lb_copy_address(p->target, told->vip);
+	p->target_port = told->port;
+	number = lb_has_flows(NODE_LINK) ? lb_flow_to(p) : 0;
+	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (flow && !(flow->flags & LB_FLOW_DIRECT) && !(opens && lb_flow_over(flow)) &&
-	    flow->backend_port == p->target_port && lb_same_address(flow->backend, p->target)) {
+	    flow->backend_port == choice.backend->port && lb_same_address(flow->backend, choice.backend->address)) {
 		lb_flow_track(flow, p, true);
 		return flow;
 	}
@@ -175,15 +182,11 @@ static __always_inline struct lb_flow *lb_believe(const struct lb_packet *p, con
 		*verdict = dropped(LB_DROP_DIRECT);
 		return NULL;
 	}
-	lb_copy_address(backend.address, p->target);
-	backend.port = p->target_port;
-	lb_copy_address(asked.target, told->vip);
-	asked.target_port = told->port;
-	return keep_flow(&asked, &client, flows, &choice, true, NODE_LINK, verdict);
+	return keep_flow(p, &choice, true, NODE_LINK, verdict);
 }
 
 /* A packet that a node told something about. NO_FLOW: there is nothing in it. */
-__noinline int lb_tell_take(struct __sk_buff *skb, const struct lb_packet *p, bool by_tunnel)
+__noinline int lb_tell_take(struct __sk_buff *skb, struct lb_packet *p, bool by_tunnel)
 {
 	struct lb_told told = {};
 	int verdict = DROP;

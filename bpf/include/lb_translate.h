@@ -147,10 +147,10 @@ static __always_inline int rewrite_outer(struct __sk_buff *skb, const struct lb_
 /* The client complains about a packet that it believes to come from the VIP. */
 static __always_inline int icmp_to_backend(struct __sk_buff *skb, const struct lb_packet *p)
 {
-	struct lb_endpoint client;
-	struct lb_flows *flows;
-	struct lb_flow *flow;
+	struct lb_flow_name name;
 	struct embedded e = {};
+	struct lb_flow *flow;
+	__u32 number;
 
 	if (!is_icmp_error(p))
 		return no_frontend(p);
@@ -158,9 +158,10 @@ static __always_inline int icmp_to_backend(struct __sk_buff *skb, const struct l
 		return NEXT;
 	if (parse_embedded(skb, p, &e))
 		return lb_in_service_range(p->target) ? dropped(LB_DROP_ICMP) : NEXT;
-	lb_endpoint_of(&client, e.packet.target, e.packet.target_port, e.packet.protocol);
-	flows = bpf_map_lookup_elem(&lb_flows, &client);
-	flow = flows ? lb_flow_to(flows, e.packet.source, e.packet.source_port) : NULL;
+	lb_flow_name_of(&name, e.packet.target, e.packet.target_port, e.packet.source, e.packet.source_port,
+			e.packet.protocol);
+	number = lb_flow_find(&name);
+	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (!flow)
 		return lb_in_service_range(p->target) ? dropped(LB_DROP_ICMP) : NEXT;
 	if (rewrite_embedded(skb, p, &e, true, flow->backend, flow->backend_port) ||
@@ -172,16 +173,15 @@ static __always_inline int icmp_to_backend(struct __sk_buff *skb, const struct l
 /* Somebody complains about a packet that the client believes to have sent to the VIP. */
 static __always_inline int icmp_to_client(struct __sk_buff *skb, const struct lb_packet *p)
 {
-	struct lb_endpoint client;
-	struct lb_flows *flows;
-	struct lb_flow *flow;
 	struct embedded e = {};
+	struct lb_flow *flow;
+	__u32 number;
 
 	if (!is_icmp_error(p) || lb_hold() >= LB_HOLD_KNOWN || parse_embedded(skb, p, &e))
 		return NEXT;
-	lb_endpoint_of(&client, e.packet.source, e.packet.source_port, e.packet.protocol);
-	flows = bpf_map_lookup_elem(&lb_flows, &client);
-	flow = flows ? lb_flow_from(flows, e.packet.target, e.packet.target_port, 0) : NULL;
+	number = lb_flow_from(e.packet.source, e.packet.source_port, e.packet.target, e.packet.target_port,
+			      e.packet.protocol, 0);
+	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (!flow)
 		return NEXT;
 	if (rewrite_embedded(skb, p, &e, false, flow->vip, flow->vip_port))
@@ -195,18 +195,16 @@ static __always_inline int icmp_to_client(struct __sk_buff *skb, const struct lb
 static __always_inline int to_client(struct __sk_buff *skb, __u32 link)
 {
 	struct lb_packet p = {};
-	struct lb_endpoint client;
-	struct lb_flows *flows;
 	struct lb_flow *flow;
+	__u32 number;
 	int handed;
 
 	if (!lb_has_flows(link) || lb_parse(skb, &p) != LB_PARSED)
 		return NEXT;
 	if (lb_is_icmp(&p))
 		return icmp_to_client(skb, &p);
-	lb_endpoint_of(&client, p.target, p.target_port, p.protocol);
-	flows = bpf_map_lookup_elem(&lb_flows, &client);
-	flow = flows ? lb_flow_from(flows, p.source, p.source_port, 0) : NULL;
+	number = lb_flow_from(p.target, p.target_port, p.source, p.source_port, p.protocol, 0);
+	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (!flow)
 		return NEXT;
 	handed = lb_handed();
@@ -222,9 +220,8 @@ static __always_inline int to_client(struct __sk_buff *skb, __u32 link)
 static __always_inline struct lb_flow *flow_of(const struct lb_packet *p, bool outside, __u32 link, int *verdict)
 {
 	bool opens = opens_connection(p);
-	struct lb_endpoint client;
-	struct lb_flows *flows;
 	struct lb_flow *flow;
+	__u32 number;
 
 	/*
 	 * Most packets of pods: a connection that is open, at a link where none was ever translated. One from outside
@@ -236,11 +233,10 @@ static __always_inline struct lb_flow *flow_of(const struct lb_packet *p, bool o
 		return NULL;
 	}
 
-	lb_endpoint_of(&client, p->source, p->source_port, p->protocol);
-	flows = lb_has_flows(link) ? bpf_map_lookup_elem(&lb_flows, &client) : NULL;
-	flow = flows ? lb_flow_to(flows, p->target, p->target_port) : NULL;
+	number = lb_has_flows(link) ? lb_flow_to(p) : 0;
+	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (!flow || !lb_flow_goes_on(flow, opens, p->protocol))
-		return open_flow(p, &client, flows, opens, outside, link, verdict);
+		return open_flow(p, opens, outside, link, verdict);
 	*verdict = lb_handed();
 	if (*verdict)
 		return NULL;

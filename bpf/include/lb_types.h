@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-/* Key of lb_frontends and lb_flows. Port and protocol 0 stand for "this address is a ClusterIP". */
+/* Key of lb_frontends. Port and protocol 0 stand for "this address is a ClusterIP". */
 struct lb_endpoint {
 	__be32 address[4];
 	__be16 port;
@@ -94,26 +94,22 @@ enum lb_flow_flag {
 	LB_FLOW_MASQUERADE = 1 << 6, /* the source becomes an address of this node, by its rules */
 	LB_FLOW_DIRECT = 1 << 7, /* packets go to the backend's node as they are, which answers as the VIP */
 	LB_FLOW_OPTION = 1 << 8, /* with LB_FLOW_DIRECT: ... to the backend, and an option tells its node the VIP */
-	LB_FLOW_TOLD_SHIFT = 9, /* 7 bits: the second when its node was told last, 0 for never */
+	LB_FLOW_CONFIRMED = 1 << 9, /* the client went on after the backend's answer: no forged source does */
+	LB_FLOW_UDP = 1 << 10, /* else TCP */
+	LB_FLOW_TOLD_SHIFT = 11, /* 5 bits: the second when its node was told last, 0 for never */
 };
 
 /* A translated flow, both directions in one entry, in one cache line. */
 struct lb_flow {
 	__be32 vip[4];
 	__be32 backend[4];
-	__be32 client[4]; /* as the client calls itself; differs from the key where the source is rewritten */
+	__be32 client[4];
 	__be16 vip_port;
 	__be16 backend_port;
 	__be16 client_port;
 	__u16 flags; /* enum lb_flow_flag */
 	__u32 backend_id;
 	__u32 seen; /* jiffies, low half */
-};
-
-/* Value of lb_flows: the flows of one client port as the backend sees it. */
-#define LB_FLOWS 4
-struct lb_flows {
-	struct lb_flow flow[LB_FLOWS];
 };
 
 /* Key of lb_affinity: a client of a Service port. */
@@ -202,6 +198,7 @@ enum lb_reason {
 	LB_DROP_HOLD, /* of no connection that is known, while flows are carried over: the sender repeats it */
 	LB_DROP_OPTION, /* carries what nodes tell each other, and comes from none of them */
 	LB_DROP_SPOOFED, /* a pod sent it with a source address that is not its own */
+	LB_DROP_FLOWS_FULL, /* a new flow, and all places that it may have are taken */
 	LB_REASONS, /* number of reasons */
 };
 

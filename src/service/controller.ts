@@ -22,6 +22,9 @@ import type {
   SliceFacts,
 } from './types.ts';
 
+/** 40,000 new flows a second are 10,000 in this time. */
+const TEND_MS = 250;
+
 /** A table that somebody else keeps up to date; a Reflector of src/client fits. */
 export interface TableSource<P> {
   readonly items: ReadonlyMap<string, P>;
@@ -89,6 +92,7 @@ export class ServiceController {
   #retryTimer: NodeJS.Timeout | undefined;
   #retryMs = 0;
   #healTimer: NodeJS.Timeout | undefined;
+  #tendTimer: NodeJS.Timeout | undefined;
 
   constructor(options: ServiceControllerOptions) {
     this.#options = options;
@@ -147,6 +151,7 @@ export class ServiceController {
   /** Waits for the tables, programs everything, and from then on every change. Resolves after the first. */
   async start(): Promise<void> {
     const { services, slices, ranges, hostPorts } = this.#options;
+    this.#tend();
     await Promise.all([services.synced, slices.synced, ranges?.synced, hostPorts?.synced]);
     if (this.#closed) return;
     this.#setRanges();
@@ -187,6 +192,7 @@ export class ServiceController {
     this.#closed = true;
     clearTimeout(this.#retryTimer);
     clearTimeout(this.#healTimer);
+    clearInterval(this.#tendTimer);
   }
 
   /** Lets the engine put right what others changed, and tells it. */
@@ -198,6 +204,20 @@ export class ServiceController {
       log?.warn({ count: found.length, what }, 'somebody else changed what serves Services; it is put right');
     }
     return found;
+  }
+
+  /** From the start on: flows do not wait for the API. */
+  #tend(): void {
+    const { engine, log } = this.#options;
+    if (!engine.tend) return;
+    this.#tendTimer = setInterval(() => {
+      try {
+        engine.tend!();
+      } catch (error) {
+        log?.warn({ err: error }, 'Cannot make room for more flows');
+      }
+    }, TEND_MS);
+    this.#tendTimer.unref();
   }
 
   /** Piece by piece: a node with ten thousand Services spends no more of its time on it than a small one. */

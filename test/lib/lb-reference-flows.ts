@@ -13,10 +13,9 @@ export const FLOW = {
   RESET: 16,
   HAIRPIN: 32,
   MASQUERADE: 64,
+  CONFIRMED: 512,
+  UDP: 1024,
 } as const;
-
-/** Flows of one client port. */
-export const PLACES = 4;
 
 export interface Flow {
   readonly vip: Uint32Array;
@@ -27,6 +26,8 @@ export interface Flow {
   clientPort: number;
   flags: number;
   backendId: number;
+  /** Among open flows of one client to one backend, which came first. */
+  order: number;
 }
 
 export function emptyFlow(): Flow {
@@ -35,7 +36,7 @@ export function emptyFlow(): Flow {
     vip: address(),
     backend: address(),
     client: address(),
-    ...{ vipPort: 0, backendPort: 0, clientPort: 0, flags: 0, backendId: 0 },
+    ...{ vipPort: 0, backendPort: 0, clientPort: 0, flags: 0, backendId: 0, order: 0 },
   };
 }
 
@@ -71,13 +72,9 @@ export class Flows {
   make(address: Uint32Array, port: number, protocol: number): Flow[] {
     const before = this.#index.size;
     const at = this.#index.add(keyOf(this.#key, address, port, protocol));
-    this.#flows[at] ??= Array.from({ length: PLACES }, emptyFlow);
+    this.#flows[at] ??= [];
     const flows = this.#flows[at]!;
-    if (at === before)
-      for (const flow of flows) {
-        for (const address of [flow.vip, flow.backend, flow.client]) address.fill(0);
-        flow.vipPort = flow.backendPort = flow.clientPort = flow.flags = flow.backendId = 0;
-      }
+    if (at === before) flows.length = 0;
     return flows;
   }
 
@@ -98,12 +95,32 @@ export function flowFrom(
   port: number,
   hairpin?: boolean,
 ): Flow | undefined {
+  let first: Flow | undefined;
   for (const flow of flows) {
     if ((flow.flags & FLOW.USED) === 0) continue;
     if (hairpin !== undefined && ((flow.flags & FLOW.HAIRPIN) !== 0) !== hairpin) continue;
-    if (flow.backendPort === port && sameAddress(flow.backend, backend)) return flow;
+    if (flow.backendPort !== port || !sameAddress(flow.backend, backend)) continue;
+    if (!first || flow.order < first.order) first = flow;
   }
-  return undefined;
+  return first;
+}
+
+/** The order of a flow that comes after those of the same client and backend. */
+export function orderAfter(
+  flows: Flow[],
+  backend: Uint32Array,
+  port: number,
+  vip: Uint32Array,
+  vipPort: number,
+): number {
+  let last: Flow | undefined;
+  for (const flow of flows) {
+    if ((flow.flags & FLOW.USED) === 0) continue;
+    if (flow.backendPort !== port || !sameAddress(flow.backend, backend)) continue;
+    if (!last || flow.order > last.order) last = flow;
+  }
+  if (!last || (last.vipPort === vipPort && sameAddress(last.vip, vip))) return 0;
+  return Math.min(254, last.order + 1);
 }
 
 /** Ports of first fragments. */

@@ -8,6 +8,7 @@ import { BACKEND, REASONS, type Reason } from '../../src/service/engines/ebpf/la
 import { answerReset, answerUnreachable, flowHash } from './lb-reference-answer.ts';
 import {
   Affinities,
+  emptyFlow,
   FLOW,
   type Flow,
   Flows,
@@ -15,6 +16,7 @@ import {
   flowFrom,
   flowTo,
   isOver,
+  orderAfter,
 } from './lb-reference-flows.ts';
 import { ETHERNET, Packet, PROTOCOL, readAddress, sameAddress } from './lb-reference-packet.ts';
 import { type Frontend, type Table, type World, words } from './lb-reference-world.ts';
@@ -44,8 +46,6 @@ export class Reference {
   outLength = 0;
   /** The mark that it must carry. */
   mark = 0;
-  /** Flows of a client that the program chose one to give up of: to be read from its map. */
-  reread: ((flows: Flow[]) => void) | undefined;
   readonly #packet = new Packet();
   readonly #inner = new Packet();
   readonly #observedTarget = new Uint32Array(4);
@@ -155,6 +155,11 @@ export class Reference {
   #track(flow: Flow, fromClient: boolean): void {
     const { tcpFlags } = this.#packet;
     if (!fromClient) flow.flags |= FLOW.REPLIED;
+    // A client that goes on after an answer is there; a forged one is not.
+    else if ((flow.flags & FLOW.REPLIED) !== 0) {
+      const goesOn = (tcpFlags & (TCP.SYN | TCP.ACK)) === TCP.ACK;
+      if (this.#packet.protocol === PROTOCOL.UDP || goesOn) flow.flags |= FLOW.CONFIRMED;
+    }
     if ((tcpFlags & TCP.RST) !== 0) flow.flags |= FLOW.RESET;
     if ((tcpFlags & TCP.FIN) !== 0) flow.flags |= fromClient ? FLOW.FIN_CLIENT : FLOW.FIN_BACKEND;
   }
@@ -181,11 +186,10 @@ export class Reference {
     const id = this.#choose(frontend, table);
     const backend = this.world.backends.get(id);
     if (!backend) return this.#drop('drop-no-backend');
-    this.#forget(flows, backend.address, backend.port);
-    const own = flows ?? this.flows.make(p.source, p.sourcePort, p.protocol);
-    // A link that had no flows did not look whether there are some: what was there is replaced.
-    if (!flows) for (const old of own) clearFlow(old);
-    const flow = this.#place(own, flows === undefined);
+    const own = this.flows.make(p.source, p.sourcePort, p.protocol);
+    this.#forget(own, backend.address, backend.port);
+    const order = orderAfter(own, backend.address, backend.port, p.target, p.targetPort);
+    const flow = this.#place(own);
     flow.vip.set(p.target);
     flow.backend.set(backend.address);
     flow.client.set(p.source);
@@ -193,7 +197,8 @@ export class Reference {
     flow.backendPort = backend.port;
     flow.clientPort = p.sourcePort;
     flow.backendId = id;
-    flow.flags = FLOW.USED;
+    flow.order = order;
+    flow.flags = FLOW.USED | (p.protocol === PROTOCOL.UDP ? FLOW.UDP : 0);
     if (!this.#outside && sameAddress(backend.address, p.source)) {
       flow.flags |= FLOW.HAIRPIN;
       this.#count('forward-hairpin');
@@ -205,19 +210,15 @@ export class Reference {
     return flow;
   }
 
-  /** The place of the same VIP, else one that is free, else one that is over, else the program's choice. */
-  #place(flows: Flow[], fresh: boolean): Flow {
-    if (fresh) return flows[0]!;
+  /** The place of the same VIP, or another one: there are enough. */
+  #place(flows: Flow[]): Flow {
     const p = this.#packet;
-    const last = (test: (flow: Flow) => boolean) => flows.findLast(test);
-    const used = (flow: Flow) => (flow.flags & FLOW.USED) !== 0;
-    const found =
-      last((flow) => used(flow) && flow.vipPort === p.targetPort && sameAddress(flow.vip, p.target)) ??
-      last((flow) => !used(flow)) ??
-      last(isOver);
-    if (found) return found;
-    this.reread!(flows);
-    return flowTo(flows, p.target, p.targetPort) ?? flows[0]!;
+    const known =
+      flowTo(flows, p.target, p.targetPort) ?? flows.find((flow) => (flow.flags & FLOW.USED) === 0);
+    if (known) return known;
+    const made = emptyFlow();
+    flows.push(made);
+    return made;
   }
 
   #choose(frontend: Frontend, table: Table): number {
@@ -372,9 +373,4 @@ export class Reference {
     this.#count(reason);
     return VERDICT.REDIRECT;
   }
-}
-
-function clearFlow(flow: Flow): void {
-  for (const address of [flow.vip, flow.backend, flow.client]) address.fill(0);
-  flow.vipPort = flow.backendPort = flow.clientPort = flow.flags = flow.backendId = 0;
 }

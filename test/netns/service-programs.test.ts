@@ -421,7 +421,7 @@ describe('packet programs', () => {
     assert.equal(ask('192.0.2.1', 80).verdict, 'pass');
     const six = { source: 'fd00::77', target: 'fd00:10:96::10', targetPort: 80, protocol: 'TCP' as const };
     assert.equal(engine.explainPacket({ client: 'pod', ...six }).backend, '[fd00:10:244:2::2]:8080');
-    const flows = [...engine.maps.lb_flows.keys()].filter((key) => key[15] === 77);
+    const flows = [...engine.flows.all()].filter(({ flow }) => flow.client[15] === 77);
     assert.deepEqual(flows, []);
   });
 
@@ -436,12 +436,14 @@ describe('packet programs', () => {
       lb_recvmsg6: [180, 350],
       lb_getpeername4: [140, 300],
       lb_getpeername6: [180, 350],
-      lb_from_pod: [5050, 95_000],
-      lb_to_pod: [1500, 9_000],
-      lb_from_outside: [12_700, 140_000],
-      lb_from_overlay: [7400, 70_000],
-      lb_xdp: [6000, 90_000],
-      lb_to_outside: [1500, 9_000],
+      lb_from_pod: [6600, 95_000],
+      lb_to_pod: [2000, 48_000],
+      lb_from_outside: [13_500, 160_000],
+      lb_from_overlay: [8600, 110_000],
+      lb_xdp: [7500, 130_000],
+      lb_flow_sweep: [1500, 90_000],
+      lb_flow_edit: [1500, 90_000],
+      lb_to_outside: [2000, 48_000],
     };
     for (const [name, program] of engine.programs) {
       const { translatedBytes, verifiedInstructions } = program.info();

@@ -12,9 +12,9 @@ test('leavesOf() flattens structs and arrays of structs', {
   skip: !existsSync(path) && 'bpf is not built',
 }, () => {
   const { btf } = readObjectFile(readFileSync(path), 'lb_pod');
-  const leaves = leavesOf(btf, btf.find('lb_flows', KIND.STRUCT)!.id);
-  assert.deepEqual(leaves[0], { name: 'flow.0.vip', offset: 0, size: 16 });
-  assert.ok(leaves.some(({ name, offset }) => name === 'flow.3.vip' && offset === 192));
+  const leaves = leavesOf(btf, btf.find('lb_flow_set', KIND.STRUCT)!.id);
+  assert.deepEqual(leaves[0], { name: 'tag', offset: 0, size: 32 });
+  assert.ok(leaves.some(({ name, offset }) => name === 'flow.3.vip' && offset === 64 + 192));
   assert.deepEqual(leavesOf(btf, btf.find('__u32', KIND.TYPEDEF)!.id), [{ name: '', offset: 0, size: 4 }]);
   assert.ok(sameLeaves(leaves, leaves));
   assert.ok(!sameLeaves(leaves, leaves.slice(1)));

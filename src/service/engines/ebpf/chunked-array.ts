@@ -12,8 +12,12 @@ import { CHUNK } from './layout.ts';
 export interface ChunkedArrayOptions {
   /** Bytes of an element, of one CPU's in per-CPU arrays. */
   readonly valueSize: number;
-  /** Each CPU has its own values. They are the programs' own, so nothing is known about what they ought to be. */
+  /** Each CPU has its own values. */
   readonly perCpu?: boolean;
+  /** Programs write them, so nothing is known about what they ought to be; default for values of a CPU. */
+  readonly theirs?: boolean;
+  /** MAP_FLAG.* of the inner arrays; default 0. */
+  readonly flags?: number;
   /** Types of its elements, which whoever reads the maps later finds there. */
   readonly created?: MapCreation;
 }
@@ -27,6 +31,8 @@ export class ChunkedArray {
   readonly #outer: BpfMap;
   readonly #valueSize: number;
   readonly #perCpu: boolean;
+  readonly #theirs: boolean;
+  readonly #flags: number;
   readonly #created: MapCreation;
   /** Of an element as one lookup returns it. */
   readonly #valueBytes: number;
@@ -41,7 +47,10 @@ export class ChunkedArray {
    * Adopts the chunks that are there. They have no gaps, so the first that is missing is the end: on Linux 6.1
    * each element read from a map of maps waits for an RCU grace period, too, and all of them would take a minute.
    */
-  constructor(outer: BpfMap, { valueSize, perCpu = false, created = {} }: ChunkedArrayOptions) {
+  constructor(outer: BpfMap, options: ChunkedArrayOptions) {
+    const { valueSize, perCpu = false, theirs = perCpu, flags = 0, created = {} } = options;
+    this.#theirs = theirs;
+    this.#flags = flags;
     this.#outer = outer;
     this.#valueSize = valueSize;
     this.#perCpu = perCpu;
@@ -54,7 +63,7 @@ export class ChunkedArray {
       const map = mapById(id, outer.name);
       this.#chunks.set(chunk, map);
       this.#ids.set(chunk, id);
-      if (!perCpu) this.#wanted.set(chunk, this.#read(map));
+      if (!theirs) this.#wanted.set(chunk, this.#read(map));
     }
   }
 
@@ -73,6 +82,11 @@ export class ChunkedArray {
     let bytes = mapMemoryBytes(this.#outer);
     for (const map of this.#chunks.values()) bytes += mapMemoryBytes(map);
     return bytes;
+  }
+
+  /** Values of the elements of one chunk after another, many at a time; valid until the next ones. */
+  *values(): Generator<{ count: number; values: Uint8Array }> {
+    for (const map of this.#chunks.values()) yield* passing(map).chunks();
   }
 
   /** All elements that exist as the kernel has them, in no order. */
@@ -236,12 +250,13 @@ export class ChunkedArray {
           keySize: 4,
           valueSize: this.#valueSize,
           maxEntries: CHUNK,
+          flags: this.#flags,
         },
         this.#created,
       );
       this.#chunks.set(number, map);
       this.#ids.set(number, map.info().id);
-      if (!this.#perCpu) this.#wanted.set(number, new Uint8Array(CHUNK * this.#valueSize));
+      if (!this.#theirs) this.#wanted.set(number, new Uint8Array(CHUNK * this.#valueSize));
       return [u32Bytes(number), u32Bytes(map.fd)] as const;
     });
     try {

@@ -21,6 +21,7 @@ import type { TranslatedFlow } from '../../translated-flow.ts';
 import type { PlanDelta, PortPlan, ServicePlan } from '../../types.ts';
 import { dumpMaps, dumpPlans, withoutIds } from './dump.ts';
 import { explainPacket } from './explain.ts';
+import { FlowTable } from './flow-table.ts';
 import { translatedFlows } from './handed-flows.ts';
 import { Healer } from './heal.ts';
 import {
@@ -101,17 +102,19 @@ export class EbpfEngine implements NodeServiceEngine {
   readonly #now: () => number;
   readonly #healer: Healer;
   readonly #passed: PassedFlows;
+  readonly #flows: FlowTable;
   #writer: Writer;
   #config: Uint8Array | undefined;
   #hold: Hold = HOLD.OFF;
   /** Keys of the ports that each Service has now. */
   readonly #portsOf = new Map<string, readonly string[]>();
 
-  private constructor(options: EbpfEngineOptions, objects: EngineObjects, links: Links) {
+  private constructor(options: EbpfEngineOptions, objects: EngineObjects, links: Links, flows: FlowTable) {
     this.#options = options;
     this.#objects = objects;
     this.#links = links;
     this.#sources = new PodSources(objects.maps.lb_pod_sources);
+    this.#flows = flows;
     this.#now = options.now ?? (() => performance.now());
     this.#writer = this.#newWriter();
     this.#passed = new PassedFlows(objects.maps.lb_passed, options.netns);
@@ -135,8 +138,9 @@ export class EbpfEngine implements NodeServiceEngine {
         nodeHook: options.nodeHook,
       });
       // Before anything is read of the maps: what they had in another layout.
-      const move = LayoutMove.begin(objects);
-      const engine = new EbpfEngine(options, objects, links);
+      const flows = new FlowTable(objects, options);
+      const move = LayoutMove.begin(objects, flows);
+      const engine = new EbpfEngine(options, objects, links, flows);
       const hold = options.besideNetfilter ? HOLD.PASS : HOLD.OFF;
       try {
         engine.#setHold(hold);
@@ -223,7 +227,7 @@ export class EbpfEngine implements NodeServiceEngine {
   handOver(carry: (flows: TranslatedFlow[]) => void): void {
     this.#setHold(HOLD.KNOWN);
     try {
-      carry(translatedFlows(this.#objects.maps));
+      carry(translatedFlows(this.#flows, this.#objects.maps));
     } finally {
       this.#setHold(HOLD.ALL);
     }
@@ -305,7 +309,7 @@ export class EbpfEngine implements NodeServiceEngine {
         const { id, tag } = program.info();
         return { name: program.name, id, tag, attachedTo };
       }),
-      stores: storesOf(this.#objects.maps, this.#writer),
+      stores: storesOf(this.#objects.maps, this.#flows, this.#writer),
       podLinks: this.#links.list('pod'),
       nodeInterfaces: this.#links.list('node'),
       nodeHooks: this.#links.list('node').flatMap((ifindex) => {
@@ -332,7 +336,7 @@ export class EbpfEngine implements NodeServiceEngine {
 
   /** What the kernel has for the ports of these plans, by the ports' keys; ports without anything are left out. */
   observe(plans: Iterable<ServicePlan>): Map<string, PortObservation> {
-    const flows = flowsByBackend(this.#objects.maps.lb_flows);
+    const flows = flowsByBackend(this.#flows);
     const found = new Map<string, PortObservation>();
     for (const { ports } of plans)
       for (const { key } of ports) {
@@ -367,7 +371,7 @@ export class EbpfEngine implements NodeServiceEngine {
   /** What would happen to a packet, decided by the loaded programs themselves. Throws ADDR_BAD_IP, BPF_RUN_FAILED. */
   explainPacket(query: PacketQuery): PacketAnswer {
     return explainPacket(
-      { objects: this.#objects, writer: this.#writer, counters: () => this.counters() },
+      { objects: this.#objects, flows: this.#flows, writer: this.#writer, counters: () => this.counters() },
       query,
     );
   }
@@ -377,12 +381,23 @@ export class EbpfEngine implements NodeServiceEngine {
     return this.#objects.programs;
   }
 
+  /** Gives room to tables that programs fill. Throws BPF_MAP_CALL. */
+  tend(): void {
+    this.#flows.tend();
+  }
+
+  /** The table of translated flows, for tests and dumps. */
+  get flows(): FlowTable {
+    return this.#flows;
+  }
+
   /** The maps by name, for tests and dumps. */
   get maps(): EngineObjects['maps'] {
     return this.#objects.maps;
   }
 
   close(): void {
+    this.#flows.close();
     this.#writer.close();
     this.#links.close();
     this.#objects.close();

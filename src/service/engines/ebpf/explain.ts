@@ -9,6 +9,7 @@ import type { BpfMap } from '../../../kernel/bpf/index.ts';
 import { socketAddress } from '../../describe.ts';
 import type { PacketAnswer, PacketQuery } from '../../engine.ts';
 import { backendText, frontendText } from './entry-text.ts';
+import type { Flow, FlowName, FlowTable } from './flow-table.ts';
 import {
   clientStruct,
   decodeRanges,
@@ -31,6 +32,7 @@ import type { Writer } from './writer.ts';
 
 export interface ExplainParts {
   readonly objects: EngineObjects;
+  readonly flows: FlowTable;
   readonly writer: Writer;
   readonly counters: () => Record<string, number>;
 }
@@ -50,20 +52,22 @@ const VERDICTS: Readonly<Record<number, PacketAnswer['verdict']>> = {
 /** Throws ADDR_BAD_IP, BPF_RUN_FAILED. */
 export function explainPacket(parts: ExplainParts, query: PacketQuery): PacketAnswer {
   const { maps, programs } = parts.objects;
+  const { flows } = parts;
   const sourcePort = query.sourcePort ?? EPHEMERAL;
   const protocol = PROTOCOL_NUMBER[query.protocol]!;
-  const client = encodeEndpoint(query.source, sourcePort, protocol);
+  const name = flowName(query, sourcePort);
   const before = parts.counters();
-  const known = maps.lb_flows.get(client);
+  const known = flows.show(name);
   const frontend = frontendOf(parts.writer, query, protocol);
   const sticky =
     frontend && frontend.affinity_s > 0 ? affinityKey(query.source, frontend.service) : undefined;
   const stuck = sticky && maps.lb_affinities.get(sticky);
   const program = programs.get(query.client === 'pod' ? 'lb_from_pod' : 'lb_from_outside')!;
   const { returned, data } = program.run({ data: buildPacket({ ...query, sourcePort }) });
-  const flow = findFlow(maps.lb_flows.get(client), query) ?? findNatFlow(maps.lb_nat_flows, data, query);
-  if (known) maps.lb_flows.set(client, known);
-  else maps.lb_flows.delete(client);
+  const made = flows.show(name);
+  const flow = flowText(made) ?? findNatFlow(maps.lb_nat_flows, data, query);
+  if (!known || made?.backend_id !== known.backend_id) flows.cut(name);
+  if (known) flows.put(flowStruct.encode(known));
   if (sticky && stuck) maps.lb_affinities.set(sticky, stuck);
   else if (sticky) maps.lb_affinities.delete(sticky);
   const after = parts.counters();
@@ -91,18 +95,21 @@ export function explainPacket(parts: ExplainParts, query: PacketQuery): PacketAn
   };
 }
 
-function findFlow(value: Uint8Array | undefined, query: PacketQuery) {
-  for (let at = 0; value && at < value.length; at += flowStruct.size) {
-    const flow = flowStruct.decode(value.subarray(at, at + flowStruct.size));
-    if ((flow.flags & FLOW.USED) === 0 || flow.vip_port !== query.targetPort) continue;
-    if (readAddress(flow.vip) !== parseIp(query.target).toString()) continue;
-    return {
-      backend: socketAddress(readAddress(flow.backend), flow.backend_port),
-      backendId: flow.backend_id,
-      masquerade: (flow.flags & (FLOW.MASQUERADE | FLOW.HAIRPIN)) !== 0,
-    };
-  }
-  return undefined;
+function flowName(query: PacketQuery, clientPort: number): FlowName {
+  const client = new Uint8Array(16);
+  const vip = new Uint8Array(16);
+  writeAddress(client, 0, query.source);
+  writeAddress(vip, 0, query.target);
+  return { client, clientPort, vip, vipPort: query.targetPort, udp: query.protocol === 'UDP' };
+}
+
+function flowText(flow: Flow | undefined) {
+  if (!flow) return undefined;
+  return {
+    backend: socketAddress(readAddress(flow.backend), flow.backend_port),
+    backendId: flow.backend_id,
+    masquerade: (flow.flags & (FLOW.MASQUERADE | FLOW.HAIRPIN)) !== 0,
+  };
 }
 
 /** The flow that the packet, as it came out, belongs to: its source port says where it lies. */

@@ -3,7 +3,8 @@ import { parseIp } from '../../../addr/index.ts';
 import { viewOf } from '../../../codec/index.ts';
 import type { BpfMap } from '../../../kernel/bpf/index.ts';
 import type { FlowEnd, TranslatedFlow } from '../../translated-flow.ts';
-import { endpointStruct, FLOW, flowStruct, natFlowStruct, readAddress } from './layout.ts';
+import type { FlowTable } from './flow-table.ts';
+import { FLOW, natFlowStruct, PROTOCOL_NUMBER, readAddress } from './layout.ts';
 import { NAT_SLOTS } from './nat.ts';
 
 /** enum lb_nat_flag. */
@@ -21,30 +22,27 @@ function end(address: Uint8Array, port: number): FlowEnd {
  * can't send a packet on with its addresses as they are.
  */
 export function translatedFlows(
-  maps: Readonly<Record<'lb_flows' | 'lb_nat_heads' | 'lb_nat_flows', BpfMap>>,
+  flows: FlowTable,
+  maps: Readonly<Record<'lb_nat_heads' | 'lb_nat_flows', BpfMap>>,
 ): TranslatedFlow[] {
-  return [...linkFlows(maps.lb_flows), ...natFlows(maps.lb_nat_heads, maps.lb_nat_flows)];
+  return [...linkFlows(flows), ...natFlows(maps.lb_nat_heads, maps.lb_nat_flows)];
 }
 
-function* linkFlows(map: BpfMap): Generator<TranslatedFlow> {
+function* linkFlows(flows: FlowTable): Generator<TranslatedFlow> {
   const over = FLOW.FIN_CLIENT | FLOW.FIN_BACKEND;
-  for (const [key, value] of map.entries()) {
-    const { protocol } = endpointStruct.decode(key);
-    for (let at = 0; at < value.length; at += flowStruct.size) {
-      const flow = flowStruct.decode(value.subarray(at, at + flowStruct.size));
-      const { flags } = flow;
-      if (!(flags & FLOW.USED) || flags & (FLOW.RESET | FLOW.DIRECT) || (flags & over) === over) continue;
-      const client = end(flow.client, flow.client_port);
-      const hairpin = flags & FLOW.HAIRPIN;
-      yield {
-        protocol,
-        client,
-        vip: end(flow.vip, flow.vip_port),
-        backend: end(flow.backend, flow.backend_port),
-        source: hairpin ? { address: parseIp(HAIRPIN[client.address.family]), port: client.port } : undefined,
-        replied: (flags & FLOW.REPLIED) !== 0 || hairpin !== 0,
-      };
-    }
+  for (const { flow } of flows.all()) {
+    const { flags } = flow;
+    if (flags & (FLOW.RESET | FLOW.DIRECT) || (flags & over) === over) continue;
+    const client = end(flow.client, flow.client_port);
+    const hairpin = flags & FLOW.HAIRPIN;
+    yield {
+      protocol: PROTOCOL_NUMBER[flags & FLOW.UDP ? 'UDP' : 'TCP']!,
+      client,
+      vip: end(flow.vip, flow.vip_port),
+      backend: end(flow.backend, flow.backend_port),
+      source: hairpin ? { address: parseIp(HAIRPIN[client.address.family]), port: client.port } : undefined,
+      replied: (flags & FLOW.REPLIED) !== 0 || hairpin !== 0,
+    };
   }
 }
 

@@ -22,6 +22,8 @@ import {
   translator,
 } from '../../../kernel/bpf/index.ts';
 import { ChunkedArray } from './chunked-array.ts';
+import { moveFlows } from './flow-move.ts';
+import type { FlowTable } from './flow-table.ts';
 import { backendStruct, countStruct, HOLD, HOLD_AT, LINE_BYTES } from './layout.ts';
 import { textOf } from './leftovers.ts';
 import type { Links } from './links.ts';
@@ -42,15 +44,19 @@ export class LayoutMove {
   readonly #objects: EngineObjects;
   /** What was read of maps that programs write, to know what they wrote afterwards. */
   readonly #copied = new Map<MapName, Map<string, Uint8Array>>();
+  readonly #flows: FlowTable;
+  /** When flows were copied: jiffies. */
+  #flowsSince: number | undefined;
 
-  private constructor(objects: EngineObjects) {
+  private constructor(objects: EngineObjects, flows: FlowTable) {
     this.#objects = objects;
+    this.#flows = flows;
   }
 
   /** Copies everything once. undefined: no pinned map has another layout. */
-  static begin(objects: EngineObjects): LayoutMove | undefined {
+  static begin(objects: EngineObjects, flows: FlowTable): LayoutMove | undefined {
     if (objects.outdated.size === 0) return undefined;
-    const move = new LayoutMove(objects);
+    const move = new LayoutMove(objects, flows);
     for (const [name, old] of objects.outdated) move.#copy(name, old);
     return move;
   }
@@ -58,7 +64,7 @@ export class LayoutMove {
   /** Lets the new programs take over, with everything that came meanwhile. */
   finish(links: Links): void {
     const { folder, outdated } = this.#objects;
-    if (this.#copied.size > 0) {
+    if (this.#copied.size > 0 || this.#flowsSince !== undefined) {
       this.#hold(true);
       links.openBeside();
       links.open('writers');
@@ -82,7 +88,10 @@ export class LayoutMove {
 
   #copy(name: MapName, old: OutdatedMap): void {
     const map = this.#objects.maps[name];
-    if (name === 'lb_frontends') copyFrontends(old, map, this.#objects);
+    if (name === 'lb_flows') {
+      this.#flowsSince = this.#flows.jiffies();
+      moveFlows(old, this.#flows);
+    } else if (name === 'lb_frontends') copyFrontends(old, map, this.#objects);
     else if (map.type === MAP_TYPE.ARRAY_OF_MAPS) copyChunks(old, map, this.#objects.types.of(name));
     else {
       const known = new Map<string, Uint8Array>();
@@ -95,6 +104,7 @@ export class LayoutMove {
   }
 
   #catchUp(name: MapName, old: OutdatedMap): void {
+    if (name === 'lb_flows') moveFlows(old, this.#flows, this.#flowsSince);
     const known = this.#copied.get(name);
     // Counters of programs go on in the new maps; the few of this moment are lost.
     if (!known || old.map.perCpu) return;

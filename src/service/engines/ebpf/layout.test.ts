@@ -12,7 +12,9 @@ import {
   encodeEndpoint,
   encodeRanges,
   FLOW,
+  FLOW_SLOTS,
   FRONTEND,
+  flowStructs,
   nodeStructs,
   REASONS,
   readAddress,
@@ -28,6 +30,8 @@ test('structures have the layout that the compiler gave them', {
   const { btf } = readObjectFile(readFileSync(path), 'lb_pod');
   for (const struct of sharedStructs) checkLayout(struct, btf);
   assert.equal(layoutOf(btf, 'lb_config')?.size, CONFIG_SIZE);
+  const flow = readObjectFile(readFileSync(distPath('bpf/lb_flow.bpf.o')), 'lb_flow').btf;
+  for (const struct of flowStructs) checkLayout(struct, flow);
   const node = readObjectFile(readFileSync(distPath('bpf/lb_node.bpf.o')), 'lb_node').btf;
   for (const struct of nodeStructs) checkLayout(struct, node);
   const head = layoutOf(node, 'lb_nat_head')!;
@@ -49,8 +53,10 @@ test('reasons and flags are those of the header', () => {
   ] as const)
     for (const [name, value] of Object.entries(flags)) {
       const declared = new RegExp(`\\b${prefix}${name} = (?:1 << )?(\\d+)`).exec(header)?.[1];
-      assert.equal(name === 'KIND_SHIFT' ? Number(declared) : 1 << Number(declared), value, name);
+      assert.equal(name.endsWith('_SHIFT') ? Number(declared) : 1 << Number(declared), value, name);
     }
+  const table = readFileSync(new URL('../../../../bpf/include/lb_flow_table.h', import.meta.url), 'utf8');
+  assert.equal(Number(/LB_FLOW_SLOTS (\d+)/.exec(table)![1]), FLOW_SLOTS);
   const maps = readFileSync(new URL('../../../../bpf/include/lb_maps.h', import.meta.url), 'utf8');
   assert.equal(1 << Number(/LB_CHUNK_BITS (\d+)/.exec(maps)![1]), CHUNK);
   assert.equal(Number(/LB_CHUNKS (\d+)/.exec(maps)![1]), CHUNKS);

@@ -6,7 +6,7 @@ import { IpAddress, parseCidr, parseIp } from '../../../addr/index.ts';
 import { bytes, pad, struct, u8, u16, u16be, u32, u64, viewOf } from '../../../codec/index.ts';
 import type { Protocol } from '../../types.ts';
 
-/** Key of frontends and of flows. */
+/** Key of frontends. */
 export const endpointStruct = struct('lb_endpoint', [
   ['address', bytes(16)],
   ['port', u16be],
@@ -54,6 +54,47 @@ export const flowStruct = struct('lb_flow', [
   ['flags', u16],
   ['backend_id', u32],
   ['seen', u32],
+]);
+
+/** Places that a client's port hashes to: LB_FLOW_SLOTS flows behind their tags. */
+export const FLOW_SLOTS = 8;
+
+export const flowSetStruct = struct('lb_flow_set', [
+  ['tag', bytes(FLOW_SLOTS * 4)],
+  ['tried', u32],
+  ['settled', u32],
+  ['order', bytes(FLOW_SLOTS)],
+  ['spare', bytes(16)],
+  ['flow', bytes(FLOW_SLOTS * flowStruct.size)],
+]);
+
+/** Where the flows of a set begin. */
+export const FLOWS_AT = flowSetStruct.size - FLOW_SLOTS * flowStruct.size;
+
+/** How large the table of flows is. */
+export const flowTableStruct = struct('lb_flow_table', [
+  ['mask', u32],
+  ['first', u32],
+  ['seed', u64],
+]);
+
+/** What lb_flow_sweep says about a chunk of the table. */
+export const flowSweepStruct = struct('lb_flow_sweep', [
+  ['chunk', u32],
+  ['used', u32],
+  ['confirmed', u32],
+  ['datagrams', u32],
+  ['freed', u32],
+  ['unsettled', u32],
+]);
+
+/** What lb_flow_edit is asked to do with a flow. */
+export const flowEditStruct = struct('lb_flow_edit', [
+  ['task', u32],
+  ['done', u32],
+  ['now', u32],
+  ['pad', pad(4)],
+  ['flow', bytes(flowStruct.size)],
 ]);
 
 export const clientStruct = struct('lb_client', [
@@ -147,6 +188,8 @@ export const sharedStructs = [
   backendStruct,
   peerStruct,
   flowStruct,
+  flowSetStruct,
+  flowTableStruct,
   clientStruct,
   affinityStruct,
   countStruct,
@@ -155,6 +198,9 @@ export const sharedStructs = [
   passedStruct,
   podSourceStruct,
 ] as const;
+
+/** Those of the agent's own programs in the table of flows: lb_flow.bpf.c. */
+export const flowStructs = [flowSweepStruct, flowEditStruct] as const;
 
 /** Those of the programs at node interfaces: lb_nat.h, lb_hop.h. */
 export const nodeStructs = [natFlowStruct, interfaceStruct] as const;
@@ -195,6 +241,9 @@ export const FLOW = {
   MASQUERADE: 1 << 6,
   DIRECT: 1 << 7,
   OPTION: 1 << 8,
+  CONFIRMED: 1 << 9,
+  UDP: 1 << 10,
+  TOLD_SHIFT: 11,
 } as const;
 
 /** Kinds in the order of their numbers in the flags. */
@@ -233,6 +282,7 @@ export const REASONS = [
   'drop-hold',
   'drop-option',
   'drop-spoofed',
+  'drop-flows-full',
 ] as const;
 
 export type Reason = (typeof REASONS)[number];

@@ -21,6 +21,7 @@ import {
 /** Structures in maps of maps, which name only sizes. */
 const INNER: Readonly<Record<string, { key: string; value: string }>> = {
   lb_frontends: { key: 'lb_endpoint', value: 'lb_frontend' },
+  lb_flows: { key: '__u32', value: 'lb_flow_set' },
   lb_tables: { key: '__u32', value: 'lb_line' },
   lb_backends: { key: '__u32', value: 'lb_backend' },
   lb_backend_counts: { key: '__u32', value: 'lb_count' },

@@ -9,6 +9,7 @@ import {
   type BpfObject,
   type BpfProgram,
   bpfFeatures,
+  jiffiesPerSecond,
   loadObject,
   MAP_FLAG,
   MAP_TYPE,
@@ -32,8 +33,12 @@ export interface EngineSizes {
   readonly frontends?: number;
   /** Default 16,777,216. */
   readonly frontendsLimit?: number;
-  /** Client ports with translated flows at pod links, oldest given up first. Default 16,384. */
+  /** Places for translated flows to begin with; the table grows to `flowsLimit`. Default 32,768; 8,192 at least. */
   readonly flows?: number;
+  /** Default 134,217,728. */
+  readonly flowsLimit?: number;
+  /** How far flows of datagrams whose clients may be forged make the table grow. Default 262,144 places. */
+  readonly flowsUnproven?: number;
   /** Connected sockets whose peer is a backend. Default 65,536. */
   readonly sockets?: number;
   /** Unconnected datagram sockets. Default 16,384. */
@@ -58,7 +63,6 @@ export interface EngineSizes {
 
 /** What may be pinned under these names. The folder's name is the version of the layout. */
 const SIZED: Readonly<Record<string, (sizes: EngineSizes) => number>> = {
-  lb_flows: (s) => s.flows ?? 16_384,
   lb_sockets: (s) => s.sockets ?? 65_536,
   lb_datagrams: (s) => s.datagrams ?? 16_384,
   lb_affinities: (s) => s.affinities ?? 16_384,
@@ -80,6 +84,8 @@ const SHARED = [
   'lb_sockets',
   'lb_datagrams',
   'lb_flows',
+  'lb_flow_table',
+  'lb_flow_use',
   'lb_fragments',
   'lb_source_ranges',
   'lb_links',
@@ -100,7 +106,7 @@ export type MapName = (typeof SHARED)[number];
 export const LAYOUT_VERSION = 'v1';
 
 /** Objects of bpf/, in the order in which they are loaded. */
-const FILES = ['lb_socket', 'lb_pod', 'lb_node', 'lb_xdp'] as const;
+const FILES = ['lb_socket', 'lb_flow', 'lb_pod', 'lb_node', 'lb_xdp'] as const;
 
 export interface EngineObjects {
   /** Folder in bpffs. */
@@ -183,12 +189,14 @@ export function openObjects(
       maps['lb_nat_heads'] ?? outdated.get('lb_nat_heads')?.map,
       sizes.natPorts ?? NAT_PORTS,
     );
-    const counting = { lb_count_packets: sizes.countPackets ?? true };
+    const time = { lb_hz: jiffiesPerSecond() };
+    const counting = { lb_count_packets: sizes.countPackets ?? true, ...time };
     const constants = {
       lb_socket: {
         lb_sets_errors: bpfFeatures.socketErrors.available() !== false,
         lb_node_netns: netnsCookie(typeof place.netns === 'object' ? place.netns.fd : place.netns) ?? 0n,
       },
+      lb_flow: time,
       lb_pod: counting,
       lb_node: { ...nat, ...counting },
       lb_xdp: { ...nat, ...counting },

@@ -1,10 +1,10 @@
 /** What the kernel has for one Service port: its numbers, counters, flows, and its map entries as text. */
 import { viewOf } from '../../../codec/index.ts';
-import type { BpfMap } from '../../../kernel/bpf/index.ts';
 import type { PortObservation } from '../../engine.ts';
 import { NO_COUNT } from './counters.ts';
 import { backendText, frontendText } from './entry-text.ts';
-import { FLOW, flowStruct, LINE_ENTRIES } from './layout.ts';
+import type { FlowTable } from './flow-table.ts';
+import { FLOW, LINE_ENTRIES } from './layout.ts';
 import { bytesOf } from './leftovers.ts';
 import type { Writer } from './writer.ts';
 
@@ -35,20 +35,13 @@ export function observePort(
   };
 }
 
-const place = Object.fromEntries(flowStruct.members.map(({ name, offset }) => [name, offset]));
-
 /** Translated flows that are not over, by the id of their backend. */
-export function flowsByBackend(flows: BpfMap): Map<number, number> {
+export function flowsByBackend(flows: FlowTable): Map<number, number> {
   const counts = new Map<number, number>();
   const over = FLOW.FIN_CLIENT | FLOW.FIN_BACKEND;
-  for (const { count, values } of flows.chunks()) {
-    const view = viewOf(values);
-    for (let at = 0; at < count * flows.valueSize; at += flowStruct.size) {
-      const flags = view.getUint16(at + place['flags']!, true);
-      if ((flags & FLOW.USED) === 0 || (flags & FLOW.RESET) !== 0 || (flags & over) === over) continue;
-      const id = view.getUint32(at + place['backend_id']!, true);
-      counts.set(id, (counts.get(id) ?? 0) + 1);
-    }
+  for (const { flow } of flows.all()) {
+    if ((flow.flags & FLOW.RESET) !== 0 || (flow.flags & over) === over) continue;
+    counts.set(flow.backend_id, (counts.get(flow.backend_id) ?? 0) + 1);
   }
   return counts;
 }

@@ -1,13 +1,13 @@
 /** Entries, limits and bytes of the engine's maps. */
 import { type BpfMap, mapMemoryBytes } from '../../../kernel/bpf/index.ts';
 import type { StoreStatus } from '../../engine.ts';
+import type { FlowTable } from './flow-table.ts';
 import { countNatFlows } from './nat.ts';
 import type { EngineObjects } from './objects.ts';
 import type { Writer } from './writer.ts';
 
 /** Maps whose entries are counted by walking them. */
 const COUNTED = [
-  'lb_flows',
   'lb_sockets',
   'lb_datagrams',
   'lb_affinities',
@@ -18,7 +18,7 @@ const COUNTED = [
 ] as const;
 
 /** For `status` and metrics. */
-export function storesOf(maps: EngineObjects['maps'], writer: Writer): StoreStatus[] {
+export function storesOf(maps: EngineObjects['maps'], flows: FlowTable, writer: Writer): StoreStatus[] {
   const usage = writer.usage();
   const counted = (map: BpfMap): StoreStatus => {
     let entries = 0;
@@ -56,6 +56,7 @@ export function storesOf(maps: EngineObjects['maps'], writer: Writer): StoreStat
       limit: writer.serviceCounts.limit,
       bytes: writer.serviceCounts.array.bytes,
     },
+    { name: 'lb_flows', entries: flows.count().used, limit: flows.limit, bytes: flows.bytes },
     ...COUNTED.map((name) => counted(maps[name])),
     {
       name: 'lb_nat_flows',

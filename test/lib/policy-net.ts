@@ -4,11 +4,14 @@
  * arrives. Packets over veth are delivered within the call that sends them, so hundreds of probes take milliseconds.
  */
 import { execFileSync } from 'node:child_process';
-import { type Family, type IpAddress, parseIp } from '../../src/addr/index.ts';
+import { type Family, type IpAddress, parseCidr, parseIp } from '../../src/addr/index.ts';
 import { Conntrack } from '../../src/kernel/conntrack/index.ts';
 import { type Netns, openNetns } from '../../src/kernel/netns/index.ts';
 import { checked, closeFd, NR, sys, sysInNetns } from '../../src/kernel/syscall/index.ts';
+import { writeSysctl } from '../../src/kernel/sysctl/index.ts';
 import type { Protocol } from '../../src/model/kubernetes.ts';
+import { hostLinkName, PodLinks, podLinkSpec } from '../../src/podlink/index.ts';
+import type { PodLinkKind } from '../../src/podlink/kinds.ts';
 import { checksum } from './packet.ts';
 
 export const PROTOCOLS: Readonly<Record<Protocol, number>> = { TCP: 6, UDP: 17, SCTP: 132 };
@@ -56,7 +59,16 @@ const SYSCTLS = [
   'net.ipv4.icmp_ratelimit=0',
 ];
 
-export function policyNet(prefix: string, nodeCount: number, podsANode: number): PolicyNet {
+/**
+ * `bridge` makes the links as an agent does, with br_netfilter on at odd nodes and off at even ones; `mixed` does so for
+ * every other pod.
+ */
+export function policyNet(
+  prefix: string,
+  nodeCount: number,
+  podsANode: number,
+  kind: PodLinkKind | 'mixed' = 'routed',
+): PolicyNet {
   const id = `${prefix}${process.pid}`;
   const made: string[] = [];
   const spaces: Netns[] = [];
@@ -86,6 +98,11 @@ export function policyNet(prefix: string, nodeCount: number, podsANode: number):
         const pod = `${id}n${n}p${k}`;
         add(pod);
         const [ip4, ip6] = [`10.244.${n}.${10 + k}`, `fd00:10:244:${n}::${10 + k}`];
+        const place = { name: `node${n}/${k}`, netns: pod, ip4: parseIp(ip4), ip6: parseIp(ip6) };
+        if (kind === 'bridge' || (kind === 'mixed' && k % 2 === 1)) {
+          bridge(netns, n, place);
+          return place;
+        }
         const podMac = `02:00:00:00:0${n}:${(16 + k).toString(16)}`;
         run(
           'ip',
@@ -112,7 +129,7 @@ export function policyNet(prefix: string, nodeCount: number, podsANode: number):
             `route add default via fe80::1:1 dev eth0 onlink`,
           ].join('\n'),
         );
-        return { name: `node${n}/${k}`, netns: pod, ip4: parseIp(ip4), ip6: parseIp(ip6) };
+        return place;
       });
       const ns = openNetns(netns);
       spaces.push(ns);
@@ -212,6 +229,25 @@ export function policyNet(prefix: string, nodeCount: number, podsANode: number):
     close();
     throw error;
   }
+}
+
+/** A pod link of kind `bridge`, by the code under test. */
+function bridge(nodeNetns: string, n: number, place: Place): void {
+  using node = openNetns(nodeNetns);
+  using pod = openNetns(place.netns);
+  using links = new PodLinks({ netns: node });
+  const spec = podLinkSpec({
+    containerId: place.netns,
+    ifname: 'eth0',
+    hostLink: hostLinkName(place.netns, 'eth0'),
+    addresses: [place.ip4, place.ip6],
+    mtuBytes: 1500,
+    kind: 'bridge',
+    networks: [parseCidr(`10.244.${n}.0/24`), parseCidr(`fd00:10:244:${n}::/64`)],
+  });
+  links.create(spec, pod.fd);
+  for (const name of ['iptables', 'ip6tables'])
+    writeSysctl(`net/bridge/bridge-nf-call-${name}`, n % 2, { netns: node });
 }
 
 const AF = { 4: 2, 6: 10 } as const;

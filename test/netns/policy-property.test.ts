@@ -30,7 +30,7 @@ const NODE = 'node1';
 let net: PolicyNet;
 let engine: NftPolicyEngine;
 before(() => {
-  net = policyNet('ppp', 2, PODS);
+  net = policyNet('ppp', 2, PODS, 'mixed');
   engine = new NftPolicyEngine({ netns: net.nodes[0]!.ns });
 });
 after(() => {

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import test from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { PodLinkKind } from '../../src/podlink/kinds.ts';
 import type { PolicyFacts } from '../../src/policy/index.ts';
 import { namespaceLabels, type PodFacts, PolicyController, policyFacts } from '../../src/policy/index.ts';
 import { CniNode } from '../lib/cni-node.ts';
@@ -11,7 +12,10 @@ import { type Place, Prober } from '../lib/policy-net.ts';
 
 const PODS = 10;
 
-test('a flood at all addresses of a node reaches pods of open namespaces only', async () => {
+for (const kind of ['routed', 'bridge'] as const)
+  test(`a flood at all addresses of a node reaches pods of open namespaces only: ${kind}`, () => flood(kind));
+
+async function flood(kind: PodLinkKind): Promise<void> {
   const policies = new MemoryTable<PolicyFacts>();
   const pods = new MemoryTable<PodFacts>();
   const namespaces = new MemoryTable<Readonly<Record<string, string>>>();
@@ -25,6 +29,7 @@ test('a flood at all addresses of a node reaches pods of open namespaces only', 
   policies.set(deny.key, deny);
   let controller: PolicyController | undefined;
   const node = await CniNode.open({
+    kind,
     beforeLink: (attachment) => controller!.isolate(attachment),
     afterRemoved: (attachment) => controller!.forget(attachment),
   });
@@ -91,4 +96,4 @@ test('a flood at all addresses of a node reaches pods of open namespaces only', 
     await controller?.close();
     await node[Symbol.asyncDispose]();
   }
-});
+}

@@ -1,7 +1,10 @@
-/** The truth tables of Kubernetes' NetworkPolicy tests, by packets between pods on two nodes, in both families. */
+/**
+ * The truth tables of Kubernetes' NetworkPolicy tests, by packets between pods on two nodes, in both families, on both
+ * kinds of pod links; of bridged pods, with br_netfilter on at one node and off at the other.
+ */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import test, { after, before } from 'node:test';
+import test, { after, before, describe } from 'node:test';
 import type { Family } from '../../src/addr/index.ts';
 import type { NetworkPolicy, Protocol } from '../../src/model/kubernetes.ts';
 import { PolicyCluster } from '../lib/policy-cluster.ts';
@@ -34,35 +37,44 @@ const { cases } = JSON.parse(
   readFileSync(new URL('../conformance/policy/network-policy.json', import.meta.url), 'utf8'),
 ) as { cases: Case[] };
 
-let net: PolicyNet;
-let cluster: PolicyCluster;
-before(async () => {
-  net = policyNet('ppt', 2, 3);
-  cluster = new PolicyCluster(net);
-  await cluster.start();
-});
-after(async () => {
-  await cluster?.close();
-  net?.close();
-});
-
 const WIDE = { 4: '10.244.0.0/16', 6: 'fd00:10:244::/48' } as const;
 
 function globbed(pattern: string, key: string): boolean {
   return pattern.split('/').every((part, at) => part === '*' || part === key.split('/')[at]);
 }
 
-for (const { id, name, machine } of cases)
-  for (const family of [4, 6] as const)
-    test(`${id} IPv${family}: ${name}`, async () => {
-      try {
-        await runCase(machine, family);
-      } finally {
-        await cluster.clear();
-      }
+for (const kind of ['routed', 'bridge'] as const)
+  describe(`pod links: ${kind}`, () => {
+    let net: PolicyNet;
+    let cluster: PolicyCluster;
+    before(async () => {
+      net = policyNet(`ppt${kind[0]}`, 2, 3, kind);
+      cluster = new PolicyCluster(net);
+      await cluster.start();
     });
+    after(async () => {
+      await cluster?.close();
+      net?.close();
+    });
+    for (const { id, name, machine } of cases)
+      for (const family of [4, 6] as const)
+        test(`${id} IPv${family}: ${name}`, async () => {
+          try {
+            await runCase({ net, cluster, machine, family });
+          } finally {
+            await cluster.clear();
+          }
+        });
+  });
 
-async function runCase(machine: Case['machine'], family: Family): Promise<void> {
+interface Run {
+  net: PolicyNet;
+  cluster: PolicyCluster;
+  machine: Case['machine'];
+  family: Family;
+}
+
+async function runCase({ net, cluster, machine, family }: Run): Promise<void> {
   const place = new Map<string, Place>();
   for (const [at, key] of machine.pods.entries()) {
     // Neighbours in the list are on different nodes, and those two apart on the same one.

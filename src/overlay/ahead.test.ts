@@ -28,6 +28,7 @@ const addr: Addr = {
   tentative: false,
   duplicate: false,
   noPrefixRoute: false,
+  deprecated: false,
 };
 const route = (destination: string, more: Partial<Route>): Route => ({
   family: 4,

@@ -41,7 +41,13 @@ class FakeKernel {
 
   addAddr(ifindex: number, address: string, prefixLength: number): void {
     const ip = parseIp(address);
-    const flags = { permanent: true, tentative: false, duplicate: false, noPrefixRoute: false };
+    const flags = {
+      permanent: true,
+      tentative: false,
+      duplicate: false,
+      noPrefixRoute: false,
+      deprecated: false,
+    };
     this.addrs.push({ family: ip.family, ifindex, address: ip, prefixLength, scope: 0, ...flags });
   }
 

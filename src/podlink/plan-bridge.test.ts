@@ -77,11 +77,12 @@ const gateway = (address: string, prefixLength: number): Addr => ({
   ifindex: 3,
   address: parseIp(address),
   prefixLength,
-  scope: 0,
+  scope: address.includes(':') ? 0 : 253,
   permanent: true,
   tentative: false,
   duplicate: false,
   noPrefixRoute: true,
+  deprecated: address.includes(':'),
 });
 const bridge = link({ ifindex: 3, name: BRIDGE_NAME, kind: 'bridge', mac: BRIDGE_MAC, alias: BRIDGE_ALIAS });
 const gateways = [gateway('10.244.1.1', 24), gateway('fd00:10:244:1::1', 64)];
@@ -167,19 +168,19 @@ test('the bridge gets the gateways of all its networks, and gives up others when
   );
   assert.deepEqual(bridgeTexts(networks, { link: bridge, addrs: gateways }, true), []);
   assert.deepEqual(bridgeTexts(networks, { link: bridge, addrs: [] }, false), [
-    `ip addr replace 10.244.1.1/24 dev ${BRIDGE_NAME} noprefixroute`,
-    `ip addr replace fd00:10:244:1::1/64 dev ${BRIDGE_NAME} noprefixroute`,
+    `ip addr replace 10.244.1.1/24 dev ${BRIDGE_NAME} scope link noprefixroute`,
+    `ip addr replace fd00:10:244:1::1/64 dev ${BRIDGE_NAME} noprefixroute preferred_lft 0`,
   ]);
   const stale = { link: bridge, addrs: [...gateways, gateway('10.244.9.1', 24)] };
   assert.deepEqual(bridgeTexts(networks, stale, false), []);
   assert.deepEqual(bridgeTexts(networks, stale, true), [
-    `ip addr del 10.244.9.1/24 dev ${BRIDGE_NAME} noprefixroute`,
+    `ip addr del 10.244.9.1/24 dev ${BRIDGE_NAME} scope link noprefixroute`,
   ]);
   // A route to the whole network would let a pod take any free address of it.
   const routes = [{ ...gateways[0]!, noPrefixRoute: false }, gateways[1]!];
   assert.deepEqual(bridgeTexts(networks, { link: bridge, addrs: routes }, true), [
-    `ip addr del 10.244.1.1/24 dev ${BRIDGE_NAME}`,
-    `ip addr replace 10.244.1.1/24 dev ${BRIDGE_NAME} noprefixroute`,
+    `ip addr del 10.244.1.1/24 dev ${BRIDGE_NAME} scope link`,
+    `ip addr replace 10.244.1.1/24 dev ${BRIDGE_NAME} scope link noprefixroute`,
   ]);
 });
 
@@ -189,7 +190,7 @@ test('a bridge that is down or has another MAC is put right, with the addresses 
   assert.deepEqual(bridgeTexts(networks, { link: down, addrs: gateways }, true), [
     `ip link set ${BRIDGE_NAME} address ${BRIDGE_MAC}`,
     `ip link set ${BRIDGE_NAME} up`,
-    `ip addr replace fd00:10:244:1::1/64 dev ${BRIDGE_NAME} noprefixroute`,
+    `ip addr replace fd00:10:244:1::1/64 dev ${BRIDGE_NAME} noprefixroute preferred_lft 0`,
   ]);
 });
 

@@ -9,6 +9,7 @@ import {
   deleteAddr,
   type Link,
   type LinkSpec,
+  RT_SCOPE,
   type RtnlChange,
   replaceAddr,
   replaceBridgeFdb,
@@ -105,9 +106,21 @@ export function isBridgeWell(link: Link): boolean {
 }
 
 /**
- * What the bridge lacks to be the gateway of these networks. Its addresses bring no route to their network: an address
- * that no pod has must stay unreachable, whoever on the bridge says that it is theirs. `prune` takes other addresses
- * of it away. Pure.
+ * The gateway's address on the bridge. It brings no route to its network: an address that no pod has must stay
+ * unreachable, whoever on the bridge says that it is theirs. And it is no source of what the node sends or hides
+ * clients behind: policies know a node by its own addresses.
+ */
+function gatewayOf(network: Cidr) {
+  const { family, prefixLength } = network;
+  const address = poolGateway(network);
+  const place = { address, prefixLength, noPrefixRoute: true };
+  return family === 4
+    ? { ...place, scope: RT_SCOPE.LINK, deprecated: false }
+    : { ...place, scope: RT_SCOPE.UNIVERSE, deprecated: true };
+}
+
+/**
+ * What the bridge lacks to be the gateway of these networks. `prune` takes other addresses of it away. Pure.
  */
 export function planBridge(
   networks: readonly Cidr[],
@@ -118,21 +131,23 @@ export function planBridge(
   const changes: RtnlChange[] = [];
   if (link.mac !== BRIDGE_MAC) changes.push(changeLink(ifindex, { mac: BRIDGE_MAC }));
   if (!link.up) changes.push(changeLink(ifindex, { up: true }));
-  const wanted = networks.map((network) => ({
-    address: poolGateway(network),
-    prefixLength: network.prefixLength,
-  }));
+  const wanted = networks.map(gatewayOf);
   const isAt = (addr: Addr, { address, prefixLength }: (typeof wanted)[number]) =>
     addr.address.equals(address) && addr.prefixLength === prefixLength;
+  const isRight = (addr: Addr, want: (typeof wanted)[number]) =>
+    isAt(addr, want) &&
+    addr.scope === want.scope &&
+    addr.noPrefixRoute &&
+    addr.deprecated === want.deprecated;
   // IPv6 addresses go when a link goes down.
   const there = addrs.filter(({ family }) => link.up || family === 4);
-  // That an address brings a route cannot be changed: it is put there again.
-  const isRight = (addr: Addr) => addr.noPrefixRoute && wanted.some((each) => isAt(addr, each));
-  for (const addr of there)
-    if (wanted.some((each) => isAt(addr, each)) ? !isRight(addr) : prune) changes.push(deleteAddr(addr));
-  for (const each of wanted)
-    if (!there.some((addr) => isRight(addr) && isAt(addr, each)))
-      changes.push(replaceAddr({ ifindex, ...each, noPrefixRoute: true }));
+  for (const addr of there) {
+    const want = wanted.find((each) => isAt(addr, each));
+    // What an address is like cannot be changed: it is put there again.
+    if (want ? !isRight(addr, want) : prune) changes.push(deleteAddr(addr));
+  }
+  for (const want of wanted)
+    if (!there.some((addr) => isRight(addr, want))) changes.push(replaceAddr({ ifindex, ...want }));
   return changes;
 }
 

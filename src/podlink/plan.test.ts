@@ -75,6 +75,7 @@ const addr = (text: string, prefixLength: number): Addr => {
     tentative: false,
     duplicate: false,
     noPrefixRoute: false,
+    deprecated: false,
   };
 };
 const pod: PodEnd = {

@@ -37,6 +37,12 @@ function callIptables(node: CniNode, value: 0 | 1): void {
     inNetns(node.nodeName, 'sysctl', '-qw', `net.bridge.bridge-nf-call-${name}=${value}`);
 }
 
+/** An address of the node's own, from which it speaks: gateways are no source. */
+function giveAddress(node: CniNode): void {
+  inNetns(node.nodeName, 'ip', 'addr', 'add', '192.0.2.1/32', 'dev', 'lo');
+  inNetns(node.nodeName, 'ip', 'addr', 'add', '2001:db8::1/128', 'dev', 'lo', 'nodad');
+}
+
 /** Sends frames out of a pod's eth0: [target MAC, EtherType and payload in hexadecimal]. */
 function sendFrames(netns: string, frames: readonly (readonly [to: string, rest: string])[]): void {
   const { address } = ipJson(netns, 'link', 'show', 'eth0')[0]!;
@@ -150,6 +156,7 @@ test('bridged and routed pods and their node reach each other, with br_netfilter
   const routed = node.tool({
     plugins: [{ type: 'portolan-cni', podLink: 'routed', capabilities: { ips: true, dns: true } }],
   });
+  giveAddress(node);
   // As a distribution may have it: strict everywhere. The bridge must be served all the same.
   inNetns(node.nodeName, 'sysctl', '-qw', 'net.ipv4.conf.all.rp_filter=1');
   const a = { id: 'a', netns: node.pod() };
@@ -177,6 +184,12 @@ test('bridged and routed pods and their node reach each other, with br_netfilter
     for (const address of [...addresses.values()].flat()) assert.ok(loss(node.nodeName, address), address);
     for (const gateway of ['10.244.1.1', 'fd00:10:244:1::1']) assert.ok(loss(a.netns, gateway), gateway);
   }
+  // By its own addresses, not by those of gateways, which policies do not know as the node's.
+  for (const [target, want] of [
+    ['10.244.1.2', '192.0.2.1'],
+    ['fd00:10:244:1::2', '2001:db8::1'],
+  ] as const)
+    assert.match(inNetns(node.nodeName, 'ip', 'route', 'get', target), new RegExp(` src ${want} `));
   // Who believes that others are on its link is answered by the node, also for a routed pod.
   for (const target of ['10.244.1.3', '10.244.1.4']) {
     execFileSync('ip', ['-n', a.netns.split('/').at(-1)!, 'route', 'add', `${target}/32`, 'dev', 'eth0']);
@@ -197,6 +210,7 @@ test('frames go from no pod to another, and no pod takes the address of another'
   const first = (await tool.add(a)).interfaces[2]!;
   const victim = (await tool.add(b)).interfaces[2]!;
   callIptables(node, 0);
+  giveAddress(node);
   const ofA = countFrames(b.netns, `ether saddr ${first.mac}`);
   const pings = countFrames(b.netns, 'ip daddr 10.244.1.3 icmp type echo-request');
   const to = [victim.mac!, 'ff:ff:ff:ff:ff:ff', '01:00:5e:00:00:fb', '33:33:00:00:00:01'];

@@ -14,6 +14,7 @@ import {
 import { ERRNO } from '../syscall/index.ts';
 import { byNumber, type RtnlChange } from './change.ts';
 import { afOf, familyOf, needBytes } from './family.ts';
+import { RT_SCOPE } from './route.ts';
 
 export const RTM_ADDR = { NEW: 20, DEL: 21, GET: 22 } as const;
 
@@ -21,9 +22,21 @@ const HEADER_BYTES = 8;
 /** IFA_F_*, if_addr.h */
 const NODAD = 0x02;
 const DADFAILED = 0x08;
+const DEPRECATED = 0x20;
 const TENTATIVE = 0x40;
 const PERMANENT = 0x80;
 const NOPREFIXROUTE = 0x200;
+
+/** struct ifa_cacheinfo: lifetimes in seconds; the kernel's own stamps behind them are not read. */
+const FOREVER = 0xffff_ffff;
+const nlLifetime = {
+  write: (w: NlWriter, { preferredS, validS }: { preferredS: number; validS: number }) =>
+    w.u32(preferredS).u32(validS).u32(0).u32(0),
+  read: (bytes: Uint8Array) => {
+    const view = viewOf(bytes);
+    return { preferredS: view.getUint32(0, true), validS: view.getUint32(4, true) };
+  },
+};
 
 /** Attributes of an address: if_addr.h, enum IFA_*. */
 const addrTable = attributeTable('an address', {
@@ -31,6 +44,7 @@ const addrTable = attributeTable('an address', {
   local: [2, 'IFA_LOCAL', nlIp],
   label: [3, 'IFA_LABEL', nlString],
   broadcast: [4, 'IFA_BROADCAST', nlIp],
+  lifetime: [6, 'IFA_CACHEINFO', nlLifetime],
   flags: [8, 'IFA_FLAGS', nlU32],
   priority: [9, 'IFA_RT_PRIORITY', nlU32],
   targetNetnsId: [10, 'IFA_TARGET_NETNSID', nlI32],
@@ -53,6 +67,8 @@ export interface Addr {
   readonly tentative: boolean;
   readonly duplicate: boolean;
   readonly noPrefixRoute: boolean;
+  /** Not chosen as a source while there is another one. */
+  readonly deprecated: boolean;
 }
 
 /** An address to put on a link. */
@@ -66,6 +82,8 @@ export interface AddrSpec {
   readonly noDad?: boolean | undefined;
   /** Adds no route to the network of the address; default false. */
   readonly noPrefixRoute?: boolean | undefined;
+  /** IPv6: no source of packets while there is another address; default false. */
+  readonly deprecated?: boolean | undefined;
 }
 
 function write(w: NlWriter, spec: AddrSpec): void {
@@ -77,12 +95,13 @@ function write(w: NlWriter, spec: AddrSpec): void {
     .u8(flags & 0xff)
     .u8(spec.scope ?? 0)
     .u32(spec.ifindex);
-  addrTable.write(w, { address: spec.peer ?? spec.address, local: spec.address, flags });
+  const lifetime = spec.deprecated ? { preferredS: 0, validS: FOREVER } : undefined;
+  addrTable.write(w, { address: spec.peer ?? spec.address, local: spec.address, lifetime, flags });
 }
 
 function text(verb: string, spec: AddrSpec, nameOf = byNumber): string {
   const peer = spec.peer ? ` peer ${spec.peer}` : '';
-  return `ip addr ${verb} ${spec.address}${peer}/${spec.prefixLength} dev ${nameOf(spec.ifindex)}${spec.noPrefixRoute ? ' noprefixroute' : ''}`;
+  return `ip addr ${verb} ${spec.address}${peer}/${spec.prefixLength} dev ${nameOf(spec.ifindex)}${spec.scope === RT_SCOPE.LINK ? ' scope link' : ''}${spec.noPrefixRoute ? ' noprefixroute' : ''}${spec.deprecated ? ' preferred_lft 0' : ''}`;
 }
 
 /** Adds an address, or refreshes it. */
@@ -139,6 +158,7 @@ export function readAddr(body: Uint8Array): Addr | undefined {
     tentative: (flags & TENTATIVE) !== 0,
     duplicate: (flags & DADFAILED) !== 0,
     noPrefixRoute: (flags & NOPREFIXROUTE) !== 0,
+    deprecated: (flags & DEPRECATED) !== 0,
   };
 }
 

@@ -236,7 +236,10 @@ export class ServiceCluster implements AsyncDisposable {
         },
       }),
     });
-    for (const pod of net.pods) engine.attachPodLink(pod.ifindex);
+    for (const { ifindex, bridge } of net.pods) {
+      engine.attachPodLink(ifindex);
+      if (bridge !== undefined) engine.attachPodBridge?.(bridge);
+    }
     engine.attachNodeInterface(net.uplink);
     const healthChecks = new HealthCheckServers({
       healthy: () => controller.ready,

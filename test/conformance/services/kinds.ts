@@ -238,7 +238,7 @@ export const kindCases: readonly Case[] = [
       await cluster.endpoints('np', ['a1']);
       const [seen] = await cluster.at('node-a').attempt('tcp', '127.0.0.1', await nodePortOf(cluster, 'np'));
       assert.equal(seen!.result, 'ok');
-      for (const link of ['all', 'lo', 'eth0', 'po1']) {
+      for (const link of ['all', 'lo', 'eth0', cluster.net.pod('a1').link]) {
         const key = `net.ipv4.conf.${link}.route_localnet`;
         assert.equal(
           cluster.net.exec(cluster.net.node('a').netnsName, ['sysctl', '-n', key]).trim(),

@@ -6,7 +6,8 @@
  *     pod  c1 ──────── node-c ─┤                172.28.0.3
  *     outside ─────────────────┘                172.28.0.100, knows nodes and load balancer addresses, no pods
  *
- * Pods hang on routed veth pairs with link-local gateways, as podlink makes them; nodes route each other's pods over
+ * Pods hang on routed veth pairs with link-local gateways, as podlink makes them, or (PORTOLAN_POD_LINK) on a bridge made
+ * by podlink itself, with br_netfilter on at odd nodes and off at even ones; nodes route each other's pods over
  * the bridge and have the overlay's rules. At each place a process waits (prober.py); those of nodes and pods are in
  * their node's cgroup, and a second one of some pods is not: its packets stand for what no socket hook has seen.
  */
@@ -15,13 +16,15 @@ import { mkdirSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
-import { parseCidr } from '../../../src/addr/index.ts';
+import { parseCidr, parseIp } from '../../../src/addr/index.ts';
 import { ensureBpffs } from '../../../src/kernel/bpf/index.ts';
 import { cgroupRoot } from '../../../src/kernel/cgroup/index.ts';
-import { createNetns, deleteNetns, type Netns } from '../../../src/kernel/netns/index.ts';
+import { createNetns, deleteNetns, type Netns, openNetns } from '../../../src/kernel/netns/index.ts';
 import { writeNftParts } from '../../../src/kernel/nft/index.ts';
 import { NR, sys } from '../../../src/kernel/syscall/index.ts';
+import { writeSysctl } from '../../../src/kernel/sysctl/index.ts';
 import { filterPart } from '../../../src/overlay/index.ts';
+import { hostLinkName, PodLinks, podLinkSpec } from '../../../src/podlink/index.ts';
 
 const execFileAsync = promisify(execFile);
 
@@ -180,7 +183,10 @@ export interface NetPod extends Addresses {
   readonly node: string;
   readonly netns: string;
   /** Host side of its link, in the node's namespace. */
+  readonly link: string;
   readonly ifindex: number;
+  /** The bridge that its packets come in by, if its link is a port of one. */
+  readonly bridge?: number | undefined;
   /** In the node's cgroup. */
   readonly prober: Prober;
 }
@@ -212,6 +218,36 @@ const ifindexOf = (netns: string, link: string) =>
       ifindex: number;
     }[]
   )[0]!.ifindex;
+
+/** `routed`, `bridge`, or `mixed`: pods of node-b are on a bridge. */
+const POD_LINK = process.env['PORTOLAN_POD_LINK'] ?? 'mixed';
+const isBridged = (letter: string) => POD_LINK === 'bridge' || (POD_LINK === 'mixed' && letter === 'b');
+
+/** Makes a link of kind `bridge` by the code that agents have. */
+function bridged(
+  pod: Addresses & { readonly netns: string },
+  number: number,
+  nodeNetns: string,
+): Pick<NetPod, 'link' | 'ifindex' | 'bridge'> {
+  using node = openNetns(nodeNetns);
+  using inside = openNetns(pod.netns);
+  using links = new PodLinks({ netns: node });
+  const { ifindex, spec } = links.create(
+    podLinkSpec({
+      containerId: pod.netns,
+      ifname: 'eth0',
+      hostLink: hostLinkName(pod.netns, 'eth0'),
+      addresses: [parseIp(pod.ip4), parseIp(pod.ip6)],
+      mtuBytes: 1500,
+      kind: 'bridge',
+      networks: [parseCidr(`10.244.${number}.0/24`), parseCidr(`fd00:10:244:${number}::/64`)],
+    }),
+    inside.fd,
+  );
+  for (const name of ['iptables', 'ip6tables'])
+    writeSysctl(`net/bridge/bridge-nf-call-${name}`, POD_LINK === 'mixed' ? 1 : number % 2, { netns: node });
+  return { link: spec.hostLink, ifindex, bridge: links.bridge.ifindex };
+}
 
 /** Where pods without a socket hook are: these have a second prober, outside of the cgroup. */
 const PACKET_PODS = ['a1', 'b1', 'c1'];
@@ -377,6 +413,16 @@ export class ServiceNet implements AsyncDisposable {
     const ip4 = `10.244.${number}.${10 + at}`;
     const ip6 = `fd00:10:244:${number}::${10 + at}`;
     this.#namespace(netns).close();
+    const pod = {
+      name,
+      node: `node-${letter}`,
+      netns,
+      ip4,
+      ip6,
+      prober: this.#prober(name, netns, cgroup),
+    };
+    if (PACKET_PODS.includes(name)) this.packets.set(name, this.#prober(name, netns, undefined));
+    if (isBridged(letter)) return { ...pod, ...bridged(pod, number, nodeNetns) };
     const hostMac = '02:00:00:00:00:fe';
     const podMac = `02:00:00:00:0${number}:0${at}`;
     ip(
@@ -397,16 +443,7 @@ export class ServiceNet implements AsyncDisposable {
       'route add default via fe80::1 dev eth0 onlink',
     );
     ip(nodeNetns, `route add ${ip4}/32 dev ${link}`, `route add ${ip6}/128 dev ${link}`);
-    if (PACKET_PODS.includes(name)) this.packets.set(name, this.#prober(name, netns, undefined));
-    return {
-      name,
-      node: `node-${letter}`,
-      netns,
-      ip4,
-      ip6,
-      ifindex: ifindexOf(nodeNetns, link),
-      prober: this.#prober(name, netns, cgroup),
-    };
+    return { ...pod, link, ifindex: ifindexOf(nodeNetns, link) };
   }
 
   #prober(name: string, netns: string, cgroup: string | undefined): Prober {

@@ -3,22 +3,19 @@ import { type Family, type IpAddress, parseCidr, parseIp, withoutCovered } from 
 import type { Datum, NftElement, NftVerdict } from '../../../kernel/nft/index.ts';
 import type { BackendPlan, FrontendPlan, PortPlan, Rule, SetName } from '../../types.ts';
 import { weightedMembers } from '../../weighted.ts';
+import { DROPPED, REJECTED } from './base-chains.ts';
+import { LOCAL_SLOT, type SetId } from './layout.ts';
+import { type Chain, chainLooks, type Space } from './rule-parts.ts';
 import {
   type AffineEndpoint,
   affineChain,
   affineName,
-  type Chain,
-  chainLooks,
-  DROPPED,
   endpointChain,
   endpointName,
-  REJECTED,
-  type Space,
   type Target,
   targetChain,
   targetName,
-} from './chains.ts';
-import { LOCAL_SLOT, type SetId } from './layout.ts';
+} from './target-chains.ts';
 
 /** IPPROTO_* */
 export const PROTOCOL_NUMBER: Readonly<Record<string, number>> = { TCP: 6, UDP: 17, SCTP: 132 };

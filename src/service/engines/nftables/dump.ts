@@ -10,11 +10,13 @@ import type { NftElement } from '../../../kernel/nft/index.ts';
 import { socketAddress } from '../../describe.ts';
 import type { PortPlan, Rule, ServicePlan } from '../../types.ts';
 import { weightedMembers } from '../../weighted.ts';
-import { affineName, DROPPED, parseAffine, parseTarget, type Space } from './chains.ts';
+import { DROPPED } from './base-chains.ts';
 import { isServed, PROTOCOL_NUMBER } from './compile.ts';
 import type { SetContents } from './kernel.ts';
 import { LOCAL_SLOT, type SetId } from './layout.ts';
 import { chainOf, endpointOf } from './leftovers.ts';
+import type { Space } from './rule-parts.ts';
+import { affineName, parseAffine, parseTarget } from './target-chains.ts';
 
 export interface DumpedTable {
   readonly sets: SetContents;

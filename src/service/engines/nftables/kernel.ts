@@ -14,16 +14,11 @@ import {
   NftRuleset,
   sameHook,
 } from '../../../kernel/nft/index.ts';
-import {
-  baseChains,
-  type Chain,
-  parseAffine,
-  parseEndpointName,
-  parseTarget,
-  targetChain,
-} from './chains.ts';
+import { baseChains } from './base-chains.ts';
 import { LAYOUTS, SET_IDS, type SetId, TABLE } from './layout.ts';
 import { forbidLoopbackRoutes, isLoopback } from './loopback.ts';
+import type { Chain } from './rule-parts.ts';
+import { parseAffine, parseEndpointName, parseTarget, targetChain } from './target-chains.ts';
 
 export interface NftKernelOptions {
   readonly netns?: number | { readonly fd: number } | undefined;

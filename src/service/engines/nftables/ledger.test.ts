@@ -7,10 +7,10 @@ import { serviceFacts, sliceFacts } from '../../facts.ts';
 import { ServicePlanner } from '../../planner.ts';
 import { aNode, aService, aSlice } from '../../testing.ts';
 import type { ServiceFacts, SliceFacts } from '../../types.ts';
-import { affineName, parseAffine, parseEndpointName, parseTarget, targetName } from './chains.ts';
 import { idOf, Ledger, sameData } from './ledger.ts';
 import { leftoversOf } from './leftovers.ts';
 import { elementText } from './observe.ts';
+import { affineName, parseAffine, parseEndpointName, parseTarget, targetName } from './target-chains.ts';
 
 const ports = [{ name: 'http', port: 80, nodePort: 30_080, protocol: 'TCP' as const }];
 

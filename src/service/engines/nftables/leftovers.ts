@@ -1,10 +1,10 @@
 /** What an earlier process left in a table, read once at start, so that plans find their slots and numbers again. Pure. */
 import type { NftElement } from '../../../kernel/nft/index.ts';
-import { parseAffine, parseEndpointName } from './chains.ts';
 import { backendText, type PortAffinity, type SlotBackend, type Slots } from './compile.ts';
 import type { SetContents } from './kernel.ts';
 import { LOCAL_SLOT } from './layout.ts';
 import type { Leftover } from './ledger.ts';
+import { parseAffine, parseEndpointName } from './target-chains.ts';
 
 export interface Leftovers {
   /** By the key of the frontend, as entryId() writes it. */

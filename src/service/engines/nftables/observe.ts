@@ -4,13 +4,14 @@ import type { ConntrackEntry } from '../../../kernel/conntrack/index.ts';
 import type { NftElement } from '../../../kernel/nft/index.ts';
 import { socketAddress } from '../../describe.ts';
 import type { Count, PacketAnswer, PacketQuery, PortObservation } from '../../engine.ts';
-import { DROPPED, parseAffine, parseTarget } from './chains.ts';
+import { DROPPED } from './base-chains.ts';
 import { entryId, PROTOCOL_NUMBER } from './compile.ts';
 import { type DumpedTable, slotsOf } from './dump.ts';
 import type { SetContents } from './kernel.ts';
 import type { SetId } from './layout.ts';
 import { idOf, type LedgerPort } from './ledger.ts';
 import { chainOf } from './leftovers.ts';
+import { parseAffine, parseTarget } from './target-chains.ts';
 
 /** Sets whose elements count new connections that are forwarded, or dropped for policy Local. */
 export const FORWARD_SETS: readonly SetId[] = [
@@ -90,7 +91,7 @@ export function elementText(set: SetId, { key, data }: NftElement): string {
   return `${set} ${key.join(' . ')}${value}`;
 }
 
-/** Follows the rules of chains.ts through the sets. Throws ADDR_BAD_IP. */
+/** Follows the rules of base-chains.ts through the sets. Throws ADDR_BAD_IP. */
 export function explainPacket({ sets, chains }: DumpedTable, query: PacketQuery): PacketAnswer {
   const target = String(parseIp(query.target));
   const source = parseIp(query.source);

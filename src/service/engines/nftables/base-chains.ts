@@ -1,6 +1,7 @@
 /**
- * The rules, written once for both families. Everything that depends on a Service is in sets; chains differ by the
- * number of slots to choose from, because the kernel draws random numbers below a constant only.
+ * The rules that do not depend on Services, written once for both families. Everything that does is in sets, and in
+ * chains that differ by the number of slots to choose from (target-chains.ts), because the kernel draws random numbers
+ * below a constant only.
  *
  *     prerouting -110  source ranges                              output -110
  *     nat prerouting   pods ─► services                           nat output ─► vips-node ─► services
@@ -8,17 +9,15 @@
  *     prerouting  -90  new, and still to a Service address: refused        output -90
  *     nat postrouting  marked, or its own backend: masquerade
  */
-import type { Family, IpAddress } from '../../../addr/index.ts';
+import type { Family } from '../../../addr/index.ts';
 import {
   absent,
   bitwise,
   CT_STATE,
   CT_STATUS_DNAT,
   compare,
-  constant,
   counter,
   ct,
-  dnat,
   hostU32,
   lookup,
   masquerade,
@@ -26,51 +25,12 @@ import {
   type NftExpression,
   type NftHook,
   type NftRule,
-  payload,
-  random,
   reject,
-  remember,
-  ruleOf,
-  setMark,
   verdict,
   verdictMap,
 } from '../../../kernel/nft/index.ts';
-import { socketAddress } from '../../describe.ts';
-import type { SetName } from '../../types.ts';
-import { LOCAL_SLOT, MASQUERADE_MARK, type SetId } from './layout.ts';
-
-export interface Chain {
-  readonly hook?: NftHook;
-  readonly rules: readonly NftRule[];
-}
-
-/** How frontends are found: by address, protocol and port, or by protocol and port at any address of the node. */
-export type Space = 'vip' | 'nodeport';
-
-/** Where a new connection goes that is forwarded, when nobody remembers clients. */
-export interface Target {
-  readonly space: Space;
-  readonly set: SetName;
-  /** How many slots the set has. */
-  readonly size: number;
-  readonly masquerade: boolean;
-}
-
-/** The same of a Service port with affinity, which has chains of its own. */
-export interface AffineTarget {
-  /** Number of the Service port. */
-  readonly number: number;
-  readonly set: SetName;
-  readonly masquerade: boolean;
-}
-
-/** An endpoint of a Service port with affinity. */
-export interface AffineEndpoint {
-  /** Never used again while a client may be remembered by it. */
-  readonly id: number;
-  readonly address: IpAddress;
-  readonly port: number;
-}
+import { MASQUERADE_MARK, type SetId } from './layout.ts';
+import { address, type Chain, frontend, mark, rule, type Space, words } from './rule-parts.ts';
 
 /** Chains for frontends that nobody serves. */
 export const REJECTED = 'rejected';
@@ -84,26 +44,6 @@ const LOOPBACK_INDEX = 1;
 /** Before the masquerading of pods to the outside (srcnat, 100). */
 const POSTROUTING = 99;
 
-/** Registers: the key lies from 0 on, what a map gave from 8 on. */
-const FOUND = 8;
-
-/** Registers that an address takes. */
-function words(family: Family): number {
-  return family === 4 ? 1 : 4;
-}
-
-function address(family: Family, which: 'source' | 'destination', to: number): NftExpression {
-  const offset = { 4: { source: 12, destination: 16 }, 6: { source: 8, destination: 24 } }[family][which];
-  return payload('network', offset, words(family) * 4, to);
-}
-
-/** Loads protocol and port of the destination, for `vip` behind its address. Returns the first free register. */
-function frontend(family: Family, space: Space): { load: NftExpression[]; next: number } {
-  const at = space === 'vip' ? words(family) : 0;
-  const load = [meta('l4proto', at), payload('transport', 2, 2, at + 1)];
-  return { load: space === 'vip' ? [address(family, 'destination', 0), ...load] : load, next: at + 2 };
-}
-
 const isNew: readonly NftExpression[] = [
   ct('state', 0),
   bitwise(0, CT_STATE.new, 0),
@@ -111,17 +51,6 @@ const isNew: readonly NftExpression[] = [
 ];
 const fromPod: readonly NftExpression[] = [meta('iif', 0), lookup('pod-links' satisfies SetId, 0)];
 const notFromPod: readonly NftExpression[] = [meta('iif', 0), absent('pod-links' satisfies SetId, 0)];
-
-function mark(on: boolean): readonly NftExpression[] {
-  return [meta('mark', 0), bitwise(0, ~MASQUERADE_MARK, on ? MASQUERADE_MARK : 0), setMark(0)];
-}
-
-function rule(
-  comment: string,
-  ...expressions: readonly (NftExpression | readonly NftExpression[])[]
-): NftRule {
-  return ruleOf([{ kind: 'steps', steps: expressions.flat() }], comment);
-}
 
 /** The verdict of a map for this packet's frontend. */
 function dispatch(family: Family, space: Space, map: SetId): NftExpression[] {
@@ -300,136 +229,4 @@ export function baseChains(family: Family): Map<string, Chain> {
       ]),
     ],
   ]);
-}
-
-/** `vip-3`, `nodeport-2-local-masquerade`. */
-export function targetName({ space, set, size, masquerade: masqueraded }: Target): string {
-  return `${space}-${size}${suffix(set, masqueraded)}`;
-}
-
-function suffix(set: SetName, masqueraded: boolean): string {
-  return `${set === 'local' ? '-local' : ''}${masqueraded ? '-masquerade' : ''}`;
-}
-
-const TARGET = /^(?<space>vip|nodeport)-(?<size>\d+)(?<local>-local)?(?<masquerade>-masquerade)?$/;
-
-/** The target of a chain by its name; undefined for other chains. */
-export function parseTarget(name: string): Target | undefined {
-  const groups = TARGET.exec(name)?.groups;
-  if (!groups) return undefined;
-  return {
-    space: groups['space'] as Space,
-    set: groups['local'] ? 'local' : 'cluster',
-    size: Number(groups['size']),
-    masquerade: groups['masquerade'] !== undefined,
-  };
-}
-
-/** The chain that chooses an endpoint. */
-export function targetChain(family: Family, { space, set, size, masquerade: masqueraded }: Target): Chain {
-  const slots: SetId = space === 'vip' ? 'slots' : 'nodeport-slots';
-  const { load, next } = frontend(family, space);
-  const first = set === 'local' ? LOCAL_SLOT : 0;
-  const choice = rule(
-    'an endpoint by chance',
-    load,
-    random(size, first, next),
-    lookup(slots, 0, FOUND),
-    counter(),
-    dnat(family, FOUND, FOUND + words(family)),
-  );
-  return { rules: masqueraded ? [MARKED, choice] : [choice] };
-}
-
-const MARKED = rule('answers must come back by this node', mark(true));
-
-/** `affinity-4`, `affinity-4-local-masquerade`. */
-export function affineName({ number, set, masquerade: masqueraded }: AffineTarget): string {
-  return `affinity-${number}${suffix(set, masqueraded)}`;
-}
-
-const AFFINE = /^affinity-(?<number>\d+)(?<local>-local)?(?<masquerade>-masquerade)?$/;
-
-export function parseAffine(name: string): AffineTarget | undefined {
-  const groups = AFFINE.exec(name)?.groups;
-  if (!groups) return undefined;
-  return {
-    number: Number(groups['number']),
-    set: groups['local'] ? 'local' : 'cluster',
-    masquerade: groups['masquerade'] !== undefined,
-  };
-}
-
-const ENDPOINT_CHAIN = 'endpoint-';
-
-export function endpointName(id: number): string {
-  return `${ENDPOINT_CHAIN}${id}`;
-}
-
-/** The number in the name of an endpoint's chain. */
-export function parseEndpointName(name: string): number | undefined {
-  const digits = name.startsWith(ENDPOINT_CHAIN) ? name.slice(ENDPOINT_CHAIN.length) : '';
-  return /^\d+$/.test(digits) ? Number(digits) : undefined;
-}
-
-/** Loads the client and a number: the key of `affinity`. */
-function client(family: Family, id: number): NftExpression[] {
-  return [address(family, 'source', 0), constant(hostU32(id), words(family))];
-}
-
-/** First the endpoint that the client had, then one by chance. `size` is the number of slots. */
-export function affineChain(
-  family: Family,
-  target: AffineTarget,
-  endpoints: readonly AffineEndpoint[],
-  size: number,
-): Chain {
-  const { number, set } = target;
-  if (target.masquerade) {
-    const plain = affineName({ ...target, masquerade: false });
-    return { rules: [MARKED, rule('and the endpoint', verdict({ verdict: 'goto', chain: plain }))] };
-  }
-  const known = endpoints.map(({ id, address: to, port }) =>
-    rule(
-      `${id}: clients that had ${socketAddress(String(to), port)}`,
-      client(family, id),
-      lookup('affinity' satisfies SetId, 0),
-      verdict({ verdict: 'goto', chain: endpointName(id) }),
-    ),
-  );
-  const choice = rule(
-    `one of ${size} by chance`,
-    constant(hostU32(number), 0),
-    random(size, set === 'local' ? LOCAL_SLOT : 0, 1),
-    verdictMap('affinity-slots' satisfies SetId, 0),
-  );
-  return { rules: [...known, choice] };
-}
-
-/** Remembers the client, and sends it on. */
-export function endpointChain(family: Family, endpoint: AffineEndpoint, seconds: number): Chain {
-  const { id, address: to, port } = endpoint;
-  const bytes = new Uint8Array(words(family) * 4);
-  to.writeTo(bytes, 0);
-  return {
-    rules: [
-      rule(
-        `remembered for ${seconds} s`,
-        client(family, id),
-        remember('affinity' satisfies SetId, 0, seconds * 1000),
-      ),
-      rule(
-        `to ${socketAddress(String(to), port)}`,
-        constant(bytes, FOUND),
-        constant(Uint8Array.of(port >> 8, port & 0xff), FOUND + words(family)),
-        counter(),
-        dnat(family, FOUND, FOUND + words(family)),
-      ),
-    ],
-  };
-}
-
-/** What a chain is known by: a changed rule has another comment. */
-export function chainLooks(chain: Chain): string {
-  return chain.rules.map(({ comment }) => comment).join('\n');
 }

@@ -1,0 +1,69 @@
+/** When somebody else changed the tables: what is put right, how often, and what is told about it. */
+import type { Repairs } from '../../engine.ts';
+import { TABLE } from './layout.ts';
+
+/** Somebody who undoes every repair at once is answered this often. */
+const PAUSE_MS = 50;
+/** Wait after a repair that failed. */
+const RETRY_MS = 1000;
+
+export interface RepairOptions {
+  /** Puts right what differs, only in these chains and sets if they are given; returns how many changes that were. */
+  readonly run: (names: ReadonlySet<string> | undefined) => number;
+  readonly onRepaired?: ((error: Error | undefined) => void) | undefined;
+}
+
+export class ForeignRepair {
+  readonly #options: RepairOptions;
+  #timer: NodeJS.Timeout | undefined;
+  #lastAt = 0;
+  /** Names of chains and sets that somebody changed; undefined: perhaps all. */
+  #damaged: Set<string> | undefined = new Set();
+  #repairs: Repairs = { count: 0 };
+  #closed = false;
+
+  constructor(options: RepairOptions) {
+    this.#options = options;
+  }
+
+  get repairs(): Repairs {
+    return this.#repairs;
+  }
+
+  /** Soon; undefined: perhaps everything was changed. */
+  schedule(names: ReadonlySet<string> | undefined): void {
+    if (names === undefined) this.#damaged = undefined;
+    else for (const name of names) this.#damaged?.add(name);
+    if (this.#timer || this.#closed) return;
+    const wait = Math.max(0, this.#lastAt + PAUSE_MS - performance.now());
+    this.#timer = setTimeout(() => this.#run(), wait);
+    this.#timer.unref();
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+  }
+
+  #run(): void {
+    this.#timer = undefined;
+    const names = this.#damaged;
+    this.#damaged = new Set();
+    let failed = false;
+    try {
+      const changes = this.#options.run(names);
+      if (changes > 0) {
+        this.#repairs = {
+          count: this.#repairs.count + 1,
+          last: { at: new Date().toISOString(), what: [`${changes} changes of table ${TABLE}`] },
+        };
+        this.#options.onRepaired?.(undefined);
+      }
+    } catch (error) {
+      failed = true;
+      this.#options.onRepaired?.(error as Error);
+    }
+    this.#lastAt = performance.now();
+    if (failed) setTimeout(() => this.schedule(undefined), RETRY_MS).unref();
+  }
+}

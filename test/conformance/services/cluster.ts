@@ -144,7 +144,7 @@ export class ServiceCluster implements AsyncDisposable {
         clusterCidrs: ['10.244.0.0/16', 'fd00:10:244::/48'],
       };
       const [net, server] = await Promise.all([
-        ServiceNet.create(`pcs${process.pid}`),
+        ServiceNet.create(`pcs${process.pid}`).then((net) => (engine.hook ? net.asCards() : net)),
         startApiServer(options),
       ]);
       const api = { server, options: { ...options, listen: server.addresses } };
@@ -240,7 +240,10 @@ export class ServiceCluster implements AsyncDisposable {
       engine.attachPodLink(ifindex);
       if (bridge !== undefined) engine.attachPodBridge?.(bridge);
     }
-    engine.attachNodeInterface(net.uplink);
+    engine.attachNodeInterface(net.uplink, this.#engine.hook ? { ip4: net.ip4, ip6: net.ip6 } : {});
+    const hook = engine.status().nodeHooks?.[0]?.hook;
+    if (this.#engine.hook !== undefined && hook !== this.#engine.hook)
+      throw new Error(`${net.name} is served in ${hook}, not ${this.#engine.hook}`);
     const healthChecks = new HealthCheckServers({
       healthy: () => controller.ready,
       listen: (server, port, done) => server.listen({ fd: listenInNetns(net.netns, net.ip4, port) }, done),

@@ -18,6 +18,11 @@ export interface EngineUnderTest {
   /** Opens it for a node, with everything besides that it needs there (rules that masquerade). */
   open(node: EngineNode): Promise<ServiceEngine>;
   /**
+   * Where clients outside have to be served. Links then hand packets over as network cards do: with whole checksums, and
+   * they send what XDP redirects to them; and the engine is told the nodes' addresses on them.
+   */
+  readonly hook?: string | undefined;
+  /**
    * Cases that this engine can't hold, by id, with the reason. They run too, and must fail: a statement that is no
    * longer true is found.
    */

@@ -304,6 +304,16 @@ export class ServiceNet implements AsyncDisposable {
     }
   }
 
+  /** Makes links hand packets over as network cards do: with whole checksums, and send what XDP redirects to them. */
+  asCards(): this {
+    for (const netns of this.#netnses)
+      for (const { ifname } of JSON.parse(
+        execFileSync('ip', ['-j', '-n', netns, 'link', 'show', 'type', 'veth'], { encoding: 'utf8' }),
+      ) as { ifname: string }[])
+        this.exec(netns, ['ethtool', '-K', ifname, 'tx', 'off', 'gro', 'on']);
+    return this;
+  }
+
   /** A node by its letter. */
   node(letter: string): NetNode {
     return found(

@@ -14,8 +14,11 @@
  * and masquerading.
  */
 #include "lb_frame_answer.h"
+#include "lb_frame_direct.h"
 #include "lb_outside.h"
 #include "lb_said.h"
+
+#define WRAP 0x7ffffffd /* a verdict: lb_xdp_wrap() */
 
 /* Whether packets are counted for their backends. */
 const volatile bool lb_xdp_counts = true;
@@ -31,7 +34,7 @@ static __always_inline int to_near(struct xdp_md *ctx, const struct lb_packet *p
 	return XDP_PASS;
 }
 
-/* A packet of no flow of lb_nat_flows. Returns an action of XDP, REFUSED plus the reason, or TAKE_NAT. */
+/* A packet of no flow of lb_nat_flows. Returns an action of XDP, REFUSED plus the reason, TAKE_NAT, or WRAP. */
 __noinline int lb_xdp_new(struct xdp_md *ctx, const struct lb_packet *p)
 {
 	struct lb_flow *flow;
@@ -58,8 +61,13 @@ __noinline int lb_xdp_new(struct xdp_md *ctx, const struct lb_packet *p)
 	}
 	if (bpf_xdp_adjust_meta(ctx, sizeof(__u32)))
 		return XDP_ABORTED;
-	if (flow)
-		return XDP_PASS;
+	if (flow) {
+		if ((flow->flags & LB_FLOW_OPTION) || !direct_goes(ctx, p, flow->backend))
+			return XDP_PASS;
+		if (known)
+			lb_flow_track(flow, p, true);
+		return WRAP;
+	}
 	return verdict >= REFUSED ? verdict : XDP_DROP;
 }
 
@@ -113,9 +121,7 @@ static __always_inline int send(struct xdp_md *ctx, const struct lb_packet *p, _
 	if (lb_xdp_counts)
 		lb_nat_count(flow, p->payload);
 	set_macs(ctx, hop->macs);
-	if (hop->ifindex == ctx->ingress_ifindex && (hop->tick & LB_HOP_TX))
-		return XDP_TX;
-	return bpf_redirect(hop->ifindex, 0);
+	return leave(ctx, hop);
 }
 
 static __always_inline int forward(struct xdp_md *ctx)
@@ -144,6 +150,8 @@ static __always_inline int forward(struct xdp_md *ctx)
 			found = lb_nat_take(&p);
 			if (!found)
 				return XDP_DROP;
+		} else if (action == WRAP) {
+			return lb_xdp_wrap(ctx, &p);
 		} else if (action >= REFUSED) {
 			return lb_xdp_refuse(ctx, &p, action - REFUSED);
 		} else {

@@ -15,83 +15,56 @@
 #define LB_DIRECT_H
 
 #include "lb_forward.h"
+#include "lb_outer.h"
 #include "lb_outside.h"
-
-static __always_inline __u32 lb_wrapping(const struct lb_packet *p)
-{
-	return p->ip4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
-}
 
 static __always_inline int lb_wrap4(struct __sk_buff *skb, __be32 source, __be32 target, __be16 fragment)
 {
-	struct iphdr outer = {
-		.version = 4,
-		.ihl = 5,
-		.ttl = 64,
-		.protocol = IPPROTO_IPIP,
-		.saddr = source,
-		.daddr = target,
-		/* What may not be fragmented inside may not be outside, so that the path's MTU is found out. */
-		.frag_off = fragment & bpf_htons(0x4000),
-	};
+	struct iphdr outer;
 
 	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))
 		return -1;
-	outer.tot_len = bpf_htons(skb->len - ETH_HLEN);
-	outer.check = lb_fold(bpf_csum_diff(NULL, 0, (__be32 *)&outer, sizeof(outer), 0));
+	outer = lb_outer4(source, target, fragment, skb->len - ETH_HLEN - sizeof(outer));
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), BPF_F_RECOMPUTE_CSUM) ? -1 : 0;
 }
 
 static __always_inline int lb_wrap6(struct __sk_buff *skb, const __be32 *source, const __be32 *target)
 {
-	struct ipv6hdr outer = { .version = 6, .nexthdr = IPPROTO_IPV6, .hop_limit = 64 };
+	struct ipv6hdr outer;
 
-	__builtin_memcpy(&outer.saddr, source, 16);
-	__builtin_memcpy(&outer.daddr, target, 16);
 	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6))
 		return -1;
-	outer.payload_len = bpf_htons(skb->len - ETH_HLEN - sizeof(outer));
+	outer = lb_outer6(source, target, skb->len - ETH_HLEN - sizeof(outer));
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), BPF_F_RECOMPUTE_CSUM) ? -1 : 0;
 }
 
 /* Sends a client's packet to its backend's node. */
 __noinline int lb_direct_send(struct __sk_buff *skb, const struct lb_packet *p, const struct lb_flow *flow)
 {
-	struct lb_interface *link;
 	struct lb_nat_room *room;
-	enum lb_route route;
+	struct lb_towards *to;
 	__be16 fragment = 0;
-	__be32 source[4];
-	__u32 ifindex = 0;
+	__u32 only = 0;
 
-	room = bpf_map_lookup_elem(&lb_nat_rooms, &ifindex);
+	room = bpf_map_lookup_elem(&lb_nat_rooms, &only);
 	if (!p || !flow || !room)
 		return DROP;
-	lb_fib_question(&room->fib, p, p->source, flow->backend, skb->ifindex);
-	route = lb_route_to(skb, &room->fib, &room->hop);
-	ifindex = room->fib.ifindex;
-	link = bpf_map_lookup_elem(&lb_interfaces, &ifindex);
-	if (route == LB_ROUTE_NONE || !link)
+	to = lb_towards(skb, skb->ifindex, p, flow->backend, &room->fib);
+	if (!to)
 		return dropped(LB_DROP_NO_ROUTE);
-	if (p->ip4)
-		lb_copy_address(source, link->source4);
-	else
-		lb_copy_address(source, link->source6);
-	if (!lb_is_address(source))
-		return dropped(LB_DROP_NO_ROUTE);
-	if (route == LB_ROUTE_FOUND && room->hop.mtu && lb_wire_length(skb, p) + lb_wrapping(p) > room->hop.mtu &&
-	    (lb_may_not_fragment(skb, p) || !(link->flags & LB_I_OVERLAY)))
-		return TOO_BIG + room->hop.mtu - lb_wrapping(p);
+	if (to->route == LB_ROUTE_FOUND && to->hop.mtu && lb_wire_length(skb, p) + lb_wrapping(p) > to->hop.mtu &&
+	    (lb_may_not_fragment(skb, p) || !(to->flags & LB_I_OVERLAY)))
+		return TOO_BIG + to->hop.mtu - lb_wrapping(p);
 	if (lb_age(skb, p))
 		return EXPIRED;
 	if (p->ip4) {
 		bpf_skb_load_bytes(skb, ETH_HLEN + 6, &fragment, 2);
-		if (lb_wrap4(skb, source[3], flow->backend[3], fragment))
+		if (lb_wrap4(skb, to->source[3], flow->backend[3], fragment))
 			return dropped(LB_DROP_REWRITE);
-	} else if (lb_wrap6(skb, source, flow->backend)) {
+	} else if (lb_wrap6(skb, to->source, flow->backend)) {
 		return dropped(LB_DROP_REWRITE);
 	}
-	return lb_leave(skb, &room->hop, &room->fib, route);
+	return lb_leave(skb, &to->hop, &room->fib, to->route);
 }
 
 /* Whether a packet without ports carries one of the same family. */

@@ -3,7 +3,7 @@
 #ifndef LB_FRAME_H
 #define LB_FRAME_H
 
-#include "lb_packet.h"
+#include "lb_hop.h"
 
 static __always_inline __u16 folded(__u64 sum)
 {
@@ -158,6 +158,13 @@ static __always_inline void set_macs(struct xdp_md *ctx, const __u8 *macs)
 
 	if (data + ETH_HLEN <= (void *)(long)ctx->data_end)
 		__builtin_memcpy(data, macs, 2 * ETH_ALEN);
+}
+
+static __always_inline int leave(struct xdp_md *ctx, const struct lb_hop *hop)
+{
+	if (hop->ifindex == ctx->ingress_ifindex && (hop->tick & LB_HOP_TX))
+		return XDP_TX;
+	return bpf_redirect(hop->ifindex, 0);
 }
 
 #endif

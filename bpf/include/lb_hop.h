@@ -38,7 +38,6 @@ struct lb_nat_room {
 	struct lb_nat_wish wish;
 	struct bpf_fib_lookup fib;
 	struct lb_hop hop;
-	__u32 route; /* enum lb_route: what is known of the hop */
 	/* What another node says about a packet stands in for what would be found: lb_tell.h. */
 	struct lb_frontend frontend;
 	struct lb_backend backend;

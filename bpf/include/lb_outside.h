@@ -6,8 +6,8 @@
 #ifndef LB_OUTSIDE_H
 #define LB_OUTSIDE_H
 
-#include "lb_hop.h"
 #include "lb_open.h"
+#include "lb_towards.h"
 
 #define NODE_LINK 0 /* place of all node interfaces in lb_links */
 #define NO_FLOW 0x7fffffff /* a verdict: try something else */
@@ -47,29 +47,20 @@ static __always_inline bool lb_nat_wanted(void *ctx, __u32 ifindex, const struct
 					  const struct choice *choice)
 {
 	const struct lb_backend *backend = choice->backend;
-	struct lb_interface *link;
 	struct lb_nat_room *room;
 	struct lb_nat_wish *wish;
-	__u32 leaves, only = 0;
+	struct lb_towards *to;
+	__u32 only = 0;
 
 	room = bpf_map_lookup_elem(&lb_nat_rooms, &only);
 	if (!lb_nat_base || !room)
 		return false;
+	to = lb_towards(ctx, ifindex, p, backend->address, &room->fib);
+	if (!to)
+		return false;
+	room->hop = to->hop;
 	wish = &room->wish;
-	lb_fib_question(&room->fib, p, p->source, backend->address, ifindex);
-	room->route = lb_route_to(ctx, &room->fib, &room->hop);
-	if (room->route == LB_ROUTE_NONE)
-		return false;
-	leaves = room->fib.ifindex;
-	link = bpf_map_lookup_elem(&lb_interfaces, &leaves);
-	if (!link)
-		return false;
-	if (p->ip4)
-		lb_copy_address(wish->source, link->source4);
-	else
-		lb_copy_address(wish->source, link->source6);
-	if (!lb_is_address(wish->source))
-		return false;
+	lb_copy_address(wish->source, to->source);
 	lb_copy_address(wish->backend, backend->address);
 	wish->backend_port = backend->port;
 	wish->backend_id = choice->id;
@@ -92,8 +83,7 @@ static __always_inline __u32 lb_nat_take(const struct lb_packet *p)
 		lb_count(LB_DROP_NAT_FULL);
 		return 0;
 	}
-	if (room->route == LB_ROUTE_FOUND)
-		flow->to_backend = room->hop;
+	flow->to_backend = room->hop;
 	lb_count(LB_FORWARD_NAT);
 	return number;
 }

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import test, { after, before, describe } from 'node:test';
-import { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
+import { EbpfEngine, type NodeHook } from '../../src/service/engines/ebpf/index.ts';
 import { FORWARDING_ANNOTATION, serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
 import { aNode, aService, aSlice } from '../../src/service/testing.ts';
@@ -35,14 +35,14 @@ describe('direct server return', () => {
       }[]
     )[0]!.ifindex;
 
-  function open(node: ServiceNode, nodeName: string): EbpfEngine {
+  function open(node: ServiceNode, nodeName: string, nodeHook: NodeHook = 'tc'): EbpfEngine {
     const engine = EbpfEngine.open({
       bpffsDir: node.bpffs,
       cgroupPath: node.cgroup,
       netns: node.netns,
       nodeName,
       sizes: { natPorts: 1024 },
-      nodeHook: 'tc',
+      nodeHook,
     });
     const facts = serviceFacts(
       aService(
@@ -185,5 +185,57 @@ s.sendto(ip(17, '198.51.100.1', '${inner}', udp), ('${outer}', 0))
     send(web.ip4, '192.0.2.9', 53);
     assert.equal((await wire.stop()).length, 1);
     assert.equal(second.counters()['drop-direct'], before + 1);
+  });
+
+  describe('from XDP', () => {
+    before(() => {
+      // Whole checksums, and peers that take what XDP redirects to them.
+      for (const [netns, link] of [
+        [client.netns, 'eth0'],
+        [b.prefix, 'ba'],
+      ] as const)
+        execFileSync('ip', ['netns', 'exec', netns, 'ethtool', '-K', link, 'gro', 'on', 'tx', 'off']);
+      first.close();
+      first = open(a, 'node-a', 'native');
+      for (let twice = 0; twice < 2; twice++) {
+        first.attachNodeInterface(client.ifindex, { ip4: '172.20.7.1', ip6: 'fd00:20:7::1' });
+        first.attachNodeInterface(ifindex(a, 'ab'), { ip4: '172.40.0.1', ip6: 'fd00:40::1' });
+      }
+      assert.deepEqual(
+        first.status().nodeHooks!.map(({ hook }) => hook),
+        ['native', 'native'],
+      );
+    });
+
+    for (const family of families)
+      for (const kind of ['tcp', 'udp'] as const)
+        test(`${kind} ${family}: packets are wrapped before the first node's stack sees them`, async () => {
+          // Neighbours are not known to begin with: the stack asks for them.
+          const port = kind === 'tcp' ? 80 : 53;
+          await a.attempt(kind, from(), VIP[family], port, {});
+          const opened = first.counters()['forward-direct']!;
+          const stack = await capture(a.prefix, 'up20', 'inbound and (tcp or udp)');
+          const wire = await capture(b.prefix, 'ba', 'inbound and (ip proto 4 or ip6 proto 41)', ['-vv']);
+          const seen = await a.attempt(kind, from(), VIP[family], port, { times: 5 });
+          assert.deepEqual([...new Set(seen.map((s) => s.result))], ['ok']);
+          assert.deepEqual([...new Set(seen.map((s) => host(s.client)))], [client[family]]);
+          assert.deepEqual(await stack.stop(), []);
+          const text = (await wire.stop()).join('\n');
+          assert.ok(text.includes(`${VIP[family]}`), text);
+          assert.ok(!/bad|wrong|incorrect/.test(text), text);
+          assert.ok(first.counters()['forward-direct']! >= opened + 4);
+        });
+
+    for (const family of families)
+      test(`${family}: a megabyte goes through; what is too large is answered by tc`, async () => {
+        const before = first.counters()['reject-too-big']!;
+        const [large] = await a.attempt('tcp', from(), VIP[family], 80, { size: 1 << 20, timeout: 8 });
+        assert.equal(large!.result, 'ok');
+        execFileSync('ip', ['-n', client.netns, 'route', 'flush', 'cache']);
+        execFileSync('ip', ['-n', client.netns, '-6', 'route', 'flush', 'cache']);
+        const [again] = await a.attempt('tcp', from(), VIP[family], 80, { size: 1 << 20, timeout: 8 });
+        assert.equal(again!.result, 'ok');
+        assert.ok(first.counters()['reject-too-big']! > before);
+      });
   });
 });

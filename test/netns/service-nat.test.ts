@@ -113,6 +113,8 @@ describe('backends on other nodes, for clients outside', () => {
     test(`${family}: a smaller MTU on the way to the backend is told to the client, who sends less`, async () => {
       node.ip(`link set up30 mtu 1400`);
       execFileSync('ip', ['-n', remote.netns, 'link', 'set', 'eth0', 'mtu', '1400']);
+      // For so long a way is remembered.
+      await new Promise((resolve) => setTimeout(resolve, 1100));
       try {
         const before = engine.counters()['reject-too-big']!;
         const big = await node.attempt('udp', from(), NODE[family], 30_053, {

@@ -1,8 +1,9 @@
 /** Keeps the rules of src/podlink/source-part.ts as the pods of this node are, where no program at their links does it. */
 import { FAMILIES } from '../addr/index.ts';
 import type { Log } from '../client/index.ts';
+import type { Attachment } from '../ipam/index.ts';
 import { monitorNft, NftGuard, NftRuleset } from '../kernel/nft/index.ts';
-import { type SourceLink, SPOOFED, sourcePart } from '../podlink/index.ts';
+import { type SourceLink, SPOOFED, sourceLinkOf, sourcePart } from '../podlink/index.ts';
 import { Reconciler } from '../reconcile/index.ts';
 
 export class PodSources {
@@ -30,8 +31,8 @@ export class PodSources {
   }
 
   /** Begins with the pods that are there. */
-  start(links: readonly SourceLink[]): void {
-    for (const link of links) this.#links.set(link.hostLink, link);
+  start(attachments: readonly Attachment[]): void {
+    for (const each of attachments) this.#links.set(each.hostLink, sourceLinkOf(each));
     this.#started = true;
     if (this.#checked)
       this.#monitor = monitorNft({
@@ -44,8 +45,8 @@ export class PodSources {
   }
 
   /** Before the pod has a link. What fails is tried again, and told by `status`. */
-  add(link: SourceLink): void {
-    this.#links.set(link.hostLink, link);
+  add(attachment: Attachment): void {
+    this.#links.set(attachment.hostLink, sourceLinkOf(attachment));
     this.#changed();
   }
 

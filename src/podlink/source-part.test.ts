@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { parseIp } from '../addr/index.ts';
+import { parseIp, parseMac } from '../addr/index.ts';
 import { partText } from '../kernel/nft/index.ts';
 import { sourcePart } from './source-part.ts';
 
@@ -43,14 +43,22 @@ test('in IPv6 neighbour discovery and listener reports pass', () => {
   assert.doesNotMatch(text, /add element ip6 portolan source_pods/);
 });
 
-test('pods of a bridge are asked where they come in: at the bridge', () => {
+test('pods of a bridge are asked where they come in, at the bridge, and told apart by their MACs', () => {
   const links = ['10.244.1.5', '10.244.1.6'].map((address, at) => ({
     ...link(`po${at}`, address),
-    kind: 'bridge',
+    bridged: parseMac(`02:00:00:00:00:0${at}`),
   }));
-  const text = partText(sourcePart(4, links));
-  assert.match(text, /source_links \{ portolan0 \}/);
-  assert.match(text, /source_pods \{ portolan0 \. 10\.244\.1\.5, portolan0 \. 10\.244\.1\.6 \}/);
+  const text = partText(sourcePart(4, [...links, link('poa', '10.244.1.7')]));
+  assert.deepEqual(
+    text.split('\n').filter((line) => /element|source_prerouting .*@/.test(line)),
+    [
+      'add rule ip portolan source_prerouting iifname @source_links iifname . ip saddr != @source_pods goto source_other comment "pods: sends with an address that is none of its own"',
+      'add rule ip portolan source_prerouting iifname "portolan0" ether saddr . ip saddr != @source_ports goto source_other comment "pods: sends with an address that is none of its own"',
+      'add element ip portolan source_links { poa }',
+      'add element ip portolan source_pods { poa . 10.244.1.7 }',
+      'add element ip portolan source_ports { 02:00:00:00:00:00 . 10.244.1.5, 02:00:00:00:00:01 . 10.244.1.6 }',
+    ],
+  );
 });
 
 test('without pods there are no rules', () => {

@@ -3,23 +3,29 @@
  *
  *     source_links   poe3f9a1b2c3d                   links that are asked
  *     source_pods    poe3f9a1b2c3d . 10.244.1.5      what each may send with
+ *     source_ports   02:1f:8e:44:10:07 . 10.244.1.5  the same of ports of the bridge, which all come in by it
  *
  *     source_prerouting   iifname @source_links, and iifname . ip saddr in no element ─► source_other ─► drop
+ *                         iifname portolan0, and ether saddr . ip saddr in no element ─► source_other
+ *
+ * That frames of a port have its pod's MAC, the bridge sees to: ports are locked, from Linux 5.18 on.
  */
-import { type Cidr, type Family, type IpAddress, parseCidr } from '../addr/index.ts';
+import { type Cidr, type Family, type IpAddress, type Mac, parseCidr } from '../addr/index.ts';
 import {
   COUNTER,
   DROP,
+  equals,
   goTo,
   inCidrs,
   inSet,
+  type NftField,
   type NftPart,
   type NftRule,
+  type NftStatement,
   RETURN,
   ruleOf,
 } from '../kernel/nft/index.ts';
-import type { PodLinkKind } from './kinds.ts';
-import { BRIDGE_NAME } from './types.ts';
+import { BRIDGE_NAME, podLinkSpec } from './types.ts';
 
 const TABLE = 'portolan';
 const PREFIX = 'source_';
@@ -31,12 +37,14 @@ export const SPOOFED = "pods: a source address that is not the pod's own";
 export interface SourceLink {
   readonly hostLink: string;
   readonly addresses: readonly IpAddress[];
-  /** Ports of the bridge come in by the bridge: there a pod may have any address of its node's pods. */
-  readonly kind?: string;
+  /** The pod's MAC, where the link is a port of the bridge. */
+  readonly bridged?: Mac | undefined;
 }
 
-function interfaceOf({ hostLink, kind }: SourceLink): string {
-  return kind === ('bridge' satisfies PodLinkKind) ? BRIDGE_NAME : hostLink;
+/** The link of an attachment. */
+export function sourceLinkOf(attachment: Parameters<typeof podLinkSpec>[0]): SourceLink {
+  const { hostLink, addresses, kind, podMac } = podLinkSpec(attachment);
+  return { hostLink, addresses, bridged: kind === 'bridge' ? podMac : undefined };
 }
 
 /** NF_IP_PRI_RAW, before conntrack: what is dropped shall leave nothing behind. */
@@ -65,7 +73,28 @@ export function sourcePart(family: Family, links: readonly SourceLink[]): NftPar
   const at = { family: ip, table: TABLE, prefix: PREFIX } as const;
   if (links.length === 0) return { ...at, sets: [], chains: [] };
   const sorted = links.toSorted((a, b) => (a.hostLink < b.hostLink ? -1 : 1));
-  const names = [...new Set(sorted.map(interfaceOf))];
+  const type = family === 4 ? 'ipv4_addr' : 'ipv6_addr';
+  const own = ({ addresses }: SourceLink) => addresses.filter((address) => address.family === family);
+  const routed = sorted.filter(({ bridged }) => bridged === undefined);
+  const bridged = sorted.flatMap((link) =>
+    link.bridged ? [{ mac: link.bridged, addresses: own(link) }] : [],
+  );
+  const ports = {
+    name: `${PREFIX}ports`,
+    map: false,
+    key: `ether_addr . ${type}`,
+    comment: 'what each pod on the bridge may send with',
+    elements: bridged.flatMap(({ mac, addresses }) => addresses.map((address) => ({ key: [mac, address] }))),
+  };
+  const check = (from: NftStatement, side: NftField, set: string) =>
+    ruleOf(
+      [
+        from,
+        { kind: 'lookup', fields: [side, `${ip} saddr`], set: `${PREFIX}${set}`, not: true },
+        goTo(`${PREFIX}other`),
+      ],
+      'pods: sends with an address that is none of its own',
+    );
   return {
     ...at,
     sets: [
@@ -74,19 +103,16 @@ export function sourcePart(family: Family, links: readonly SourceLink[]): NftPar
         map: false,
         key: 'ifname',
         comment: 'links of pods',
-        elements: names.map((name) => ({ key: [name] })),
+        elements: routed.map(({ hostLink }) => ({ key: [hostLink] })),
       },
       {
         name: `${PREFIX}pods`,
         map: false,
-        key: `ifname . ${family === 4 ? 'ipv4_addr' : 'ipv6_addr'}`,
+        key: `ifname . ${type}`,
         comment: 'what each pod may send with',
-        elements: sorted.flatMap((link) =>
-          link.addresses
-            .filter((address) => address.family === family)
-            .map((address) => ({ key: [interfaceOf(link), address] })),
-        ),
+        elements: routed.flatMap((link) => own(link).map((address) => ({ key: [link.hostLink, address] }))),
       },
+      ...(bridged.length > 0 ? [ports] : []),
     ],
     chains: [
       {
@@ -97,14 +123,8 @@ export function sourcePart(family: Family, links: readonly SourceLink[]): NftPar
         name: `${PREFIX}prerouting`,
         hook: { type: 'filter', hook: 'prerouting', priority: RAW, policy: 'accept' },
         rules: [
-          ruleOf(
-            [
-              inSet(['iifname'], `${PREFIX}links`),
-              { kind: 'lookup', fields: ['iifname', `${ip} saddr`], set: `${PREFIX}pods`, not: true },
-              goTo(`${PREFIX}other`),
-            ],
-            'pods: sends with an address that is none of its own',
-          ),
+          check(inSet(['iifname'], `${PREFIX}links`), 'iifname', 'pods'),
+          ...(bridged.length > 0 ? [check(equals('iifname', BRIDGE_NAME), 'ether saddr', 'ports')] : []),
         ],
       },
     ],

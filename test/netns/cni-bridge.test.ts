@@ -4,11 +4,18 @@ import { execFileSync } from 'node:child_process';
 import test from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseCidr } from '../../src/addr/index.ts';
+import { NftGuard } from '../../src/kernel/nft/index.ts';
+import { sourceLinkOf, sourcePart } from '../../src/podlink/index.ts';
 import { CniNode, inNetns, ipJson } from '../lib/cni-node.ts';
 import { PluginError } from '../lib/cnitool.ts';
 
 const BRIDGE = 'portolan0';
 const MAC = /^([0-9a-f]{2}:){5}[0-9a-f]{2}$/;
+
+interface Pod {
+  id: string;
+  netns: string;
+}
 
 interface PortRecord {
   ifname: string;
@@ -44,8 +51,11 @@ function giveAddress(node: CniNode): void {
 }
 
 /** Sends frames out of a pod's eth0: [target MAC, EtherType and payload in hexadecimal]. */
-function sendFrames(netns: string, frames: readonly (readonly [to: string, rest: string])[]): void {
-  const { address } = ipJson(netns, 'link', 'show', 'eth0')[0]!;
+function sendFrames(
+  netns: string,
+  frames: readonly (readonly [to: string, rest: string])[],
+  address = ipJson(netns, 'link', 'show', 'eth0')[0]!.address,
+): void {
   const bytes = frames.map(([to, rest]) => to.replaceAll(':', '') + address!.replaceAll(':', '') + rest);
   inNetns(
     netns,
@@ -242,6 +252,55 @@ test('frames go from no pod to another, and no pod takes the address of another'
   const unknown = countFrames(a.netns, 'ip daddr 10.244.1.99');
   inNetns(node.nodeName, 'sh', '-c', 'ping -c1 -W1 10.244.1.99 || true');
   assert.equal(unknown(), 0, 'an address that was not given out');
+});
+
+test('a pod on the bridge sends with no other addresses than its own, whatever MAC it claims', async () => {
+  await using node = await CniNode.open({ kind: 'bridge' });
+  const tool = node.tool();
+  const [a, b, c] = ['a', 'b', 'c'].map((id) => ({ id, netns: node.pod() })) as [Pod, Pod, Pod];
+  const bridge = (await tool.add(a)).interfaces[0]!.mac!;
+  const victim = (await tool.add(b)).interfaces[2]!.mac!;
+  await tool.add(c);
+  using guard = new NftGuard({ netns: node.netns });
+  for (const family of [4, 6] as const)
+    guard.ensure(sourcePart(family, node.network.list().map(sourceLinkOf)));
+  const forged = ['ip saddr 10.244.1.3', 'ip6 saddr fd00:10:244:1::3', 'ip saddr 203.0.113.5'].map((match) =>
+    countFrames(c.netns, match),
+  );
+  const own = countFrames(c.netns, 'udp dport 82');
+  const say = (source: string, target: string) =>
+    inNetns(
+      a.netns,
+      'python3',
+      '-c',
+      `import socket,sys
+s=socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET,socket.SOCK_DGRAM)
+s.bind((sys.argv[1],0)); s.sendto(b'x',(sys.argv[2],82))`,
+      source,
+      target,
+    );
+  for (const address of ['10.244.1.3/32', '203.0.113.5/32', 'fd00:10:244:1::3/128'])
+    inNetns(a.netns, 'ip', 'addr', 'add', address, 'dev', 'lo');
+  say('10.244.1.3', '10.244.1.4');
+  say('203.0.113.5', '10.244.1.4');
+  say('fd00:10:244:1::3', 'fd00:10:244:1::4');
+  // 10.244.1.3 to port 82 of 10.244.1.4, with the MAC of the pod that has that address.
+  const datagram = '4500001c00010000401162e20af401030af401040053005200080000';
+  sendFrames(a.netns, [[bridge, `0800${datagram}`]], victim);
+  say('10.244.1.2', '10.244.1.4');
+  say('fd00:10:244:1::2', 'fd00:10:244:1::4');
+  assert.deepEqual(
+    forged.map((count) => count()),
+    [0, 0, 0],
+  );
+  assert.equal(own(), 2);
+  const rules = inNetns(node.nodeName, 'nft', 'list', 'ruleset');
+  assert.match(rules, /set source_ports \{\s*type ether_addr \. ipv4_addr/);
+  const counted = [...rules.matchAll(/counter packets (\d+) bytes \d+ drop comment "pods: a source/g)];
+  assert.equal(
+    counted.reduce((sum, [, packets]) => sum + Number(packets), 0),
+    3,
+  );
 });
 
 test('the bridge, its addresses, ports and settings are back within 200 ms', async () => {

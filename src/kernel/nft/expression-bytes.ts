@@ -7,7 +7,7 @@ const NFTA_LIST_ELEM = 1;
 const NFTA_EXPR = { NAME: 1, DATA: 2 } as const;
 const NFTA_DATA = { VALUE: 1, VERDICT: 2 } as const;
 const NFTA_VERDICT = { CODE: 1, CHAIN: 2 } as const;
-const PAYLOAD_BASE = { network: 1, transport: 2 } as const;
+const PAYLOAD_BASE = { link: 0, network: 1, transport: 2 } as const;
 /** NFT_REG_VERDICT, NFT_REG_1, NFT_REG32_00. */
 const REGISTER = { verdict: 0, first: 1, first32: 8 } as const;
 const LOOKUP_INVERTED = 1;

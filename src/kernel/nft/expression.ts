@@ -20,7 +20,7 @@ export type NftExpression =
   /** Bytes of the packet. */
   | {
       readonly name: 'payload';
-      readonly base: 'network' | 'transport';
+      readonly base: 'link' | 'network' | 'transport';
       readonly offset: number;
       readonly length: number;
       readonly to: Register;
@@ -88,7 +88,7 @@ export const CT_STATUS_DNAT = 0x20;
 
 /** Bytes of a packet into registers. */
 export function payload(
-  base: 'network' | 'transport',
+  base: 'link' | 'network' | 'transport',
   offset: number,
   length: number,
   to: Register,

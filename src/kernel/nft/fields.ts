@@ -7,7 +7,7 @@
 export type FieldSource =
   | {
       readonly from: 'payload';
-      readonly base: 'network' | 'transport';
+      readonly base: 'link' | 'network' | 'transport';
       readonly offset: number;
       readonly length: number;
     }
@@ -45,6 +45,11 @@ const ICMPV6_NAMES = {
 };
 
 export const FIELDS = {
+  /** Where a packet came in; one of the node's own has none. */
+  'ether saddr': {
+    type: 'ether_addr',
+    source: { from: 'payload', base: 'link', offset: 6, length: 6 },
+  },
   'ip saddr': network('ipv4_addr', 12, 4),
   'ip daddr': network('ipv4_addr', 16, 4),
   'ip6 saddr': network('ipv6_addr', 8, 16),

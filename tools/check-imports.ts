@@ -17,6 +17,7 @@ export const LAYERS: readonly (readonly string[])[] = [
   ['overlay'],
   ['service'],
   ['policy'],
+  ['egress'],
   ['store'],
   ['apiserver', 'client'],
   ['controllers'],

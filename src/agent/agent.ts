@@ -23,6 +23,7 @@ import { DEFAULT_PORT, leaseAnnotations } from '../overlay/index.ts';
 import { PodLinks } from '../podlink/index.ts';
 import { Durations } from '../reconcile/index.ts';
 import type { HostPortFacts } from '../service/index.ts';
+import { type NodeEgress, openEgress } from './egress.ts';
 import { hostPortTable, podHostPorts } from './host-ports.ts';
 import { LastSeenFile } from './last-seen.ts';
 import { lockStateDir } from './lock.ts';
@@ -133,10 +134,11 @@ async function openParts(
       if (now === told) return;
       told = now;
       services.follow({ addresses: network.addresses, zone });
+      egress.controller.trigger();
     },
   });
   const health = () => network.health();
-  const facts = () => nodeFacts(options, network);
+  const facts = () => nodeFacts(options, network, egress);
   const registration = new Registration({ client, nodes, nodeName, facts, signal, log });
   undo.defer(() => registration.stop());
 
@@ -161,12 +163,31 @@ async function openParts(
       isApiPod: (key) => apiHostPorts.items.has(key),
       recorder,
       addresses,
+      otherAddresses: () => egress.movable(),
+      onRole: () => egress.controller.trigger(),
       podNetns,
       log,
     },
     undo,
   );
   const { engine, controller } = services;
+  const egress: NodeEgress = openEgress(
+    {
+      client,
+      recorder,
+      nodeName,
+      stateDir,
+      clusterCidrs: options.clusterCidrs,
+      nodes,
+      ranges: sources.ranges,
+      ownCidrs: () => network.config?.podCidrs ?? [],
+      announcer: () => services.announcer,
+      onClaims: () => registration.trigger(),
+      signal,
+      log,
+    },
+    undo,
+  );
 
   // Pod links.
   // Programs hang on the host end by its number; a link that was made anew has another one.
@@ -205,6 +226,7 @@ async function openParts(
     mtuBytes: () => network.podMtuBytes,
     beforeLink: async (attachment) => {
       podSources.add(attachment);
+      egress.admit(attachment);
       await policy.controller.isolate(attachment);
     },
     beforeReady: ({ hostLink, addresses, kind }, { ifindex }) => {
@@ -217,6 +239,7 @@ async function openParts(
     afterRemoved: async (attachment) => {
       detach(attachment.hostLink);
       podSources.remove(attachment);
+      egress.forget(attachment);
       await policy.controller.forget(attachment);
     },
     ports: portMaps,
@@ -267,6 +290,7 @@ async function openParts(
     policy,
     manager: pods?.manager,
     runner: pods?.runner,
+    egress: egress.controller,
     serviceRules: services.rules,
     podSources,
     announcer: services.announcer,
@@ -284,6 +308,7 @@ async function openParts(
 
   for (const reflector of [nodes, sources.services, sources.slices, sources.ranges]) reflector.start();
   policy.startSources();
+  egress.start(networking.list());
   if (pods) ownPods.start();
   else sources.hostPorts.start();
   const background = async (what: string, start: () => Promise<unknown> | undefined) => {
@@ -321,7 +346,7 @@ function ownAddresses({ nodeIps, clusterCidrs }: AgentOptions) {
 }
 
 /** What this node says of itself now. */
-function nodeFacts(options: AgentOptions, network: NodeNetwork): NodeFacts {
+function nodeFacts(options: AgentOptions, network: NodeNetwork, egress: NodeEgress): NodeFacts {
   const { nodeName, nodeLabels } = options;
   const ownsStatus = options.pods === 'process';
   const { cannotAdd } = network.health();
@@ -329,7 +354,7 @@ function nodeFacts(options: AgentOptions, network: NodeNetwork): NodeFacts {
     name: nodeName,
     addresses: network.addresses.map(String),
     labels: ownsStatus ? { ...standardLabels(nodeName), ...nodeLabels } : nodeLabels,
-    annotations: network.lease ? leaseAnnotations(network.lease) : {},
+    annotations: { ...(network.lease ? leaseAnnotations(network.lease) : {}), ...egress.annotations() },
     notReady: cannotAdd ? { reason: 'PortolanNotReady', message: cannotAdd } : undefined,
     networkUp: network.isUp,
     ownsStatus,

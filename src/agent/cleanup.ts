@@ -2,6 +2,7 @@
 import { existsSync, readdirSync, readFileSync, rmSync, statfsSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { uninstallCni } from '../cni/index.ts';
+import { cleanupEgress } from '../egress/index.ts';
 import { agentError, kernelError } from '../errors/index.ts';
 import { NftRuleset } from '../kernel/nft/index.ts';
 import {
@@ -52,6 +53,7 @@ export async function cleanupNode(options: CleanupOptions): Promise<string[]> {
     for (const hostLink of links.observe().keys()) links.remove(hostLink);
     links.bridge.remove();
     await cleanupPolicies({});
+    cleanupEgress({});
     removeNftServices({});
     await cleanupOverlay(NOTHING);
     // What other parts keep in the tables goes with them.
@@ -102,6 +104,7 @@ function planned(options: CleanupOptions): string[] {
       ...(existsSync(pods) ? readdirSync(pods).map((entry) => `rm -r ${join(pods, entry)}`) : []),
       ...[...links.observe().keys()].map((name) => `ip link del ${name}`),
       ...(links.bridge.find() ? [`ip link del ${BRIDGE_NAME}`] : []),
+      ...cleanupEgress({ dryRun: true }),
       ...planText(planOverlay(emptyOverlay(NOTHING), observed)),
       ...removeNftServices({ dryRun: true }),
       ...ownTables().map(({ family, table }) => `nft delete table ${family} ${table}`),

@@ -1,6 +1,6 @@
 import { FAMILIES, type Family, type IpAddress } from '../addr/index.ts';
 import { agentError } from '../errors/index.ts';
-import type { Addr, Route } from '../kernel/rtnl/index.ts';
+import { type Addr, isLone, type Route } from '../kernel/rtnl/index.ts';
 
 const GLOBAL_SCOPE = 0;
 
@@ -19,12 +19,11 @@ export function nodeAddresses(
           route.family === family && route.destination.prefixLength === 0 && route.type === 'unicast',
       )
       .sort((a, b) => a.metric - b.metric)[0];
-    const found =
-      byDefault?.source ??
-      observed.addrs.find(
-        ({ ifindex, scope, address }) =>
-          address.family === family && scope === GLOBAL_SCOPE && ifindex === byDefault?.oif,
-      )?.address;
+    const there = observed.addrs.filter(
+      ({ ifindex, scope, address }) =>
+        address.family === family && scope === GLOBAL_SCOPE && ifindex === byDefault?.oif,
+    );
+    const found = byDefault?.source ?? (there.find((each) => !isLone(each)) ?? there[0])?.address;
     if (!found) throw agentError('AGENT_NO_ROUTE', { family: `IPv${family}` });
     return found;
   });

@@ -1,5 +1,6 @@
 /** What a running agent is made of: put together by `agent.ts`, read by `routes.ts`, `status.ts` and `metrics.ts`. */
 import type { NetworkHealth, PodNetworking } from '../cni/index.ts';
+import type { EgressController } from '../egress/index.ts';
 import type { OverlayConfig } from '../overlay/index.ts';
 import type { PodManager, ProcessRunner } from '../pods/index.ts';
 import type { Durations } from '../reconcile/index.ts';
@@ -29,6 +30,7 @@ export interface AgentParts {
   readonly policy: AgentPolicy;
   readonly manager: PodManager | undefined;
   readonly runner: ProcessRunner | undefined;
+  readonly egress: EgressController;
   readonly serviceRules: NftParts;
   readonly podSources: PodSources;
   readonly announcer: Announcer;

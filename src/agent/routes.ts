@@ -3,6 +3,7 @@ import { agentError } from '../errors/index.ts';
 import { desiredOverlay, openOverlayKernel, planOverlay, planText } from '../overlay/index.ts';
 import { METRICS_TYPE } from '../reconcile/index.ts';
 import { explanationText, type ServiceExplanation } from '../service/index.ts';
+import { egressRoutes } from './egress-answers.ts';
 import { agentMetrics } from './metrics.ts';
 import { packetAnswer } from './packet.ts';
 import type { AgentParts } from './parts.ts';
@@ -53,6 +54,7 @@ export function agentRoutes(parts: AgentParts): Routes {
     'GET /services/explain': (query) => explanationText(explained(parts, query.get('service') ?? '')),
     'GET /services/packet': (query) => packetAnswer(parts, query),
     ...policyRoutes(parts),
+    ...egressRoutes(parts.egress, parts.options.nodeName),
     'GET /services/announced': () => parts.announcer.list(),
     'GET /metrics': async () => new TextAnswer(await agentMetrics(parts), METRICS_TYPE),
     'GET /services/maps': () => parts.engine.dump(),

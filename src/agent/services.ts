@@ -9,6 +9,7 @@ import {
   ServiceController,
   type TableSource,
 } from '../service/index.ts';
+import { NAMESPACE_KEY } from './egress.ts';
 import { Announcer } from './l2/announcer.ts';
 import { LocalAddresses } from './local-addresses.ts';
 import type { NftParts } from './nft-parts.ts';
@@ -30,6 +31,9 @@ export interface NodeServicesOptions {
   readonly client: ApiClient;
   readonly recorder: EventRecorder;
   readonly addresses: readonly IpAddress[];
+  /** Addresses besides those of Services that one node has to answer for, see Announcer. */
+  readonly otherAddresses: () => ReadonlyMap<string, readonly string[]>;
+  readonly onRole: () => void;
   /** Paths of the namespaces of this node's pods. */
   readonly podNetns: () => readonly string[];
   readonly log: Log;
@@ -81,10 +85,14 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
     nodeName,
     services: sources.services.items,
     plans: () => controller.plans,
+    others: made.otherAddresses,
+    onRole: made.onRole,
     addresses: () => addresses,
     log,
     onEvent: (keys, type, reason, message) => {
       for (const key of keys) {
+        // Of other addresses their own part tells.
+        if (key.startsWith(NAMESPACE_KEY)) continue;
         const [namespace, name] = key.split('/') as [string, string];
         recorder.record({ apiVersion: 'v1', kind: 'Service', namespace, name }, { type, reason, message });
       }

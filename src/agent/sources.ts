@@ -68,7 +68,7 @@ export function slimNode(node: Node, own: string): Node {
     metadata: { name, ...(annotations && { annotations }) },
     ...(spec && { spec }),
   };
-  if (name !== own) return slim;
+  if (name !== own) return { ...slim, ...(status?.addresses && { status: { addresses: status.addresses } }) };
   return {
     ...slim,
     metadata: { ...slim.metadata, ...(uid && { uid }), ...(labels && { labels }) },

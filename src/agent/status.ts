@@ -2,6 +2,7 @@
 import { isNetError } from '../errors/index.ts';
 import { type ObjectStatus, statusText } from '../reconcile/index.ts';
 import type { EngineStatus } from '../service/index.ts';
+import { type EgressSummary, egressProblems, egressSummary } from './egress-answers.ts';
 import type { AgentParts } from './parts.ts';
 
 /** Something that is not as it should be. */
@@ -37,6 +38,7 @@ export interface AgentStatus {
     failed: Record<string, string>;
     timing: { count: number; lastMs: number; maxMs: number };
   };
+  egress: EgressSummary;
   /** `kind`: of links to come; `bridged`: how many of those that are there hang on the bridge. */
   podLinks: {
     kind: string;
@@ -93,6 +95,7 @@ export function agentStatus(parts: AgentParts): AgentStatus {
         maxMs: controller.timing.maxMs,
       },
     },
+    egress: { state: statusText(parts.egress.status().state), ...egressSummary(parts.egress) },
     podLinks: {
       kind: options.podLink ?? 'routed',
       count: networking.list().length,
@@ -142,6 +145,14 @@ function problemsOf(parts: AgentParts): Problem[] {
     for (const peer of overlay.peers) if (peer.error) tell(`peer ${peer.node}`, peer.error);
   }
   check('network policy', parts.policy.controller.status().state);
+  check('egress addresses', parts.egress.status().state);
+  for (const { namespace, why } of egressProblems(parts.egress.status().states))
+    found.push({
+      object: `egress address of namespace ${namespace}`,
+      message: `nothing that its pods send leaves the cluster: ${why}`,
+      remedy:
+        'docs/egress.md says which addresses a node can hold; without the annotation pods are masqueraded',
+    });
   for (const [service, error] of parts.controller.failed) tell(`Service ${service}`, error);
   const { cannotAdd } = parts.health();
   if (cannotAdd)

@@ -156,6 +156,14 @@ function statusText(status: AgentStatus): string {
       'Services',
       `${services.engine}${services.because === undefined ? '' : ` (${services.because})`}, ${services.planned} planned, ${Object.keys(services.failed).length} failed, last change ${services.timing.lastMs.toFixed(1)} ms`,
     ],
+    ...(status.egress.namespaces > 0
+      ? [
+          [
+            'egress',
+            `${status.egress.namespaces} namespaces with an address, ${status.egress.closed} closed, held here: ${status.egress.held.join(', ') || 'none'}`,
+          ],
+        ]
+      : []),
   ].map(([name, value]) => `${name!.padEnd(11)} ${value}`);
   const parts = [head.join('\n')];
   if (overlay.devices.length > 0)

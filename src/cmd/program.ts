@@ -7,6 +7,7 @@ import { registerCleanup } from './cleanup.ts';
 import { completionScript } from './completion.ts';
 import { registerController } from './controller.ts';
 import { registerDoctor } from './doctor.ts';
+import { registerEgress } from './egress.ts';
 import { registerFirewall } from './firewall.ts';
 import { examples } from './help.ts';
 import { registerLab } from './lab.ts';
@@ -30,6 +31,7 @@ export function program(): Command {
   registerService(root);
   registerPolicy(root);
   registerFirewall(root);
+  registerEgress(root);
   registerDoctor(root);
   registerAgent(root);
   registerApiserver(root);

@@ -6,6 +6,7 @@ export * from './bpf.ts';
 export * from './client.ts';
 export * from './cni.ts';
 export * from './controllers.ts';
+export * from './egress.ts';
 export * from './ipam.ts';
 export * from './kernel.ts';
 export * from './net-error.ts';

@@ -1,5 +1,5 @@
 import type { Family, IpAddress } from '../addr/index.ts';
-import { type Addr, type Link, type Route, RTPROT_PORTOLAN } from '../kernel/rtnl/index.ts';
+import { type Addr, isLone, type Link, type Route, RTPROT_PORTOLAN } from '../kernel/rtnl/index.ts';
 import { isDeviceName } from './names.ts';
 import type { Observed, OverlayConfig } from './types.ts';
 
@@ -50,7 +50,7 @@ export function findUnderlay(
     return addr.family === family && link !== undefined && isUsable(addr, link);
   });
   const pick = (test: (addr: Addr) => boolean) => {
-    const addr = usable.find(test);
+    const addr = usable.find((each) => !isLone(each) && test(each)) ?? usable.find(test);
     const link = addr && byIndex.get(addr.ifindex);
     return addr && link ? { address: addr.address, link } : undefined;
   };

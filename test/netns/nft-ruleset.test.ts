@@ -24,6 +24,7 @@ import {
   RETURN,
   ruleOf,
   ruleText,
+  sourceNatRules,
 } from '../../src/kernel/nft/index.ts';
 import { baseChains } from '../../src/policy/rules.ts';
 
@@ -89,6 +90,10 @@ function ground(family: Family, table: string): NftChange[] {
       hook: { type: 'nat', hook: 'postrouting', priority: 100, policy: 'accept' },
     },
     ...masqueradeRules([], 'pods to the outside').map(
+      (rule): NftChange => ({ ...at, change: 'add rule', chain: 'nat', rule }),
+    ),
+    { ...at, change: 'add rule', chain: 'nat', rule: ruleOf([{ kind: 'keep source', family }]) },
+    ...sourceNatRules(two!, 'egress').map(
       (rule): NftChange => ({ ...at, change: 'add rule', chain: 'nat', rule }),
     ),
     { ...at, change: 'add elements', set, elements: [{ key: [one!], comment: 'pod x/a' }, { key: [two!] }] },
@@ -160,6 +165,11 @@ function shapes(family: Family): NftRule[] {
     [{ kind: 'mark', field: 'meta mark', mask: 0x4000, value: 0x4000 }, ACCEPT],
     [{ kind: 'mark', field: 'ct mark', mask: 0xff, value: 1, not: true }, ACCEPT],
     [equals('meta mark', 7), ACCEPT],
+    [{ kind: 'set mark', mask: 0x7f00_0000, value: 0x300_0000 }],
+    [{ kind: 'direction', direction: 'reply' }, RETURN],
+    [{ kind: 'direction', direction: 'original' }, ACCEPT],
+    [{ kind: 'nexthop', address: address(1), not: true }, COUNTER, DROP],
+    [{ kind: 'nexthop', address: address(2) }, ACCEPT],
     [inCidrs(`${ip} saddr`, [wide]), ACCEPT],
     [inCidrs(`${ip} daddr`, [wide, odd, wide], true), ACCEPT],
     [inCidrs(`${ip} daddr`, [odd], true), DROP],

@@ -35,10 +35,14 @@ export interface AnnouncerOptions {
   readonly nodeName: string;
   readonly services: ReadonlyMap<string, ServiceFacts>;
   readonly plans: () => ReadonlyMap<string, ServicePlan>;
+  /** Other addresses that one node has to answer for, with keys of who uses them; `trigger()` tells changes. */
+  readonly others?: () => ReadonlyMap<string, readonly string[]>;
+  /** What an address is to this node has changed. */
+  readonly onRole?: (address: string) => void;
   /** Addresses of this node: their links are those that are announced on. */
   readonly addresses: () => readonly IpAddress[];
   readonly log: Log;
-  /** Tells people about an address; `services` are keys. */
+  /** Tells people about an address; `services` are keys of Services and of other users. */
   readonly onEvent?: (
     services: readonly string[],
     type: 'Normal' | 'Warning',
@@ -63,6 +67,8 @@ interface Running {
   readonly done: Promise<void>;
   elector: LeaderElector | undefined;
   state: 'leader' | 'keeper' | 'candidate';
+  /** Who has the Lease, '' when nobody has; undefined while nobody could be asked. */
+  holder: string | undefined;
   defendedAtMs: number;
 }
 
@@ -131,6 +137,19 @@ export class Announcer {
     return [...rows, ...left].sort((a, b) => (a.address < b.address ? -1 : 1));
   }
 
+  /** What an address is to this node; `undecided` while nobody could be asked. */
+  role(address: string): 'leader' | 'keeper' | 'undecided' | undefined {
+    const running = this.#running.get(address);
+    if (!running) return this.#left.has(address) ? undefined : 'undecided';
+    if (running.state !== 'candidate') return running.state;
+    return running.holder === undefined ? 'undecided' : undefined;
+  }
+
+  /** Whether this node stands for election for an address. */
+  stands(address: string): boolean {
+    return this.#running.has(address);
+  }
+
   /** Gives all Leases back and is silent. */
   async close(): Promise<void> {
     this.#closed = true;
@@ -142,7 +161,10 @@ export class Announcer {
 
   #plan(): void {
     const { services, plans } = this.#options;
-    const pooled = [...this.#pooled].flatMap((key) => services.get(key) ?? []);
+    const others = [...(this.#options.others?.() ?? [])].flatMap(([address, keys]) =>
+      keys.map((key) => ({ key, pooledIPs: [address], externalLocal: false })),
+    );
+    const pooled = [...[...this.#pooled].flatMap((key) => services.get(key) ?? []), ...others];
     if (pooled.length === 0 && this.#running.size === 0) {
       this.#left = new Map();
       clearTimeout(this.#timer);
@@ -151,7 +173,9 @@ export class Announcer {
     }
     const links = this.#links();
     const { candidacies, inUse, left } = planAnnouncements(pooled, plans(), links);
+    const newlyLeft = [...left.keys()].filter((address) => !this.#left.has(address));
     this.#left = left;
+    for (const address of newlyLeft) this.#options.onRole?.(address);
     for (const [address, { candidacy }] of this.#running) {
       const wanted = candidacies.get(address);
       if (wanted?.ifindex !== candidacy.ifindex) this.#end(address, !inUse.has(address));
@@ -206,6 +230,7 @@ export class Announcer {
       done: Promise.resolve().then(() => this.#stand(address, running)),
       elector: undefined,
       state: 'candidate',
+      holder: undefined,
       defendedAtMs: 0,
     };
     this.#running.set(address, running);
@@ -230,7 +255,7 @@ export class Announcer {
 
   /** One election after the other until the address is no longer ours to stand for. */
   async #stand(address: string, running: Running): Promise<void> {
-    const { client, nodeName, log, onEvent } = this.#options;
+    const { client, nodeName, log, onEvent, onRole } = this.#options;
     const { signal } = running.stop;
     while (!signal.aborted) {
       const elector = new LeaderElector({
@@ -242,6 +267,8 @@ export class Announcer {
         ...TIMING,
         onHolder: (holder) => {
           if (holder !== nodeName) this.#silence(running);
+          if (holder !== running.holder) onRole?.(address);
+          running.holder = holder;
         },
       });
       running.elector = elector;
@@ -249,8 +276,9 @@ export class Announcer {
         await elector.run(async (leading) => {
           const took = running.state === 'candidate';
           running.state = 'leader';
+          onRole?.(address);
           if (took) {
-            log.info({ address }, 'announces a load balancer address');
+            log.info({ address }, 'announces an address');
             onEvent?.(
               running.candidacy.services,
               'Normal',
@@ -298,7 +326,8 @@ export class Announcer {
     running.state = 'candidate';
     const { address, ifindex } = running.candidacy;
     this.#responders.get(ifindex)?.remove(address);
-    this.#options.log.info({ address: String(address) }, 'announces a load balancer address no more');
+    this.#options.log.info({ address: String(address) }, 'announces an address no more');
+    this.#options.onRole?.(String(address));
   }
 
   /** A leader only while nobody else can have taken the Lease: it may have slept without noticing. */

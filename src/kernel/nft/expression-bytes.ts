@@ -14,6 +14,7 @@ const LOOKUP_INVERTED = 1;
 const NFT_RANGE_NEQ = 1;
 const NFT_NG_RANDOM = 1;
 const NFT_DYNSET_OP_UPDATE = 1;
+const NFT_NAT_SNAT = 0;
 const NFT_NAT_DNAT = 1;
 const NFPROTO = { 4: 2, 6: 10 } as const;
 /** include/uapi/linux/netfilter/nf_nat.h */
@@ -49,6 +50,10 @@ function writeData(w: NlWriter, e: NftExpression): void {
       if ('to' in e) register(1, e.to);
       u32(2, e.key);
       if ('from' in e) register(3, e.from);
+      return;
+    case 'rt':
+      register(1, e.to);
+      u32(2, e.key);
       return;
     case 'fib':
       register(1, e.to);
@@ -103,8 +108,16 @@ function writeData(w: NlWriter, e: NftExpression): void {
       u64(6, e.timeoutMs);
       return;
     case 'nat':
-      u32(1, NFT_NAT_DNAT);
+      u32(1, 'source' in e ? NFT_NAT_SNAT : NFT_NAT_DNAT);
       u32(2, NFPROTO[e.family]);
+      if ('source' in e) {
+        register(3, e.source);
+        e.ports?.forEach((from, at) => {
+          register(5 + at, from);
+        });
+        if (e.random) u32(7, NF_NAT_RANGE.PROTO_RANDOM_FULLY);
+        return;
+      }
       for (const type of [3, 4]) register(type, e.address);
       for (const type of [5, 6]) register(type, e.port);
       return;

@@ -37,7 +37,10 @@ function expressionText(e: NftExpression): string {
     case 'dynset':
       return `update reg ${e.key} in @${e.set} timeout ${e.timeoutMs}ms`;
     case 'nat':
+      if ('source' in e) return `snat to reg ${e.source}${e.random ? ' fully-random' : ''}`;
       return `dnat to reg ${e.address} port reg ${e.port}`;
+    case 'rt':
+      return `rt key ${e.key} => reg ${e.to}`;
     case 'masq':
       return `masquerade ${e.ports ? `to :reg ${e.ports.join('-')} ` : ''}fully-random`;
     case 'reject':

@@ -65,7 +65,17 @@ export type NftExpression =
   | { readonly name: 'numgen'; readonly modulus: number; readonly offset: number; readonly to: Register }
   | { readonly name: 'dynset'; readonly set: string; readonly key: Register; readonly timeoutMs: number }
   | { readonly name: 'nat'; readonly family: 4 | 6; readonly address: Register; readonly port: Register }
+  /** Source NAT; without `random` the port stays, if it is free. */
+  | {
+      readonly name: 'nat';
+      readonly family: 4 | 6;
+      readonly source: Register;
+      readonly ports?: readonly [first: Register, last: Register];
+      readonly random: boolean;
+    }
   | { readonly name: 'masq'; readonly ports?: readonly [first: Register, last: Register] }
+  /** Where routing sends the packet, of enum nft_rt_keys. */
+  | { readonly name: 'rt'; readonly key: number; readonly to: Register }
   | { readonly name: 'reject'; readonly type: number; readonly code: number }
   | { readonly name: 'counter' }
   | { readonly name: 'limit'; readonly rate: number; readonly perSeconds: bigint; readonly burst: number }
@@ -81,7 +91,9 @@ export const COMPARE = { eq: 0, neq: 1, lte: 3, gte: 5 } as const;
 /** enum nft_meta_keys */
 export const META = { mark: 3, iif: 4, l4proto: 16, nftrace: 12 } as const;
 /** enum nft_ct_keys */
-export const CT = { state: 0, status: 2 } as const;
+export const CT = { state: 0, direction: 1, status: 2 } as const;
+/** NFT_RT_NEXTHOP4, NFT_RT_NEXTHOP6 */
+const RT_NEXTHOP = { 4: 1, 6: 2 } as const;
 /** NF_CT_STATE_BIT of nf_conntrack_common.h; IPS_DST_NAT of enum ip_conntrack_status. */
 export const CT_STATE = { invalid: 1, new: 8 } as const;
 export const CT_STATUS_DNAT = 0x20;
@@ -165,6 +177,20 @@ export function dnat(family: 4 | 6, address: Register, port: Register): NftExpre
  */
 export function masquerade(ports?: readonly [first: Register, last: Register]): NftExpression {
   return ports ? { name: 'masq', ports } : { name: 'masq' };
+}
+
+/** Source NAT to the address in registers; ends the chain. */
+export function snat(
+  family: 4 | 6,
+  source: Register,
+  { random, ports }: { readonly random: boolean; readonly ports?: readonly [Register, Register] | undefined },
+): NftExpression {
+  return { name: 'nat', family, source, random, ...(ports && { ports }) };
+}
+
+/** The router that the packet goes to next, or its destination when there is none. */
+export function nextHop(family: 4 | 6, to: Register): NftExpression {
+  return { name: 'rt', key: RT_NEXTHOP[family], to };
 }
 
 /** NFT_REJECT_*; ICMP_PORT_UNREACH 3, ICMPV6_PORT_UNREACH 4, both "administratively prohibited" (RFC 1812, RFC 4443). */

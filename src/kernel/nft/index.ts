@@ -15,7 +15,7 @@ export type { NftSetFound } from './dump-sets.ts';
 export * from './expression.ts';
 export type { NftField } from './fields.ts';
 export { NftGuard, removeNftParts, writeNftParts } from './guard.ts';
-export { MASQUERADE_PORTS, masqueradeRules } from './masquerade.ts';
+export { MASQUERADE_PORTS, masqueradeRules, sourceNatRules } from './masquerade.ts';
 export {
   monitorNft,
   type NftEvent,

@@ -51,11 +51,26 @@ function statementText(statement: NftStatement): string {
       return expressionsText(statement.steps);
     case 'masquerade':
       return `masquerade ${statement.ports ? `to :${statement.ports.join('-')} ` : ''}fully-random`;
+    case 'snat':
+      return `snat to ${snatText(statement)} fully-random`;
+    case 'keep source':
+      return `snat to ${statement.family === 4 ? 'ip' : 'ip6'} saddr`;
+    case 'direction':
+      return `ct direction ${statement.direction}`;
+    case 'nexthop':
+      return `rt nexthop ${statement.not ? '!= ' : ''}${statement.address}`;
+    case 'set mark':
+      return `meta mark set meta mark & 0x${(~statement.mask >>> 0).toString(16)} | 0x${statement.value.toString(16)}`;
     case 'verdict': {
       const { verdict } = statement;
       return 'chain' in verdict ? `${verdict.verdict} ${verdict.chain}` : verdict.verdict;
     }
   }
+}
+
+function snatText({ address, ports }: Extract<NftStatement, { kind: 'snat' }>): string {
+  if (!ports) return String(address);
+  return `${address.family === 6 ? `[${address}]` : address}:${ports.join('-')}`;
 }
 
 function fieldsText(fields: readonly NftField[]): string {

@@ -3,7 +3,7 @@
  * nft text (rule-text.ts), for people, and as expressions (statements.ts), for the kernel; a test compares what
  * nft lists of both.
  */
-import { type Cidr, withoutCovered } from '../../addr/index.ts';
+import { type Cidr, type Family, type IpAddress, withoutCovered } from '../../addr/index.ts';
 import type { Datum } from './datum.ts';
 import type { NftExpression } from './expression.ts';
 import type { NftField } from './fields.ts';
@@ -77,6 +77,20 @@ export type NftStatement =
    * protocols that have ports comes before); ends the chain.
    */
   | { readonly kind: 'masquerade'; readonly ports?: readonly [first: number, last: number] }
+  /** Source NAT to this address, by a port as of `masquerade`. */
+  | {
+      readonly kind: 'snat';
+      readonly address: IpAddress;
+      readonly ports?: readonly [first: number, last: number];
+    }
+  /** Source NAT to the address that it has: no later chain gives it another one. */
+  | { readonly kind: 'keep source'; readonly family: Family }
+  /** `ct direction reply` */
+  | { readonly kind: 'direction'; readonly direction: 'original' | 'reply' }
+  /** `rt nexthop 192.0.2.1`: where routing sends it; not before it has been routed. */
+  | { readonly kind: 'nexthop'; readonly address: IpAddress; readonly not?: boolean }
+  /** Sets the bits of the packet mark that are in `mask`. */
+  | { readonly kind: 'set mark'; readonly mask: number; readonly value: number }
   | { readonly kind: 'verdict'; readonly verdict: NftVerdict }
   /** What the language of nft(8) has no word for: see expression.ts. */
   | { readonly kind: 'steps'; readonly steps: readonly NftExpression[] };

@@ -13,15 +13,20 @@ import { addressBits, type Cidr } from '../../addr/index.ts';
 import { nftError } from '../../errors/nft.ts';
 import { type Datum, padded, sizeOf, typesNamed, writeParts } from './datum.ts';
 import {
+  bitwise,
   compare,
   constant,
   counter,
+  ct,
   hostU32,
   masquerade,
   meta,
   type NftExpression,
+  nextHop,
   type Register,
   reject,
+  setMark,
+  snat,
   verdict,
   verdictMap,
 } from './expression.ts';
@@ -126,7 +131,28 @@ function translate(out: NftExpression[], statement: NftStatement, numberOf: SetN
       out.push(reject(statement.with));
       return;
     case 'masquerade':
-      masqueraded(out, statement.ports);
+      portRange(out, statement.ports);
+      out.push(masquerade(statement.ports && PORTS));
+      return;
+    case 'snat':
+      out.push(constant(statement.address.toBytes(), SOURCE));
+      portRange(out, statement.ports);
+      out.push(snat(statement.address.family, SOURCE, { random: true, ports: statement.ports && PORTS }));
+      return;
+    case 'keep source':
+      load(out, [statement.family === 4 ? 'ip saddr' : 'ip6 saddr']);
+      out.push(snat(statement.family, 0, { random: false }));
+      return;
+    case 'direction':
+      out.push(ct('direction', 0), compare(0, Uint8Array.of(statement.direction === 'reply' ? 1 : 0)));
+      return;
+    case 'nexthop':
+      out.push(nextHop(statement.address.family, 0));
+      out.push(compare(0, statement.address.toBytes(), statement.not));
+      return;
+    case 'set mark':
+      load(out, ['meta mark']);
+      out.push(bitwise(0, ~statement.mask, statement.value & statement.mask), setMark(0));
       return;
     case 'verdict':
       out.push(verdict(statement.verdict));
@@ -135,12 +161,13 @@ function translate(out: NftExpression[], statement: NftStatement, numberOf: SetN
 
 /** Where nft puts the two ports: registers of 16 bytes. */
 const PORTS = [0, 4] as const;
+/** Register of an address beside them. */
+const SOURCE = 8;
 
-function masqueraded(out: NftExpression[], ports: readonly number[] | undefined): void {
+function portRange(out: NftExpression[], ports: readonly number[] | undefined): void {
   ports?.forEach((port, at) => {
     out.push(constant(Uint8Array.of(port >>> 8, port), PORTS[at]!));
   });
-  out.push(masquerade(ports && PORTS));
 }
 
 function among(

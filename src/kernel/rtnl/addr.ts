@@ -1,4 +1,4 @@
-import { Cidr, type Family, type IpAddress } from '../../addr/index.ts';
+import { addressBits, Cidr, type Family, type IpAddress } from '../../addr/index.ts';
 import {
   attributeTable,
   malformed,
@@ -160,6 +160,11 @@ export function readAddr(body: Uint8Array): Addr | undefined {
     noPrefixRoute: (flags & NOPREFIXROUTE) !== 0,
     deprecated: (flags & DEPRECATED) !== 0,
   };
+}
+
+/** Whether an address has a network of its own: such a one was added for something, and goes elsewhere with it. */
+export function isLone({ address, prefixLength }: Pick<Addr, 'address' | 'prefixLength'>): boolean {
+  return prefixLength === addressBits(address.family);
 }
 
 /** The network that an address says is on its link. */

@@ -1,4 +1,4 @@
-export { type Addr, type AddrSpec, deleteAddr, networkOf, replaceAddr } from './addr.ts';
+export { type Addr, type AddrSpec, deleteAddr, isLone, networkOf, replaceAddr } from './addr.ts';
 export { changeFailed, type NameOf, type RtnlChange } from './change.ts';
 export {
   type BpfFilter,

@@ -1,0 +1,403 @@
+/**
+ * Egress addresses of namespaces: a host outside says with which address it sees pods of three nodes, which reach each
+ * other by the tunnel; tcpdump on the wire says that no packet left with another one.
+ */
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import test, { after, before, type TestContext } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { stopProcess } from '../../src/lab/restart.ts';
+import { capture } from '../lib/capture.ts';
+import { type Lab, podOf, portolanCommand, run, serviceOf, startLab, until } from '../lib/lab.ts';
+
+const NODES = ['node1', 'node2', 'node3'] as const;
+const OUTSIDE = { 4: '198.51.100.7', 6: '2001:db8::7' } as const;
+const MOVABLE = { 4: '172.31.0.240', 6: 'fd00:172:31::240' } as const;
+const BOTH = `${MOVABLE[4]},${MOVABLE[6]}`;
+const ANNOTATION = 'portolan.dev/egress-address';
+const FAMILIES = [4, 6] as const;
+type Family = (typeof FAMILIES)[number];
+
+let lab: Lab;
+let server: ReturnType<typeof spawn>;
+
+interface Row {
+  namespace: string;
+  family: string;
+  address?: string;
+  state: string;
+  holder?: string;
+  why?: string;
+  pods: number;
+  dropped: number;
+}
+
+const bracketed = (address: string) => (address.includes(':') ? `[${address}]` : address);
+/** The address that the host outside sees; '' when it sees nothing. */
+async function seen(
+  node: string,
+  pod: string,
+  { family = 4, protocol = 'TCP' }: { family?: Family; protocol?: 'TCP' | 'UDP' } = {},
+): Promise<string> {
+  const target = `${protocol}${family}:${bracketed(OUTSIDE[family])}:7000`;
+  const { stdout } = await lab.podExec(
+    node,
+    pod,
+    ['sh', '-c', `echo x | socat -t1 -T1 - ${target}${protocol === 'TCP' ? ',connect-timeout=2' : ''}`],
+    { timeoutMs: 10_000 },
+  );
+  return stdout.split(' ')[0] ?? '';
+}
+async function isSeenAs(address: Record<Family, string>, pods: readonly [string, string][], what: string) {
+  await Promise.all(
+    pods.flatMap(([node, pod]) =>
+      FAMILIES.map((family) =>
+        until(async () => (await seen(node, pod, { family })) === address[family], {
+          seconds: 10,
+          what: `${what}: ${pod} on ${node} as ${address[family]}`,
+        }),
+      ),
+    ),
+  );
+}
+const annotate = (text: string | undefined, namespace = 'shop') =>
+  lab.kubectl([
+    'annotate',
+    '--overwrite',
+    'namespace',
+    namespace,
+    text === undefined ? `${ANNOTATION}-` : `${ANNOTATION}=${text}`,
+  ]);
+const rows = (node: string) => lab.ask<Row[]>(node, 'egress', 'list');
+const rowOf = async (node: string, family: Family = 4) =>
+  (await rows(node)).find((row) => row.namespace === 'shop' && row.family === `IPv${family}`);
+const agentOf = (node: string) => {
+  const state = JSON.parse(readFileSync(`/run/${lab.name}/lab.json`, 'utf8')) as {
+    processes: { title: string; pid: number }[];
+  };
+  return state.processes.find(({ title }) => title === `agent of ${node}`)!.pid;
+};
+const underlay = (...command: string[]) =>
+  run('nsenter', [`--net=${lab.netns('underlay')}`, '--', ...command], { timeoutMs: 20_000 });
+/** Sources of packets to the host outside, on the wire between nodes and their gateway. */
+async function watchSources(work: () => Promise<void>): Promise<Set<string>> {
+  const wire = await capture(
+    `${lab.name}-underlay`,
+    'underlay',
+    `dst port 7000 and (dst host ${OUTSIDE[4]} or dst host ${OUTSIDE[6]})`,
+  );
+  await work();
+  const sources = (await wire.stop()).flatMap((line) => /IP6? (\S+)\.\d+ > \S+\.7000:/.exec(line)?.[1] ?? []);
+  return new Set(sources);
+}
+/** A command in a pod that goes on until it is stopped, at the latest with the test. */
+async function going(t: TestContext, node: string, pod: string, script: string) {
+  const child = lab.start(await lab.podNetns(node, pod), lab.cgroup(node, 'pods'), ['sh', '-c', script]);
+  const ended = new Promise((resolve) => child.once('close', resolve));
+  let said = '';
+  child.stdout.on('data', (data: Buffer) => {
+    said += data;
+  });
+  child.stderr.resume();
+  const stop = async () => {
+    child.kill('SIGKILL');
+    child.stdout.destroy();
+    child.stderr.destroy();
+    await Promise.race([ended, new Promise((resolve) => child.once('exit', resolve))]);
+  };
+  t.after(stop);
+  return { stop, said: () => said };
+}
+const ALL: [string, string][] = NODES.map((node) => [node, `shop/${node}`]);
+
+before(async () => {
+  lab = await startLab('--dual-stack', '--no-direct-routing');
+  for (const family of FAMILIES)
+    await underlay('ip', 'addr', 'add', `${OUTSIDE[family]}/${family === 4 ? 32 : 128}`, 'dev', 'lo');
+  const script = fileURLToPath(new URL('../lib/outside.py', import.meta.url));
+  server = spawn(
+    'nsenter',
+    [`--net=${lab.netns('underlay')}`, '--', 'python3', script, ...Object.values(OUTSIDE)],
+    {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    },
+  );
+  await new Promise((resolve) => server.stdout!.once('data', resolve));
+  const inShop = (object: ReturnType<typeof podOf>, namespace = 'shop') => ({
+    ...object,
+    metadata: { ...object.metadata, namespace },
+  });
+  await lab.apply([
+    { apiVersion: 'v1', kind: 'Namespace', metadata: { name: 'shop' } },
+    ...NODES.map((nodeName) =>
+      inShop(podOf(nodeName, ['sleep', '10000'], { nodeName, labels: { app: 'shop' } })),
+    ),
+    inShop(podOf('host', ['sleep', '10000'], { nodeName: 'node1', spec: { hostNetwork: true } })),
+    podOf('other', ['sleep', '10000'], { nodeName: 'node2' }),
+    podOf('echo', ['python3', '-c', readFileSync(script, 'utf8')], { nodeName: 'node2', port: 7000 }),
+    serviceOf('echo', { app: 'echo' }, [{ port: 7000 }]),
+  ]);
+  await lab.kubectl(['wait', '--for=condition=Ready', 'pod', '-A', '--all', '--timeout=30s']);
+});
+after(async () => {
+  server?.kill('SIGKILL');
+  await lab?.down();
+});
+
+test('pods of all nodes leave with the address of their namespace, in both families, and nobody else does', async () => {
+  assert.equal(await seen('node1', 'shop/node1'), '172.31.0.11');
+  assert.deepEqual(await rows('node1'), []);
+  await annotate(BOTH);
+  await isSeenAs(MOVABLE, ALL, 'annotated');
+  await Promise.all(
+    ALL.flatMap(([node, pod]) =>
+      FAMILIES.map(async (family) =>
+        assert.equal(await seen(node, pod, { family, protocol: 'UDP' }), MOVABLE[family], `${pod} by UDP`),
+      ),
+    ),
+  );
+  assert.equal(await seen('node2', 'default/other'), '172.31.0.12', 'a pod of another namespace');
+  // A pod sees pods and Services as ever: with its own address.
+  const { status } = await lab.get<{ status: { podIP: string } }>('pod', '-n', 'shop', 'node1');
+  const echo = await lab.get<{ status: { podIP: string } }>('pod', 'echo');
+  const service = await lab.get<{ spec: { clusterIP: string } }>('service', 'echo');
+  for (const address of [echo.status.podIP, service.spec.clusterIP]) {
+    const ask = ['sh', '-c', `echo x | socat -t1 -T1 - TCP:${address}:7000`];
+    const peer = await until(async () => (await lab.podExec('node1', 'shop/node1', ask)).stdout, {
+      what: address,
+    });
+    assert.equal(peer.split(' ')[0], status.podIP, `to ${address}`);
+  }
+  const host = await lab.exec('node1', ['sh', '-c', `echo x | socat -t1 -T1 - TCP:${OUTSIDE[4]}:7000`]);
+  assert.match(host.stdout, /^172\.31\.0\.11 /, 'the node, and pods in its network');
+});
+
+test('one node holds the address, the others send there, and everybody can read it', async () => {
+  const all = await Promise.all(NODES.map((node) => rowOf(node)));
+  const holder = all[0]?.holder;
+  assert.deepEqual(
+    all.map((row) => [row?.address, row?.state, row?.holder, row?.pods]),
+    NODES.map((node) => [MOVABLE[4], node === holder ? 'here' : 'via', holder, 1]),
+  );
+  const events = await lab.get<{ items: { reason: string; message: string }[] }>('events', '-n', 'shop');
+  assert.ok(
+    events.items.some(
+      ({ reason, message }) => reason === 'EgressAddressHeld' && message === `${holder} holds ${MOVABLE[4]}`,
+    ),
+  );
+  const away = NODES.find((node) => node !== holder)!;
+  const rules = await lab.jsonExec<{ priority: number; fwmark?: string; protocol?: string }[]>(away, [
+    'ip',
+    '-j',
+    'rule',
+  ]);
+  assert.deepEqual(
+    rules.filter(({ priority }) => priority === 1250).map(({ fwmark }) => fwmark),
+    ['0x1000000'],
+  );
+  assert.deepEqual(await lab.ask(away, 'egress', 'plan'), []);
+  const { stdout } = await lab.cli(
+    'exec',
+    away,
+    '--',
+    ...portolanCommand,
+    'egress',
+    'explain',
+    '--from',
+    `shop/${away}`,
+    '--to',
+    OUTSIDE[4],
+  );
+  assert.match(stdout, new RegExp(`leaves as ${MOVABLE[4]}[^]*routed to ${holder}`));
+});
+
+test('somebody deletes our rule, route or marks: nothing leaves with another address, and it is back at once', async (t) => {
+  const holder = (await rowOf('node1'))!.holder!;
+  const away = NODES.find((node) => node !== holder)!;
+  const plan = () => lab.ask<string[]>(away, 'egress', 'plan');
+  const whole = (command: readonly string[]) =>
+    until(async () => (await plan()).length === 0 && (await seen(away, `shop/${away}`)) === MOVABLE[4], {
+      seconds: 10,
+      what: command.join(' '),
+    });
+  const commands = [
+    ['ip', 'rule', 'del', 'priority', '1250'],
+    ...((await rowOf(away, 6))?.state === 'via' ? [['ip', '-6', 'rule', 'del', 'priority', '1250']] : []),
+    ['ip', 'route', 'flush', 'table', '25001'],
+    ['nft', 'flush', 'chain', 'ip', 'portolan', 'egress_prerouting'],
+  ];
+  const sources = await watchSources(async () => {
+    // Somebody who goes on sending meanwhile, each time from another port.
+    const flood = await going(
+      t,
+      away,
+      `shop/${away}`,
+      `while true; do echo x | socat -u - UDP:${OUTSIDE[4]}:7000; done`,
+    );
+    for (const command of commands) {
+      await lab.mustExec(away, command);
+      await whole(command);
+    }
+    await flood.stop();
+  });
+  assert.deepEqual([...sources], [MOVABLE[4]]);
+  // Without any table nobody translates anything for a moment; it is back as well.
+  const table = ['nft', 'delete', 'table', 'ip', 'portolan'];
+  await lab.mustExec(away, table);
+  await whole(table);
+});
+
+test('the holder is killed: pods of other nodes leave by its successor with the same address', async () => {
+  const holder = (await rowOf('node1'))!.holder!;
+  const [away, other] = NODES.filter((node) => node !== holder);
+  const killedAt = performance.now();
+  process.kill(agentOf(holder), 'SIGKILL');
+  const next = await until(
+    async () => {
+      const now = (await rowOf(away!))?.holder;
+      return now !== holder && now;
+    },
+    { seconds: 8, everyMs: 20, what: 'a successor' },
+  );
+  await until(async () => (await seen(other!, `shop/${other}`)) === MOVABLE[4], {
+    seconds: 8,
+    what: 'with the address',
+  });
+  console.log(`fail-over took ${Math.round(performance.now() - killedAt)} ms`);
+  assert.ok([away, other].includes(next as (typeof NODES)[number]));
+  const restart = await lab.cli('restart', holder);
+  assert.equal(restart.status, 0, restart.stderr);
+  await until(async () => (await rowOf(holder))?.state === 'via', { what: 'the old holder gives way' });
+  await isSeenAs(MOVABLE, ALL, 'after the restart');
+});
+
+test('an annotation that changes cuts what is open, and no packet has the old address afterwards', async (t) => {
+  const next = { 4: '172.31.0.241', 6: 'fd00:172:31::241' } as const;
+  const long = await going(
+    t,
+    'node1',
+    'shop/node1',
+    `while true; do echo x; sleep 0.05; done | socat -t1 - TCP:${OUTSIDE[4]}:7000`,
+  );
+  await until(() => long.said().includes(MOVABLE[4]), { what: 'an open connection' });
+  await annotate(`${next[4]},${next[6]}`);
+  await isSeenAs(next, ALL, 'changed');
+  const sources = await watchSources(async () => {
+    await isSeenAs(next, ALL, 'still');
+    await long.stop();
+  });
+  assert.deepEqual([...sources].sort(), [next[4], next[6]].sort());
+  assert.doesNotMatch(long.said(), /172\.31\.0\.241/, 'a connection does not change its address');
+});
+
+test('an address of a node is its own, and it is closed when that takes it away', async () => {
+  const own = { 4: '203.0.113.9', 6: '2001:db8:9::9' } as const;
+  const change = async (verb: 'add' | 'del') => {
+    for (const family of FAMILIES)
+      await lab.mustExec('node2', [
+        'ip',
+        'addr',
+        verb,
+        `${own[family]}/${family === 4 ? 32 : 128}`,
+        'dev',
+        'eth0',
+      ]);
+  };
+  await underlay('ip', 'route', 'add', own[4], 'via', '172.31.0.12');
+  await underlay('ip', '-6', 'route', 'add', own[6], 'via', 'fd00:172:31::c');
+  await annotate(`${own[4]},${own[6]}`);
+  await until(async () => (await rowOf('node1'))?.state === 'closed', { what: 'nobody holds it yet' });
+  assert.equal(await seen('node1', 'shop/node1'), '', 'closed');
+  await change('add');
+  await isSeenAs(own, ALL, 'added');
+  assert.equal((await rowOf('node3'))?.holder, 'node2');
+  await change('del');
+  for (const node of NODES)
+    await until(async () => (await rowOf(node))?.state === 'closed', { what: 'taken away' });
+  const sources = await watchSources(async () => {
+    assert.equal(await seen('node1', 'shop/node1'), '', 'closed again');
+    assert.equal(await seen('node2', 'shop/node2'), '', 'closed on its own node');
+  });
+  assert.deepEqual([...sources], []);
+  const row = await rowOf('node1');
+  assert.equal(row?.why, `no node holds ${own[4]}`);
+  assert.ok(row.dropped > 0, 'counted');
+  await until(
+    async () =>
+      (await lab.get<{ items: { reason: string }[] }>('events', '-n', 'shop')).items.some(
+        ({ reason }) => reason === 'EgressAddressUnavailable',
+      ),
+    { seconds: 10, what: 'an Event' },
+  );
+});
+
+test('an annotation that cannot be read closes its namespace and says why', async () => {
+  await annotate('192.0.2.50;nonsense');
+  await until(async () => (await rowOf('node1'))?.why?.includes('no IP address'), { what: 'the reason' });
+  const sources = await watchSources(async () => {
+    for (const family of FAMILIES) assert.equal(await seen('node1', 'shop/node1', { family }), '');
+  });
+  assert.deepEqual([...sources], []);
+  await until(
+    async () =>
+      (await lab.get<{ items: { reason: string; message: string }[] }>('events', '-n', 'shop')).items.some(
+        ({ reason, message }) => reason === 'EgressAddressWrong' && message.includes('nonsense'),
+      ),
+    { seconds: 10, what: 'an Event' },
+  );
+  const status = await lab.ask<{ problems: { object: string }[] }>('node1', 'status');
+  assert.ok(status.problems.some(({ object }) => object === 'egress address of namespace shop'));
+});
+
+test('a pod that starts in such a namespace never leaves with another address', async () => {
+  await annotate(BOTH);
+  await isSeenAs(MOVABLE, ALL.slice(0, 1), 'back');
+  const shout = `while true; do echo x | socat -t0.2 - UDP:${OUTSIDE[4]}:7000; done`;
+  const sources = await watchSources(async () => {
+    await lab.apply(
+      NODES.map((nodeName) => {
+        const pod = podOf(`late-${nodeName}`, ['sh', '-c', shout], { nodeName });
+        return { ...pod, metadata: { ...pod.metadata, namespace: 'shop' } };
+      }),
+    );
+    await lab.kubectl(['wait', '-n', 'shop', '--for=condition=Ready', 'pod', '--all', '--timeout=30s']);
+    await isSeenAs(
+      MOVABLE,
+      NODES.map((node) => [node, `shop/late-${node}`]),
+      'late',
+    );
+  });
+  assert.deepEqual([...sources].sort(), [MOVABLE[4], MOVABLE[6]].sort());
+});
+
+test('without the annotation nothing of it is left, and cleanup removes what is there', async () => {
+  await annotate(undefined);
+  await isSeenAs({ 4: '172.31.0.11', 6: 'fd00:172:31::b' }, ALL.slice(0, 1), 'masqueraded again');
+  const left = async (node: string) =>
+    [
+      await lab.mustExec(node, [
+        'sh',
+        '-c',
+        'ip rule; ip -6 rule; ip route show table all; ip -6 route show table all',
+      ]),
+      await lab.mustExec(node, ['nft', 'list', 'ruleset']),
+    ]
+      .join('\n')
+      .split('\n')
+      .filter((line) => /egress|2500\d|fwmark/.test(line));
+  for (const node of NODES)
+    await until(async () => (await left(node)).length === 0, { what: `nothing left on ${node}` });
+  await annotate(BOTH);
+  await isSeenAs(MOVABLE, ALL, 'again');
+  const away = NODES.find((node) => node !== undefined && node !== 'node1')!;
+  await stopProcess(lab.name, away, false);
+  const flags = ['--cni-bin-dir', '/nonexistent', '--cni-conf-dir', '/nonexistent'];
+  const cleanup = (...more: string[]) =>
+    lab.cli('exec', away, '--', ...portolanCommand, 'cleanup', ...flags, ...more);
+  const done = await cleanup();
+  assert.equal(done.status, 0, done.stderr);
+  assert.deepEqual(await left(away), []);
+  const again = await cleanup('--dry-run');
+  assert.equal(again.stdout.trim(), 'nothing to remove');
+});

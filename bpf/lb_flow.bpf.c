@@ -35,10 +35,14 @@ const volatile struct lb_flow_layout {
 	struct lb_flow_edit edit;
 } lb_flow_layout = {};
 
-/* Whether a set holds flows that belong to another one that was split from it. Also which tries it names. */
-__noinline __u32 lb_flow_holds(__u32 parent, __u32 place, __u32 mask)
+/*
+ * Whether a set holds flows that belong to another one that was split from it, or to one that was split from that since:
+ * a search for these goes on no further than to a set that is settled. Also which tries it names.
+ */
+__noinline __u32 lb_flow_holds(__u32 parent, __u32 place)
 {
 	struct lb_flow_set *set = lb_flow_set_at(parent);
+	__u32 bits = lb_flow_bits(place);
 
 	if (!set)
 		return 0;
@@ -46,7 +50,7 @@ __noinline __u32 lb_flow_holds(__u32 parent, __u32 place, __u32 mask)
 		__u32 tag = set->tag[slot];
 
 		for (__u32 try = 0; tag && try < LB_FLOW_TRIES; try++)
-			if ((lb_flow_nth(tag, try) & mask) == place)
+			if ((lb_flow_nth(tag, try) & bits) == place)
 				return 0x80000000;
 	}
 	return set->tried;
@@ -61,7 +65,7 @@ static __always_inline bool lb_flow_settle(struct lb_flow_set *set, const struct
 		return false;
 	for (__u32 level = 0; level < LB_FLOW_LEVELS; level++) {
 		parent = lb_flow_parent(parent);
-		tried |= lb_flow_holds(parent, place, table->mask);
+		tried |= lb_flow_holds(parent, place);
 		if (parent < table->first)
 			break;
 	}

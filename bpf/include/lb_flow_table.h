@@ -185,17 +185,20 @@ static __always_inline bool lb_flow_is(const struct lb_flow *flow, const struct 
 	return flow->vip_port == name->peer_port && lb_flow_same(flow->vip, name->peer);
 }
 
+/* The bits of a hash that led to a set when it was made: up to its highest one. */
+static __always_inline __u32 lb_flow_bits(__u32 place)
+{
+	place |= place >> 1;
+	place |= place >> 2;
+	place |= place >> 4;
+	place |= place >> 8;
+	return place | place >> 16;
+}
+
 /* The set that this one was split from: without its highest bit. */
 static __always_inline __u32 lb_flow_parent(__u32 place)
 {
-	__u32 below = place;
-
-	below |= below >> 1;
-	below |= below >> 2;
-	below |= below >> 4;
-	below |= below >> 8;
-	below |= below >> 16;
-	return place & below >> 1;
+	return place & lb_flow_bits(place) >> 1;
 }
 
 /* What is known of a search: the flow's number plus 1 in the low half, above it how it goes on. */

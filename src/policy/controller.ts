@@ -12,39 +12,25 @@ import type { IpAddress } from '../addr/index.ts';
 import { policyError } from '../errors/index.ts';
 import type { Attachment } from '../ipam/index.ts';
 import { attachmentKey } from '../ipam/index.ts';
-import { Conntrack } from '../kernel/conntrack/index.ts';
 import { Rtnl } from '../kernel/rtnl/index.ts';
-import type { Labels } from '../model/label-selector.ts';
 import { type ObjectStatus, PENDING } from '../reconcile/index.ts';
-import { nodesByAddress } from './cluster-facts.ts';
-import { type LocalPod, PolicyCompiler } from './compiler.ts';
+import { AddressBook } from './address-book.ts';
+import { PolicyCompiler } from './compiler.ts';
+import { ConnectionCutter } from './connection-cutter.ts';
 import { NftPolicyEngine } from './engine.ts';
-import { cutForbidden, type Judge } from './established.ts';
 import type { Endpoint } from './evaluate.ts';
-import { HostDecider, type HostSources, type NodePolicyFacts, type NodePolicyState } from './host/index.ts';
+import { HostDecider, type NodePolicyFacts, type NodePolicyState } from './host/index.ts';
+import type { LocalPod } from './known-world.ts';
 import type { Logging } from './logging.ts';
 import { policyPlanText } from './plan.ts';
-import type { ClusterPolicyFacts, PodFacts, PolicyFacts, TableSource } from './types.ts';
+import { type PolicySourceOptions, PolicySources } from './sources.ts';
 
-export interface PolicyLog {
-  info(context: object, message: string): void;
-  warn(context: object, message: string): void;
-}
-
-export interface PolicyControllerOptions {
+export interface PolicyControllerOptions extends PolicySourceOptions {
   readonly nodeName: string;
-  readonly policies: TableSource<PolicyFacts>;
-  readonly pods: TableSource<PodFacts>;
-  readonly namespaces: TableSource<Labels>;
-  /** ClusterNetworkPolicies, nodes for those that name them, and policies of nodes; undefined where nobody has any. */
-  readonly cluster?: HostSources & { readonly policies: TableSource<ClusterPolicyFacts> };
-  /** Called once, when the first policy is seen: pods, namespaces and nodes have to be listed from now on. */
-  readonly startSources?: () => void;
   /** The node's namespace, default the process's own. */
   readonly netns?: number | { readonly fd: number } | undefined;
   /** Cut established connections that policies forbid; default true. */
   readonly cutEstablished?: boolean;
-  readonly log?: PolicyLog;
 }
 
 export interface PolicyStatus {
@@ -66,26 +52,17 @@ export interface PolicyStatus {
 /** First and longest wait before trying again. */
 const RETRY_MS = 100;
 const RETRY_MAX_MS = 10_000;
-/** A burst of changes makes one look at connection tracking; a second look finds what was on its way meanwhile. */
-const CUT_AFTER_MS = [5, 1000] as const;
 
 export class PolicyController {
   readonly compiler: PolicyCompiler;
   readonly engine: NftPolicyEngine;
   readonly #options: PolicyControllerOptions;
   readonly #cut: boolean;
-  readonly #dirty = {
-    policies: new Set<string>(),
-    clusterPolicies: new Set<string>(),
-    pods: new Set<string>(),
-    namespaces: new Set<string>(),
-    nodes: new Set<string>(),
-    nodePolicies: new Set<string>(),
-  };
+  readonly #sources: PolicySources;
   readonly #host: HostDecider | undefined;
-  readonly #timers = new Set<NodeJS.Timeout>();
+  readonly #addresses: AddressBook;
+  readonly #cutter: ConnectionCutter;
   #known = false;
-  #sourcesStarted = false;
   #closed = false;
   #reapply = false;
   /** Something was told since the last look at what is dirty. */
@@ -96,16 +73,21 @@ export class PolicyController {
   #retryTimer: NodeJS.Timeout | undefined;
   #state: ObjectStatus = PENDING;
   #enforced: Record<string, number> = {};
-  #connectionsCut = 0;
   #since: number | undefined;
   #timing = { count: 0, lastMs: 0, maxMs: 0 };
-  #byAddress: Map<string, PodFacts> | undefined;
-  #nodesByAddress: Map<string, string> | undefined;
 
   constructor(options: PolicyControllerOptions) {
     this.#options = options;
     this.#cut = options.cutEstablished ?? true;
     this.compiler = new PolicyCompiler({ nodeName: options.nodeName, cutEstablished: this.#cut });
+    this.#addresses = new AddressBook(this.compiler, options.nodeName);
+    this.#cutter = new ConnectionCutter({
+      world: this.compiler,
+      addresses: this.#addresses,
+      nodeAddresses: () => this.nodeAddresses(),
+      netns: options.netns,
+      log: options.log,
+    });
     this.engine = new NftPolicyEngine({
       netns: options.netns,
       onForeignChange: () => {
@@ -114,30 +96,15 @@ export class PolicyController {
         this.#trigger();
       },
     });
-    const follow = <P>(source: TableSource<P>, dirty: Set<string>) =>
-      source.onChange((keys) => {
-        for (const key of keys) dirty.add(key);
-        this.#trigger();
-      });
-    follow(options.policies, this.#dirty.policies);
-    follow(options.pods, this.#dirty.pods);
-    follow(options.namespaces, this.#dirty.namespaces);
-    if (!options.cluster) return;
-    this.#host = new HostDecider(options.cluster, options.nodeName, () => this.#trigger());
-    follow(options.cluster.policies, this.#dirty.clusterPolicies);
-    follow(options.cluster.nodes, this.#dirty.nodes);
-    follow(options.cluster.nodePolicies, this.#dirty.nodePolicies);
+    this.#sources = new PolicySources(options, () => this.#trigger());
+    if (options.cluster)
+      this.#host = new HostDecider(options.cluster, options.nodeName, () => this.#trigger());
   }
 
   /** Takes over the pods that are attached, waits for the policies, and enforces. Resolves after the first time. */
   async start(attachments: Iterable<Attachment>): Promise<void> {
     for (const attachment of attachments) this.#setLocal(attachment);
-    const { policies, cluster } = this.#options;
-    await Promise.all([policies.synced, cluster?.policies.synced, cluster?.nodePolicies.synced]);
-    for (const key of policies.items.keys()) this.#dirty.policies.add(key);
-    for (const key of cluster?.policies.items.keys() ?? []) this.#dirty.clusterPolicies.add(key);
-    for (const key of cluster?.nodePolicies.items.keys() ?? []) this.#dirty.nodePolicies.add(key);
-    await this.#waitForSources();
+    await this.#sources.start();
     if (this.#closed) return;
     this.#known = true;
     this.#reapply = true;
@@ -176,7 +143,7 @@ export class PolicyController {
   /** The pod's link is gone. */
   async forget(attachment: Attachment): Promise<void> {
     this.compiler.setLocal(attachmentKey(attachment), undefined);
-    this.#byAddress = undefined;
+    this.#addresses.forgetPods();
     if (!this.#known) return;
     this.#locals = true;
     this.#trigger();
@@ -199,8 +166,8 @@ export class PolicyController {
 
   /** How the policies of this node would stand with this one among them. */
   async checkNodePolicy(policy: NodePolicyFacts): Promise<readonly NodePolicyState[]> {
-    this.#needSources();
-    await this.#waitForSources();
+    this.#sources.need();
+    await this.#sources.ready();
     await this.settled();
     return this.#host?.check(policy, this.compiler) ?? [];
   }
@@ -224,20 +191,14 @@ export class PolicyController {
       unknownPods: states.filter(({ unknown }) => unknown).length,
       enforced: this.#enforced,
       nodePolicies: this.#host?.states ?? [],
-      connectionsCut: this.#connectionsCut,
+      connectionsCut: this.#cutter.count,
       timing: { ...this.#timing },
     };
   }
 
   /** Who has an address: a pod, this node, or nobody that is known. */
   endpoint(address: IpAddress, nodeAddresses?: ReadonlySet<string>): Endpoint {
-    const text = String(address);
-    const pod = this.#podsByAddress().get(text);
-    if (pod) return { address, pod };
-    if (nodeAddresses?.has(text)) return { address, node: this.#options.nodeName };
-    this.#nodesByAddress ??= nodesByAddress(this.compiler.nodes);
-    const node = this.#nodesByAddress.get(text);
-    return node === undefined ? { address } : { address, node };
+    return this.#addresses.endpoint(address, nodeAddresses);
   }
 
   /** Addresses of this node's interfaces now. */
@@ -251,16 +212,15 @@ export class PolicyController {
     this.#closed = true;
     clearTimeout(this.#retryTimer);
     this.#host?.close();
-    for (const timer of this.#timers) clearTimeout(timer);
+    this.#cutter.close();
     await this.#running;
     this.engine.close();
   }
 
   get #anyPolicies(): boolean {
     const { compiler } = this;
-    const { policies, clusterPolicies, nodePolicies } = this.#dirty;
     const known = compiler.policies.size + compiler.clusterPolicies.size + compiler.host.length;
-    return known + policies.size + clusterPolicies.size + nodePolicies.size > 0;
+    return known + this.#sources.newPolicies > 0;
   }
 
   get #busy(): boolean {
@@ -278,7 +238,7 @@ export class PolicyController {
       addresses: attachment.addresses,
     };
     this.compiler.setLocal(local.id, local);
-    this.#byAddress = undefined;
+    this.#addresses.forgetPods();
     this.#locals = true;
   }
 
@@ -334,37 +294,9 @@ export class PolicyController {
   }
 
   async #takeChanges(): Promise<boolean> {
-    const dirty = this.#dirty;
-    if (dirty.policies.size + dirty.clusterPolicies.size + dirty.nodePolicies.size > 0)
-      await this.#waitForSources();
-    const { policies, pods, namespaces, cluster } = this.#options;
+    if (this.#sources.newPolicies > 0) await this.#sources.ready();
     const { compiler } = this;
-    const hostChanged = dirty.nodePolicies.size + dirty.nodes.size > 0;
-    dirty.nodePolicies.clear();
-    for (const key of drain(dirty.namespaces)) compiler.setNamespace(key, namespaces.items.get(key));
-    for (const key of drain(dirty.pods)) {
-      compiler.setPod(key, pods.items.get(key));
-      this.#byAddress = undefined;
-    }
-    for (const key of drain(dirty.policies)) {
-      const policy = policies.items.get(key);
-      for (const problem of policy?.problems ?? [])
-        this.#options.log?.warn({ policy: key, problem }, 'a part of a network policy matches nothing');
-      compiler.setPolicy(key, policy);
-    }
-    for (const name of drain(dirty.nodes)) {
-      compiler.setNode(name, cluster?.nodes.items.get(name));
-      this.#nodesByAddress = undefined;
-    }
-    for (const name of drain(dirty.clusterPolicies)) {
-      const policy = cluster?.policies.items.get(name);
-      for (const problem of policy?.problems ?? [])
-        this.#options.log?.warn(
-          { policy: name, problem },
-          'a part of a cluster network policy is not understood',
-        );
-      compiler.setClusterPolicy(name, policy);
-    }
+    const hostChanged = this.#sources.takeInto(compiler, this.#addresses);
     const host = this.#host?.decide(hostChanged, compiler);
     if (host) compiler.setHost(host);
     const changed = compiler.compile();
@@ -393,79 +325,6 @@ export class PolicyController {
       lastMs,
       maxMs: Math.max(this.#timing.maxMs, lastMs),
     };
-    if (changed && this.#cut && this.compiler.isolated.size > 0) this.#cutSoon();
+    if (changed && this.#cut && this.compiler.isolated.size > 0) this.#cutter.soon();
   }
-
-  #needSources(): void {
-    if (this.#sourcesStarted) return;
-    this.#sourcesStarted = true;
-    this.#options.startSources?.();
-  }
-
-  /** Pods and namespaces are needed from the first policy on. */
-  async #waitForSources(): Promise<void> {
-    const { policies, pods, namespaces, cluster } = this.#options;
-    const ofCluster = (cluster?.policies.items.size ?? 0) + (cluster?.nodePolicies.items.size ?? 0);
-    const none = policies.items.size + ofCluster === 0;
-    if (none && !this.#sourcesStarted) return;
-    this.#needSources();
-    await Promise.all([pods.synced, namespaces.synced, cluster?.nodes.synced]);
-  }
-
-  #cutSoon(): void {
-    for (const timer of this.#timers) clearTimeout(timer);
-    this.#timers.clear();
-    for (const ms of CUT_AFTER_MS) {
-      const timer = setTimeout(() => {
-        this.#timers.delete(timer);
-        this.#cutNow();
-      }, ms);
-      timer.unref();
-      this.#timers.add(timer);
-    }
-  }
-
-  #cutNow(): void {
-    if (this.#closed) return;
-    try {
-      const own = this.nodeAddresses();
-      const isolated = new Set(
-        [...this.compiler.isolated.values()].flatMap(({ unknown, local }) =>
-          unknown ? [] : local.addresses.map(String),
-        ),
-      );
-      if (isolated.size === 0) return;
-      const judge: Judge = {
-        world: this.compiler,
-        endpoint: (address) => this.endpoint(address, own),
-        isIsolated: (address) => isolated.has(String(address)),
-      };
-      using conntrack = Conntrack.open({ netns: this.#options.netns });
-      const count = cutForbidden(conntrack, judge);
-      this.#connectionsCut += count;
-      if (count > 0) this.#options.log?.info({ count }, 'connections that policies forbid were cut');
-    } catch (error) {
-      this.#options.log?.warn(
-        { error: (error as Error).message },
-        'established connections were not checked',
-      );
-    }
-  }
-
-  #podsByAddress(): Map<string, PodFacts> {
-    if (this.#byAddress) return this.#byAddress;
-    const byAddress = new Map<string, PodFacts>();
-    for (const [key, pod] of this.compiler.pods) {
-      const local = { ...pod, node: pod.node };
-      for (const address of this.compiler.addressesOf(key, pod)) byAddress.set(String(address), local);
-    }
-    this.#byAddress = byAddress;
-    return byAddress;
-  }
-}
-
-function drain(keys: Set<string>): string[] {
-  const list = [...keys];
-  keys.clear();
-  return list;
 }

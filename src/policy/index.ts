@@ -1,5 +1,5 @@
 export { clusterPolicyFacts, nodeFacts, nodesByAddress } from './cluster-facts.ts';
-export { type LocalPod, type LocalState, PolicyCompiler } from './compiler.ts';
+export { type LocalState, PolicyCompiler } from './compiler.ts';
 export { PolicyController, type PolicyControllerOptions, type PolicyStatus } from './controller.ts';
 export { cleanupPolicies, NftPolicyEngine } from './engine.ts';
 export { type Endpoint, evaluate, type Flow, type PolicyWorld, type Verdict } from './evaluate.ts';
@@ -13,6 +13,7 @@ export {
   type NodePolicyState,
   nodePolicyFacts,
 } from './host/index.ts';
+export type { LocalPod } from './known-world.ts';
 export type { Logging } from './logging.ts';
 export { policyPlanText } from './plan.ts';
 export { policyChain } from './rules.ts';

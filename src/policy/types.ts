@@ -4,6 +4,7 @@ import type { LabelSelector, Protocol } from '../model/kubernetes.ts';
 import type { Labels } from '../model/label-selector.ts';
 
 export type Direction = 'ingress' | 'egress';
+export const DIRECTIONS: readonly Direction[] = ['ingress', 'egress'];
 
 export interface NamedPort {
   readonly name: string;
@@ -118,4 +119,9 @@ export interface TableSource<P> {
   /** Resolves when the table has been filled once. */
   readonly synced: Promise<void>;
   onChange(listener: (keys: ReadonlySet<string>) => void): void;
+}
+
+export interface PolicyLog {
+  info(context: object, message: string): void;
+  warn(context: object, message: string): void;
 }

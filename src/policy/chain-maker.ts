@@ -7,7 +7,7 @@ import type { Labels } from '../model/label-selector.ts';
 import { hostChains, type NodePolicyFacts } from './host/index.ts';
 import type { Logging } from './logging.ts';
 import { ADDRESS_TYPE, type Membership, membershipsOf } from './memberships.ts';
-import { HOST_CHAINS, HOST_PODS, ISOLATED, policyChainName, VERDICTS } from './names.ts';
+import { HOST_CHAINS, HOST_PODS, ISOLATED, policyChainName, SELVES, VERDICTS } from './names.ts';
 import { baseChains, groupChain, policyChain, tierChain } from './rules.ts';
 import type { Standing } from './standing.ts';
 import { type Chain, dropSet, type Tables, wantSet } from './tables.ts';
@@ -80,7 +80,7 @@ export class ChainMaker {
         wantSet(tables, HOST_PODS, { map: false, key: ADDRESS_TYPE[family] }, 'pods of this node');
       else dropSet(tables, HOST_PODS);
       if (structure.families.includes(family)) this.#makePods(structure, family, tables, chains, made);
-      else for (const name of [...Object.values(VERDICTS), ISOLATED]) dropSet(tables, name);
+      else for (const name of [...Object.values(VERDICTS), ISOLATED, SELVES]) dropSet(tables, name);
     }
     this.#groups = made;
   }
@@ -97,6 +97,7 @@ export class ChainMaker {
     for (const direction of DIRECTIONS)
       wantSet(tables, VERDICTS[direction], { map: true, key }, `local pods by ${direction} policies`);
     wantSet(tables, ISOLATED, { map: false, key }, 'local pods that are isolated');
+    wantSet(tables, SELVES, { map: false, key: `${key} . ${key}` }, 'isolated pods and themselves');
     for (const policy of policies)
       for (const direction of DIRECTIONS) {
         const part = this.#partsOf(policy).chains[family][direction];

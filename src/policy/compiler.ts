@@ -8,7 +8,7 @@ import { ChainMaker, type Structure } from './chain-maker.ts';
 import { KnownWorld, type LocalPod, sameUid } from './known-world.ts';
 import type { Logging } from './logging.ts';
 import { MembershipTable } from './membership-table.ts';
-import { comment, groupChainName, HOST_PODS, ISOLATED, VERDICTS } from './names.ts';
+import { comment, groupChainName, HOST_PODS, ISOLATED, SELVES, VERDICTS } from './names.ts';
 import { isFree, mayBeSelected, type Standings, standingsOf, UNKNOWN } from './standing.ts';
 import { emptyTables, type Tables } from './tables.ts';
 import { DIRECTIONS } from './types.ts';
@@ -145,6 +145,7 @@ export class PolicyCompiler extends KnownWorld {
         const { sets } = this.tables[address.family];
         const key = String(address);
         sets.get(ISOLATED)?.put(key, { key: [address], comment: about });
+        sets.get(SELVES)?.put(`${key} ${key}`, { key: [address, address], comment: about });
         for (const direction of DIRECTIONS) {
           const map = sets.get(VERDICTS[direction]);
           const standing = state.standings[direction];
@@ -192,6 +193,7 @@ export class PolicyCompiler extends KnownWorld {
       if (taken) continue;
       const { sets } = this.tables[address.family];
       for (const name of [ISOLATED, ...Object.values(VERDICTS)]) sets.get(name)?.remove(String(address));
+      sets.get(SELVES)?.remove(`${address} ${address}`);
     }
   }
 }

@@ -18,7 +18,7 @@ import {
   type NftSetFound,
   sameHook,
 } from '../kernel/nft/index.ts';
-import { comment, ISOLATED, nftFamily, PREFIX, TABLE, VERDICTS } from './names.ts';
+import { comment, ISOLATED, nftFamily, PREFIX, SELVES, TABLE, VERDICTS } from './names.ts';
 import { clearChanges, isEmptyPlan, type PolicyPlan, planPolicy } from './plan.ts';
 import { baseChains } from './rules.ts';
 import { type Chain, emptyTables, SetTable, type Tables, wantSet } from './tables.ts';
@@ -246,6 +246,8 @@ export class NftPolicyEngine {
     const key = family === 4 ? 'ipv4_addr' : 'ipv6_addr';
     for (const name of Object.values(VERDICTS)) wantSet(tables, name, { map: true, key }, 'local pods');
     wantSet(tables, ISOLATED, { map: false, key }, 'local pods that are isolated');
+    // Named by a rule; who comes to itself before he is known is not let in.
+    wantSet(tables, SELVES, { map: false, key: `${key} . ${key}` }, 'isolated pods and themselves');
     for (const set of tables.sets.values()) set.inKernel = sets.has(set.name);
     const base = baseChains(family, true);
     const whole = [...base.keys()].every((name) => chains.has(name));
@@ -254,7 +256,7 @@ export class NftPolicyEngine {
       [...chains.keys()].flatMap((name) => (base.has(name) ? [[name, undefined] as const] : [])),
     );
     for (const set of tables.sets.values())
-      for (const address of addresses) {
+      for (const address of set.name === SELVES ? [] : addresses) {
         const element: NftElement = { key: [address], comment: comment(`pod ${pod}: not known yet`) };
         const there = set.inKernel ? this.#ruleset.elements(this.#set(family, set.name)) : [];
         const old = there.find((each) => elementId(each) === String(address));

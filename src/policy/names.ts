@@ -22,6 +22,8 @@ export const HOST_CHAINS: Readonly<Record<Direction, string>> = {
 export const HOST_PODS = `${PREFIX}host_pods`;
 /** Local pods that are isolated in any direction. */
 export const ISOLATED = `${PREFIX}isolated`;
+/** The address of an isolated local pod twice: by a Service a pod may come to itself. */
+export const SELVES = `${PREFIX}selves`;
 /** Address of a local pod to its group of policies. */
 export const VERDICTS: Readonly<Record<Direction, string>> = {
   ingress: `${PREFIX}ingress`,

@@ -95,6 +95,7 @@ test('a new pod under the same policies changes elements and no rule', () => {
       'add element ip portolan policy_ingress { 10.244.1.9 comment "pod x/p9" : goto policy_in_HASH }',
       'add element ip portolan policy_isolated { 10.244.1.9 comment "pod x/p9" }',
       'add element ip portolan policy_p_HASH { 10.244.1.9 . 6 . 8080 comment "pod x/p9" }',
+      'add element ip portolan policy_selves { 10.244.1.9 . 10.244.1.9 comment "pod x/p9" }',
     ],
   );
 });

@@ -1,7 +1,7 @@
 /**
  * Policies as nft rules of one family. Pure.
  *
- *     policy_forward   established ──► accept
+ *     policy_forward   established, or a pod to itself ──► accept
  *                      source in policy_egress ──► goto policy_out_GROUP ─ jump policy_out/NS/NAME ─ match ──► goto policy_to
  *                                                                        └ drop
  *                      destination in policy_ingress ──► goto policy_in_GROUP ─ jump policy_in/NS/NAME ─ match ──► accept
@@ -42,6 +42,7 @@ import {
   namedPortName,
   nftFamily,
   policyChainName,
+  SELVES,
   TO,
   tierChainName,
   VERDICTS,
@@ -95,6 +96,10 @@ export function baseChains(family: Family, cutEstablished: boolean): Map<string,
       'cut: no start of a connection',
     ),
   );
+  const itself = ruleOf(
+    [inSet([source, destination], SELVES), ACCEPT],
+    'a pod that a Service leads to itself',
+  );
   const egress = ruleOf([{ kind: 'vmap', fields: [source], map: VERDICTS.egress }]);
   const ingress = ruleOf([{ kind: 'vmap', fields: [destination], map: VERDICTS.ingress }]);
   return new Map<string, Chain>([
@@ -103,7 +108,7 @@ export function baseChains(family: Family, cutEstablished: boolean): Map<string,
       FORWARD,
       {
         hook: { ...FILTER, hook: 'forward' },
-        rules: [ESTABLISHED, ...(cutEstablished ? midway : []), egress, ingress],
+        rules: [ESTABLISHED, ...(cutEstablished ? midway : []), itself, egress, ingress],
       },
     ],
     [

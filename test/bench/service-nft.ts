@@ -113,7 +113,30 @@ export async function benchServiceNft({ quick }: AreaOptions): Promise<Figure[]>
     const { planner } = world;
     const delta = planner.planAll();
     const netns = made[0]!;
-    let engine = NftablesEngine.open({ netns, nodeName: 'node-a' });
+    let told = () => {};
+    let engine = NftablesEngine.open({
+      netns,
+      nodeName: 'node-a',
+      onRepaired: (error) => {
+        if (error) throw error;
+        told();
+      },
+    });
+    /** Milliseconds from the end of somebody's nft until what it did is undone. */
+    const repairs = async (damage: string, rounds: number): Promise<number[]> => {
+      const times: number[] = [];
+      for (let round = 0; round < rounds; round++) {
+        const done = new Promise<void>((resolve) => {
+          told = resolve;
+        });
+        execFileSync('ip', ['netns', 'exec', name, 'nft', damage]);
+        const began = performance.now();
+        await done;
+        times.push(performance.now() - began);
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+      return times;
+    };
     const all = spend(() => {
       const { failed } = engine.apply(delta);
       if (failed.size > 0) throw [...failed.values()][0];
@@ -136,6 +159,12 @@ export async function benchServiceNft({ quick }: AreaOptions): Promise<Figure[]>
       measure('scaled', world.put(at, at * ENDPOINTS, ENDPOINTS - 1));
       measure('added', world.put(count + round), true);
     }
+    const rounds = quick ? 3 : 5;
+    const element = await repairs(
+      `delete element ip portolan-services vips { ${address(96, 1)} . tcp . 80 }`,
+      rounds,
+    );
+    const rule = await repairs('flush chain ip portolan-services postrouting', rounds);
     engine.close();
     const again = spend(() => {
       engine = NftablesEngine.open({ netns, nodeName: 'node-a' });
@@ -171,6 +200,11 @@ export async function benchServiceNft({ quick }: AreaOptions): Promise<Figure[]>
         budget: budget(median(one.added.wall)),
       },
       figure('a restart without a change, CPU', [again.cpuMs]),
+      {
+        ...figure('a deleted element is back', element),
+        budget: atMost(median(element), 200, 'ms'),
+      },
+      figure('a flushed chain is back, with everything', rule),
     ];
   } finally {
     for (const netns of made) netns.close();

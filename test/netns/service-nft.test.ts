@@ -21,6 +21,7 @@ const families = ['ip4', 'ip6'] as const;
 describe('Services in nftables', () => {
   let node: ServiceNode;
   let engine: NftablesEngine;
+  let onRepaired = () => {};
   let outside: TestPod;
   let remote: TestPod;
   let client: TestPod;
@@ -91,9 +92,14 @@ describe('Services in nftables', () => {
       for (const family of families) await node.serve(pod.name, pod.netns, pod[family], 8080);
     // Output needs a route before its packets can be translated, as a node always has one.
     node.ip('route add default via 172.20.7.9', 'route add default via fd00:20:7::9');
-    engine = NftablesEngine.open({ netns: node.netns, nodeName: 'node-a' });
+    engine = NftablesEngine.open({
+      netns: node.netns,
+      nodeName: 'node-a',
+      onRepaired: (error) => (error ? assert.ifError(error) : onRepaired()),
+    });
     engine.setServiceRanges(['10.96.0.0/16', 'fd00:10:96::/112']);
     for (const pod of node.pods) engine.attachPodLink(pod.ifindex);
+    for (const link of [outside, remote]) engine.attachNodeInterface(link.ifindex);
     node.exec(['ip', 'route', 'add', '10.244.7.0/24', 'via', '172.30.7.1'], remote.netns);
     node.exec(['ip', 'route', 'add', 'fd00:10:244:7::/64', 'via', 'fd00:30:7::1'], remote.netns);
     for (const target of [`${LB.ip4}/32`, '10.96.0.0/16'])
@@ -197,12 +203,14 @@ describe('Services in nftables', () => {
         const tcp = await node.attempt('tcp', from, target, port, { times: 40 });
         assert.equal(tcp.filter((s) => s.result === 'ECONNREFUSED').length, 40, `${from.netns} ${target}`);
         assert.ok(tcp.filter((s) => s.ms < 500).length >= 38);
-        const [udp] = await node.attempt('udp-connected', from, target, port === 80 ? 53 : 30_053, {
+        // Each from a socket of its own, faster than the kernel's limit for one client lets ICMP errors through.
+        const udp = await node.attempt('udp-connected', from, target, port === 80 ? 53 : 30_053, {
+          times: 20,
           timeout: 1,
         });
         // A datagram that netfilter takes away at its own sender's is EPERM there, whatever the answer would be.
         const want = from.netns === node.prefix ? 'EPERM' : 'ECONNREFUSED';
-        assert.equal(udp!.result, want, `${from.netns} ${target}`);
+        assert.deepEqual(results(udp), [want], `${from.netns} ${target}`);
       }
     });
 
@@ -254,6 +262,35 @@ describe('Services in nftables', () => {
       assert.equal(servers(spread).length, 2);
     });
 
+    test(`${family}: each backend has a count of the connections that it got`, async () => {
+      for (const spec of [{}, { sessionAffinity: 'ClientIP' as const }]) {
+        put(spec, [one, two]);
+        const counts = () => {
+          const plan = [...planner.plans.values()]
+            .flatMap(({ ports }) => ports)
+            .find((port) => port.protocol === 'TCP' && port.family === Number(family.slice(2)))!;
+          const { backends } = engine.observe(planner.plans.values()).get(plan.key)!;
+          return new Map(
+            plan.backends.map(({ endpoint }, at) => [endpoint.address, backends[at]!.count.connections]),
+          );
+        };
+        const before = counts();
+        const seen = [
+          ...(await node.attempt('tcp', fromPod(), VIP[family], 80, { times: 12 })),
+          ...(await node.attempt('tcp', fromOutside(), NODE[family], 30_080, { times: 6 })),
+        ];
+        const after = counts();
+        for (const pod of [one, two]) {
+          const got = seen.filter(({ server }) => server === pod.name).length;
+          assert.equal(
+            after.get(pod[family])! - before.get(pod[family])!,
+            got,
+            `${pod.name} ${JSON.stringify(spec)}`,
+          );
+        }
+      }
+    });
+
     test(`${family}: datagrams of one socket go to another endpoint when theirs has gone`, async () => {
       put({}, [one]);
       const socket = node.holdUdp(fromPod(), VIP[family], 53, true);
@@ -265,12 +302,16 @@ describe('Services in nftables', () => {
     });
   }
 
-  test('a nodePort answers at 127.0.0.1, and nobody outside reaches what listens there', async () => {
-    for (const kind of ['tcp', 'udp'] as const) {
-      const [seen] = await node.attempt(kind, fromNode(), '127.0.0.1', kind === 'tcp' ? 30_080 : 30_053);
-      assert.equal(seen!.result, 'ok');
-      assert.ok(seen!.peer!.includes('127.0.0.1'));
-    }
+  test('a nodePort answers at 127.0.0.1 and ::1, from pods here and elsewhere; nobody outside reaches what listens there', async () => {
+    for (const address of ['127.0.0.1', '::1'])
+      for (const endpoint of [one, remote])
+        for (const kind of ['tcp', 'udp'] as const) {
+          put({}, [endpoint]);
+          const [seen] = await node.attempt(kind, fromNode(), address, kind === 'tcp' ? 30_080 : 30_053);
+          assert.equal(seen!.result, 'ok', `${kind} ${address} ${endpoint.name}`);
+          assert.ok(seen!.peer!.includes(address));
+          assert.equal(seen!.server, endpoint.name);
+        }
     await node.serve('secret', node.prefix, '127.0.0.1', 7777);
     node.exec(['ip', 'route', 'add', '127.0.0.1/32', 'via', '172.20.7.1', 'table', '99'], outside.netns);
     node.exec(['ip', 'rule', 'add', 'pref', '1', 'lookup', '99'], outside.netns);
@@ -348,16 +389,21 @@ describe('Services in nftables', () => {
     ['an added rule', 'insert rule ip portolan-services services drop'],
     ['a deleted rule', 'flush chain ip portolan-services postrouting'],
   ] as const)
-    test(`${what} is put back`, async () => {
-      node.exec(['nft', damage]);
-      const until = performance.now() + 3000;
-      while (performance.now() < until) {
-        await new Promise((resolve) => setTimeout(resolve, 20));
-        const { missing } = engine.diff(planner.plans.values());
-        const [seen] =
-          missing.length === 0 ? await node.attempt('tcp', fromPod(), VIP.ip4, 80, { timeout: 0.2 }) : [];
-        if (seen?.result === 'ok') return;
+    test(`${what} is put back within 200 ms`, async () => {
+      const times: number[] = [];
+      for (let round = 0; round < 4; round++) {
+        const repaired = new Promise<void>((resolve) => {
+          onRepaired = resolve;
+        });
+        node.exec(['nft', damage]);
+        const began = performance.now();
+        await repaired;
+        times.push(performance.now() - began);
+        await whole();
+        const [seen] = await node.attempt('tcp', fromPod(), VIP.ip4, 80, { timeout: 2 });
+        assert.equal(seen!.result, 'ok');
       }
-      assert.fail('it stayed away');
+      // Beside other work one may take longer.
+      assert.ok(Math.min(...times) < 200, `${times.map(Math.round).join(', ')} ms`);
     });
 });

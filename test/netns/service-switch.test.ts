@@ -49,6 +49,7 @@ describe('change of the Service engine', () => {
     ...more,
   });
   const tables = () => node.exec(['nft', 'list', 'tables']);
+  const ratemask = () => node.exec(['sysctl', '-n', 'net.ipv4.icmp_ratemask']).trim();
   const pins = () =>
     existsSync(node.bpffs) ? readdirSync(node.bpffs).filter((name) => name.startsWith('lb-')) : [];
   /** Programs of the engine at links of the node, and in the cgroup, as bpftool sees them. */
@@ -169,6 +170,7 @@ describe('change of the Service engine', () => {
     assert.deepEqual(pins(), []);
     assert.deepEqual(programs(), []);
     assert.match(tables(), /ip portolan-services/);
+    assert.equal(ratemask(), '6160');
     assert.doesNotMatch(node.exec(['nft', 'list', 'ruleset']), /service_/);
     await works();
     assert.equal(await bySocket.ask('still there'), 'echo still there');
@@ -178,6 +180,7 @@ describe('change of the Service engine', () => {
 
     assert.deepEqual(await change('ebpf'), { engine: 'ebpf' });
     assert.doesNotMatch(tables(), /portolan-services/);
+    assert.equal(ratemask(), '6168');
     await goOn(held, 'in eBPF again');
     await works();
   });

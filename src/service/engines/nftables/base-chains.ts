@@ -41,6 +41,8 @@ const REFUSE = 'refuse';
 const NF_DSTNAT = -100;
 /** The link lo has this number in every namespace (drivers/net/loopback.c). */
 const LOOPBACK_INDEX = 1;
+/** ::1 */
+const LOOPBACK_6 = Uint8Array.of(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1);
 /** Before the masquerading of pods to the outside (srcnat, 100). */
 const POSTROUTING = 99;
 
@@ -91,10 +93,10 @@ export function baseChains(family: Family): Map<string, Chain> {
   ];
   const translated = [ct('status', 0), bitwise(0, CT_STATUS_DNAT, 0)];
   const fromLoopback = rule(
-    'a nodePort at 127.0.0.1',
+    family === 4 ? 'a nodePort at 127.0.0.1' : 'a nodePort at ::1',
     translated,
     compare(0, hostU32(0), true),
-    loopback('source'),
+    family === 4 ? loopback('source') : [address(6, 'source', 0), compare(0, LOOPBACK_6)],
     masquerade(),
   );
   /** With route_localnet others on the link could reach what listens at 127.0.0.1 (CVE-2020-8558). */
@@ -225,7 +227,7 @@ export function baseChains(family: Family): Map<string, Chain> {
           lookup('hairpins' satisfies SetId, 0),
           masquerade(),
         ),
-        ...(family === 4 ? [fromLoopback] : []),
+        fromLoopback,
       ]),
     ],
   ]);

@@ -150,12 +150,17 @@ export function compilePort(port: PortPlan, slots: Slots, context: CompileContex
   return builder.done();
 }
 
+/** Whether rules serve a frontend: nobody else has it. */
+export function isServed({ shadowedBy }: Pick<FrontendPlan, 'shadowedBy'>): boolean {
+  return shadowedBy === undefined;
+}
+
 /**
- * Whether rules serve a frontend: nobody else has it, and it is not ::1, which the kernel lets nothing leave by
- * (RFC 4291 section 2.5.3); 127.0.0.1 can be let, see loopback.ts.
+ * What happens to pods of this node: nobody hides them, because answers come by their node whoever sends them. So
+ * policies at the backend know them. Only --masquerade-all hides them, at ClusterIPs.
  */
-export function isServed({ shadowedBy, address }: Pick<FrontendPlan, 'shadowedBy' | 'address'>): boolean {
-  return shadowedBy === undefined && address !== '::1';
+export function podRule({ kind, rules }: Pick<FrontendPlan, 'kind' | 'rules'>): Rule {
+  return kind === 'ClusterIP' ? rules.pod : { ...rules.pod, masquerade: false };
 }
 
 /** There are few targets and many ports: each verdict and chain exists once. */
@@ -231,9 +236,10 @@ class PortBuilder {
     };
   }
 
-  #rules({ rules }: FrontendPlan, space: Space, key: readonly Datum[]): void {
+  #rules(frontend: FrontendPlan, space: Space, key: readonly Datum[]): void {
+    const { rules } = frontend;
     const map = (inVip: SetId, inNodePort: SetId) => (space === 'vip' ? inVip : inNodePort);
-    const pod = this.#verdict(rules.pod, space, key);
+    const pod = this.#verdict(podRule(frontend), space, key);
     const node = this.#verdict(rules.node, space, key);
     const outside = this.#verdict(rules.outside, space, key);
     if (pod.forward) this.#put(map('vips', 'nodeports'), { key, data: pod.to, comment: this.#comment });

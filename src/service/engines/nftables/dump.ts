@@ -11,7 +11,7 @@ import { socketAddress } from '../../describe.ts';
 import type { PortPlan, Rule, ServicePlan } from '../../types.ts';
 import { weightedMembers } from '../../weighted.ts';
 import { DROPPED } from './base-chains.ts';
-import { isServed, PROTOCOL_NUMBER } from './compile.ts';
+import { isServed, PROTOCOL_NUMBER, podRule } from './compile.ts';
 import type { SetContents } from './kernel.ts';
 import { LOCAL_SLOT, type SetId } from './layout.ts';
 import { chainOf, endpointOf } from './leftovers.ts';
@@ -163,7 +163,8 @@ function portLines(port: PortPlan): string[] {
   };
   return port.frontends
     .filter((frontend) => isServed(frontend))
-    .map(({ kind, address, port: number, rules }) => {
+    .map((frontend) => {
+      const { kind, address, port: number, rules } = frontend;
       const forwards = rules.pod.verdict === 'forward' && names(rules.pod).length > 0;
       return lineOf({
         address,
@@ -172,7 +173,7 @@ function portLines(port: PortPlan): string[] {
         nodePort: kind === 'NodePort',
         affinitySeconds: forwards ? port.affinitySeconds : 0,
         ranged: kind === 'LoadBalancer' && port.sourceRanges.length > 0,
-        pod: text(rules.pod),
+        pod: text(podRule(frontend)),
         node: text(rules.node),
         outside: text(rules.outside),
       });

@@ -21,13 +21,23 @@ import type { PlanDelta, ServicePlan } from '../../types.ts';
 import { type DumpedTable, dumpPlans, dumpTables } from './dump.ts';
 import { ForeignRepair } from './foreign-repair.ts';
 import { NftKernel, removeNftServices } from './kernel.ts';
-import { SET_IDS, TABLE } from './layout.ts';
+import { SET_IDS, type SetId, TABLE } from './layout.ts';
 import { Ledger, type PortChange } from './ledger.ts';
 import { allowLoopbackRoutes, isLoopback } from './loopback.ts';
-import { countOf, explainPacket, FORWARD_SETS, observePort, packetsOf, REFUSED_SETS } from './observe.ts';
+import { LoopbackRoutes } from './loopback-routes.ts';
+import {
+  countOf,
+  explainPacket,
+  FORWARD_SETS,
+  observePort,
+  packetsOf,
+  REFUSED_SETS,
+  SLOT_SETS,
+} from './observe.ts';
 import { Programmer } from './programmer.ts';
 import { staleFlows } from './stale.ts';
 import { countersOf, storesOf } from './status.ts';
+import { allowUnreachables } from './unreachable.ts';
 
 export interface NftablesEngineOptions {
   /** Namespace of the node, default the process's own. */
@@ -48,10 +58,12 @@ export class NftablesEngine implements NodeServiceEngine {
   readonly #programmer: Programmer;
   readonly #repair: ForeignRepair;
   readonly #nodeInterfaces = new Set<number>();
+  readonly #loopbackRoutes: LoopbackRoutes;
 
   private constructor(options: NftablesEngineOptions) {
     this.#options = options;
     this.#ledger = new Ledger(options.nodeName);
+    this.#loopbackRoutes = new LoopbackRoutes({ netns: options.netns });
     this.#kernel = new NftKernel({
       netns: options.netns,
       onForeignChange: (names) => this.#repair.schedule(names),
@@ -114,7 +126,10 @@ export class NftablesEngine implements NodeServiceEngine {
     try {
       changes = programmer.program(left);
       this.#forget(ports);
-      if (this.#servesLoopback(ports)) allowLoopbackRoutes({ netns: this.#options.netns });
+      if (ports.some(({ after }) => after && after.plan.protocol !== 'TCP'))
+        allowUnreachables({ netns: this.#options.netns });
+      if (servesAt(ports, isLoopback)) allowLoopbackRoutes({ netns: this.#options.netns });
+      if (servesAt(ports, (address) => address === '::1')) this.#loopbackRoutes.serve();
     } catch (cause) {
       programmer.distrust();
       for (const { key } of delta.upsert)
@@ -133,10 +148,12 @@ export class NftablesEngine implements NodeServiceEngine {
 
   attachPodLink(ifindex: number): void {
     this.#programmer.addPodLink(ifindex);
+    this.#loopbackRoutes.add(ifindex);
   }
 
   detachPodLink(ifindex: number): void {
     this.#programmer.removePodLinks([ifindex]);
+    this.#loopbackRoutes.delete(ifindex);
   }
 
   attachPodBridge(ifindex: number): void {
@@ -148,16 +165,20 @@ export class NftablesEngine implements NodeServiceEngine {
     const there = new Set(rtnl.links().map(({ ifindex }) => ifindex));
     const gone = (ifindex: number) => !there.has(ifindex);
     this.#programmer.removePodLinks([...this.#programmer.podLinks].filter(gone));
+    this.#loopbackRoutes.keep(there);
     for (const ifindex of [...this.#nodeInterfaces].filter(gone)) this.#nodeInterfaces.delete(ifindex);
   }
 
   /** Rules see the packets of all interfaces: whatever comes from no pod of this node comes from outside. */
   attachNodeInterface(ifindex: number): void {
     this.#nodeInterfaces.add(ifindex);
+    this.#loopbackRoutes.add(ifindex);
   }
 
   /** Answers find their connection in conntrack, by whatever interface they come. */
-  attachOverlay(): void {}
+  attachOverlay(ifindex: number): void {
+    this.#loopbackRoutes.add(ifindex);
+  }
 
   detachNodeInterface(ifindex: number): void {
     this.#nodeInterfaces.delete(ifindex);
@@ -186,20 +207,20 @@ export class NftablesEngine implements NodeServiceEngine {
   }
 
   observe(plans: Iterable<ServicePlan>): Map<string, PortObservation> {
-    const packets = this.#packets();
+    const list = [...plans];
+    const ports = list.flatMap((plan) => plan.ports.map(({ key }) => this.#ledger.ports.get(key)));
+    const packets = this.#packets(SLOT_SETS);
+    const affine = ports.some((port) => port?.affinity) ? FAMILIES : [];
+    const endpoints = new Map(affine.flatMap((family) => [...this.#kernel.endpointCounts(family)]));
     using conntrack = Conntrack.open({ netns: this.#options.netns });
     const flows = conntrack.list();
     const found = new Map<string, PortObservation>();
-    for (const { ports } of plans)
-      for (const { key } of ports) {
-        const port = this.#ledger.ports.get(key);
-        if (port) found.set(key, observePort(port, packets, flows));
-      }
+    for (const port of ports) if (port) found.set(port.key, observePort(port, { packets, endpoints }, flows));
     return found;
   }
 
   portCounts(): Map<string, Count> {
-    const packets = this.#packets();
+    const packets = this.#packets([]);
     const counts = new Map<string, Count>();
     for (const [key, port] of this.#ledger.ports) {
       const count = countOf(port, packets);
@@ -217,8 +238,8 @@ export class NftablesEngine implements NodeServiceEngine {
     return undefined;
   }
 
-  #packets(): Map<string, number> {
-    const sets = [...FORWARD_SETS, ...REFUSED_SETS];
+  #packets(more: readonly SetId[]): Map<string, number> {
+    const sets = [...FORWARD_SETS, ...REFUSED_SETS, ...more];
     return new Map(FAMILIES.flatMap((family) => [...packetsOf(this.#kernel.contents(family, sets))]));
   }
 
@@ -246,10 +267,6 @@ export class NftablesEngine implements NodeServiceEngine {
     removeNftServices({ netns: this.#options.netns });
   }
 
-  #servesLoopback(ports: readonly PortChange[]): boolean {
-    return ports.some(({ after }) => after?.plan.frontends.some(({ address }) => isLoopback(address)));
-  }
-
   /** Ends what leads to backends that have gone. */
   #forget(ports: readonly PortChange[]): void {
     const flows = staleFlows(ports);
@@ -259,4 +276,9 @@ export class NftablesEngine implements NodeServiceEngine {
         conntrack.delete(conntrack.list({ family, protocol: 17 }).filter((entry) => flows.isStale(entry)));
     }
   }
+}
+
+/** Whether one of these ports has a frontend at such an address now. */
+function servesAt(ports: readonly PortChange[], wanted: (address: string) => boolean): boolean {
+  return ports.some(({ after }) => after?.plan.frontends.some(({ address }) => wanted(address)));
 }

@@ -17,8 +17,10 @@ import {
 import { baseChains } from './base-chains.ts';
 import { LAYOUTS, SET_IDS, type SetId, TABLE } from './layout.ts';
 import { forbidLoopbackRoutes, isLoopback } from './loopback.ts';
+import { removeLoopbackRoutes } from './loopback-routes.ts';
 import type { Chain } from './rule-parts.ts';
 import { parseAffine, parseEndpointName, parseTarget, targetChain } from './target-chains.ts';
+import { limitUnreachables } from './unreachable.ts';
 
 export interface NftKernelOptions {
   readonly netns?: number | { readonly fd: number } | undefined;
@@ -126,6 +128,16 @@ export class NftKernel {
     return Object.fromEntries(ids.map((id) => [id, this.list(family, id) ?? []]));
   }
 
+  /** Packets by the number of an endpoint of a port with affinity. */
+  endpointCounts(family: Family): Map<number, number> {
+    const counts = new Map<number, number>();
+    for (const { chain, packets } of this.#ruleset.rules(LAYOUTS[family].place)) {
+      const id = packets === undefined ? undefined : parseEndpointName(chain);
+      if (id !== undefined) counts.set(id, (counts.get(id) ?? 0) + packets!);
+    }
+    return counts;
+  }
+
   /** Packets by comment of the rule that counted them. */
   counters(family: Family): Map<string, number> {
     const counts = new Map<string, number>();
@@ -154,6 +166,8 @@ export function removeNftServices(options: {
   );
   if (!options.dryRun && places.length > 0) {
     // First, because the rule that guards it goes with the table.
+    limitUnreachables({ netns: options.netns });
+    removeLoopbackRoutes({ netns: options.netns });
     if (servesLoopback(ruleset)) forbidLoopbackRoutes({ netns: options.netns });
     ruleset.apply(places.map((place) => ({ ...place, change: 'delete table' })));
   }

@@ -56,8 +56,8 @@ const SHAPES = {
   nodeports: { key: NODE_PORT, data: 'verdict', options: COUNTED },
   'nodeports-node': { key: NODE_PORT, data: 'verdict', options: COUNTED },
   'nodeports-outside': { key: NODE_PORT, data: 'verdict', options: COUNTED },
-  slots: { key: [...VIP, 'number'], data: SOCKET },
-  'nodeport-slots': { key: [...NODE_PORT, 'number'], data: SOCKET },
+  slots: { key: [...VIP, 'number'], data: SOCKET, options: COUNTED },
+  'nodeport-slots': { key: [...NODE_PORT, 'number'], data: SOCKET, options: COUNTED },
   /** Frontends without an endpoint for the client: refused, or dropped. */
   refused: { key: VIP, data: 'verdict', options: COUNTED },
   'refused-nodeports': { key: NODE_PORT, data: 'verdict', options: COUNTED },

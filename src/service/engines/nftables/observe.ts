@@ -5,7 +5,7 @@ import type { NftElement } from '../../../kernel/nft/index.ts';
 import { socketAddress } from '../../describe.ts';
 import type { Count, PacketAnswer, PacketQuery, PortObservation } from '../../engine.ts';
 import { DROPPED } from './base-chains.ts';
-import { entryId, PROTOCOL_NUMBER } from './compile.ts';
+import { backendText, entryId, PROTOCOL_NUMBER, slotEntries } from './compile.ts';
 import { type DumpedTable, slotsOf } from './dump.ts';
 import type { SetContents } from './kernel.ts';
 import type { SetId } from './layout.ts';
@@ -22,6 +22,8 @@ export const FORWARD_SETS: readonly SetId[] = [
   'nodeports-node',
   'nodeports-outside',
 ];
+/** Sets whose elements count new connections of a backend. */
+export const SLOT_SETS: readonly SetId[] = ['slots', 'nodeport-slots'];
 export const REFUSED_SETS: readonly SetId[] = [
   'refused',
   'refused-nodeports',
@@ -52,13 +54,35 @@ export function countOf(port: LedgerPort, packets: ReadonlyMap<string, number>):
   return connections + refused === 0 ? undefined : { ...NO_COUNT, connections, refused };
 }
 
+/** What was counted in a family. */
+export interface Counted {
+  /** By the identity of the element. */
+  readonly packets: ReadonlyMap<string, number>;
+  /** By the number of the endpoint of a port with affinity. */
+  readonly endpoints: ReadonlyMap<number, number>;
+}
+
+/** New connections by backend, since each of its slots was written. */
+function backendCounts(port: LedgerPort, { packets, endpoints }: Counted): Map<string, number> {
+  const counts = new Map<string, number>();
+  const add = (name: string, count: number) => counts.set(name, (counts.get(name) ?? 0) + count);
+  for (const [name, id] of port.affinity?.ids ?? []) add(name, endpoints.get(id) ?? 0);
+  for (const { set, element } of slotEntries(port.fronts, port.slots)) {
+    const count = packets.get(entryId(set, element.key));
+    const [address, number] = element.data as readonly [address: unknown, number: number];
+    if (count) add(backendText({ address: String(address), port: number }), count);
+  }
+  return counts;
+}
+
 /** `flows` are connections that conntrack translates. */
 export function observePort(
   port: LedgerPort,
-  packets: ReadonlyMap<string, number>,
+  counted: Counted,
   flows: readonly ConntrackEntry[],
 ): PortObservation {
   const { plan } = port;
+  const perBackend = backendCounts(port, counted);
   const protocol = PROTOCOL_NUMBER[plan.protocol];
   const fronts = new Set(plan.frontends.map(({ address, port: number }) => `${address} ${number}`));
   const open = new Map<string, number>();
@@ -70,10 +94,13 @@ export function observePort(
   }
   return {
     number: port.affinity?.number ?? 0,
-    count: countOf(port, packets) ?? NO_COUNT,
+    count: countOf(port, counted.packets) ?? NO_COUNT,
     backends: plan.backends.map(({ endpoint, port: number }, at) => ({
       id: at,
-      count: NO_COUNT,
+      count: {
+        ...NO_COUNT,
+        connections: perBackend.get(backendText({ address: endpoint.address, port: number })) ?? 0,
+      },
       flows: open.get(`${endpoint.address} ${number}`) ?? 0,
     })),
     entries: port.entries.map(({ set, element }) => elementText(set, element)),

@@ -9,6 +9,7 @@ import { makeChains, makeTable, type NftKernel, type SetContents } from './kerne
 import { LAYOUTS, PLANNED_SETS, type SetId } from './layout.ts';
 import { idOf, type Ledger, type Leftover, sameData } from './ledger.ts';
 import { leftoversOf } from './leftovers.ts';
+import { SLOT_SETS } from './observe.ts';
 
 /** What is known of the kernel's contents when everything is compared. */
 interface Known {
@@ -22,8 +23,6 @@ export interface FoundLeftovers {
   readonly fronts: ReadonlyMap<string, Leftover>;
   readonly sets: Readonly<Record<Family, SetContents>>;
 }
-
-const SLOT_SETS: ReadonlySet<SetId> = new Set(['slots', 'nodeport-slots']);
 
 /** Chains that nothing uses are taken away later: kernels before 6.2 see a moment late that an element is gone. */
 const CHAIN_REST_MS = 1500;
@@ -201,7 +200,7 @@ export class Programmer {
     const skipSlots = left !== undefined && this.#ledger.hasSlots(family, left.fronts, slots);
     const present = new Map<string, Entry>();
     for (const [set, elements] of Object.entries(contents) as [SetId, readonly NftElement[]][])
-      if (!skipSlots || !SLOT_SETS.has(set))
+      if (!skipSlots || !SLOT_SETS.includes(set))
         for (const element of elements) {
           const entry: Entry = { set, element };
           present.set(idOf(entry), entry);

@@ -5,7 +5,7 @@
 import type { BenchRow } from './measure.ts';
 
 /** `ratio` figures have no unit of their own, e.g. CPU beside CPU. */
-export type Unit = 'ms' | 'us' | 's' | 'MiB' | 'Gbit/s' | 's/GB' | '/s' | '%';
+export type Unit = 'ms' | 'us' | 'ns' | 's' | 'MiB' | 'Gbit/s' | 's/GB' | '/s' | '%';
 
 export interface Figure {
   readonly name: string;

@@ -32,7 +32,7 @@ export interface TestRun {
   readonly context?: Uint8Array;
   /** How often; default 1. */
   readonly repeat?: number;
-  /** Room for the packet afterwards, in bytes; default 4096 more than `data`. */
+  /** Room for the packet afterwards, in bytes; default 4096 more than `data`. 0: neither it nor the context comes back. */
   readonly outputBytes?: number;
   readonly flags?: number;
   readonly cpu?: number;
@@ -100,14 +100,15 @@ export class BpfProgram {
       view.setUint32(attr + 12, room, true);
       arena.point(attr + 16, arena.put(input));
       outAt = arena.reserve(room);
-      arena.point(attr + 24, outAt);
+      // Frames that go their own way come back to nobody: the kernel refuses even an empty buffer for them.
+      if (room > 0) arena.point(attr + 24, outAt);
     }
     if (test.context) {
       view.setUint32(attr + 40, context.length, true);
       contextAt = arena.put(context);
       arena.point(attr + 48, contextAt);
       // Programs of type syscall write into their input and refuse an output buffer.
-      if (test.data) {
+      if (test.data && room > 0) {
         contextAt = arena.reserve(context.length);
         view.setUint32(attr + 44, context.length, true);
         arena.point(attr + 56, contextAt);
@@ -119,9 +120,12 @@ export class BpfProgram {
     if (result < 0) throw bpfError('BPF_RUN_FAILED', { program: this.name }, kernelFailure(result));
     return {
       returned: view.getUint32(attr + 4, true),
-      data: arena.from(outAt, test.data ? view.getUint32(attr + 12, true) : 0).slice(),
+      data: arena.from(outAt, room > 0 ? view.getUint32(attr + 12, true) : 0).slice(),
       context: arena
-        .from(contextAt, test.data && test.context ? view.getUint32(attr + 44, true) : context.length)
+        .from(
+          contextAt,
+          test.data && test.context && room > 0 ? view.getUint32(attr + 44, true) : context.length,
+        )
         .slice(),
       durationNs: view.getUint32(attr + 36, true),
     };

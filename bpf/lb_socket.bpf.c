@@ -6,6 +6,7 @@
  *   connect    10.96.0.10:80 -> 10.244.1.2:8080     once a connection
  *   sendmsg    the same for datagrams of a socket that is not connected; it keeps its backend
  *   recvmsg, getpeername    10.244.1.2:8080 -> 10.96.0.10:80, so that the process sees whom it asked
+ *   sock_release            what was remembered of it is forgotten
  *
  * Errors: ECONNREFUSED without endpoints, EPERM where policy drops (and for both before Linux 5.18).
  */
@@ -14,13 +15,19 @@
 #include <linux/in.h>
 
 #define IPPROTO_MPTCP_ 262 /* linux/in.h of older headers lacks it */
-#define SOCK_STREAM_ 1
+#define SOCK_DGRAM_ 2
 #define ECONNREFUSED_ 111
 #define EPERM_ 1
 
+/*
+ * What sockets believe lives as long as they do: entries go with their sockets, and none is evicted. Where there is no
+ * room a datagram socket is refused, whose answers would come from the backend's own address.
+ */
+
 /* socket cookie -> peer of a connected socket; programs. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
 	__type(key, __u64);
 	__type(value, struct lb_peer);
@@ -28,7 +35,8 @@ struct {
 
 /* socket cookie -> peers of a socket that sends datagrams to many; programs. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 16384);
 	__type(key, __u64);
 	__type(value, struct lb_peers);
@@ -133,11 +141,15 @@ static __always_inline enum answer connect_to(struct bpf_sock_addr *ctx, const s
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	enum answer answer = choose(ctx, to, peer);
 
-	if (answer == FORWARD)
-		bpf_map_update_elem(&lb_sockets, &cookie, peer, BPF_ANY);
-	else if (answer == PASS && to->protocol == IPPROTO_UDP)
+	if (answer == FORWARD) {
+		if (bpf_map_update_elem(&lb_sockets, &cookie, peer, BPF_ANY) && to->protocol == IPPROTO_UDP) {
+			lb_count(LB_DROP_SOCKETS_FULL);
+			return DROP;
+		}
+	} else if (answer == PASS && to->protocol == IPPROTO_UDP) {
 		/* A datagram socket may be connected again, elsewhere. */
 		bpf_map_delete_elem(&lb_sockets, &cookie);
+	}
 	return answer;
 }
 
@@ -159,7 +171,8 @@ static __always_inline struct lb_peer *known_peer(struct lb_peers *peers, const 
 	return NULL;
 }
 
-static __always_inline void remember_peer(__u64 cookie, struct lb_peers *peers, const struct lb_peer *peer)
+/* False: there is no room for it. */
+static __always_inline bool remember_peer(__u64 cookie, struct lb_peers *peers, const struct lb_peer *peer)
 {
 	if (peers) {
 		__u32 next = peers->next & (LB_PEERS - 1);
@@ -169,12 +182,13 @@ static __always_inline void remember_peer(__u64 cookie, struct lb_peers *peers, 
 				next = i;
 		peers->peer[next & (LB_PEERS - 1)] = *peer;
 		peers->next = next + 1;
+		return true;
 	} else {
 		struct lb_peers fresh = {};
 
 		fresh.peer[0] = *peer;
 		fresh.next = 1;
-		bpf_map_update_elem(&lb_datagrams, &cookie, &fresh, BPF_ANY);
+		return !bpf_map_update_elem(&lb_datagrams, &cookie, &fresh, BPF_ANY);
 	}
 }
 
@@ -191,8 +205,10 @@ static __always_inline enum answer send_to(struct bpf_sock_addr *ctx, const stru
 		return FORWARD;
 	}
 	answer = choose(ctx, to, peer);
-	if (answer == FORWARD)
-		remember_peer(cookie, peers, peer);
+	if (answer == FORWARD && !remember_peer(cookie, peers, peer)) {
+		lb_count(LB_DROP_SOCKETS_FULL);
+		return DROP;
+	}
 	return answer;
 }
 
@@ -361,6 +377,20 @@ SEC("cgroup/getpeername6")
 int lb_getpeername6(struct bpf_sock_addr *ctx)
 {
 	return show6(ctx);
+}
+
+/* A socket is closed by its last owner. */
+SEC("cgroup/sock_release")
+int lb_sock_release(struct bpf_sock *ctx)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+
+	/* Most were never connected by a Service, and a look takes no lock. */
+	if (bpf_map_lookup_elem(&lb_sockets, &cookie))
+		bpf_map_delete_elem(&lb_sockets, &cookie);
+	if (ctx->type == SOCK_DGRAM_ && bpf_map_lookup_elem(&lb_datagrams, &cookie))
+		bpf_map_delete_elem(&lb_datagrams, &cookie);
+	return 1;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -199,6 +199,7 @@ enum lb_reason {
 	LB_DROP_OPTION, /* carries what nodes tell each other, and comes from none of them */
 	LB_DROP_SPOOFED, /* a pod sent it with a source address that is not its own */
 	LB_DROP_FLOWS_FULL, /* a new flow, and all places that it may have are taken */
+	LB_DROP_SOCKETS_FULL, /* a datagram socket, and no room to remember what it believes to talk to */
 	LB_REASONS, /* number of reasons */
 };
 

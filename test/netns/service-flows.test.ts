@@ -182,6 +182,30 @@ describe('the table of flows', () => {
     );
   });
 
+  test('what is remembered of sockets goes with them; a datagram socket that finds no room is refused', async () => {
+    const opened = open({ flows: SMALLEST, sockets: 8, datagrams: 8 });
+    const from = { netns: client.netns, cgroup: true };
+    const count = (name: 'lb_sockets' | 'lb_datagrams') => [...opened.maps[name].keys()].length;
+    const talker = node.hold(from, VIP, 80);
+    await talker.ask();
+    assert.equal(count('lb_sockets'), 1);
+    // More sockets than there is room for, one after the other. The datagrams' server takes its time.
+    for (const kind of ['tcp', 'udp', 'udp-connected'] as const)
+      for (const seen of await node.attempt(kind, from, VIP, 80, {
+        times: 12,
+        timeout: kind === 'tcp' ? 3 : 0.01,
+      }))
+        assert.equal(seen.result, kind === 'tcp' ? 'ok' : 'timeout');
+    assert.deepEqual([count('lb_sockets'), count('lb_datagrams')], [1, 0]);
+    for (let at = 0; at < 9; at++) node.holdUdp(from, VIP, 80, true);
+    const deadline = Date.now() + 10_000;
+    while (opened.counters()['drop-sockets-full'] === 0 && Date.now() < deadline)
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    assert.equal(opened.counters()['drop-sockets-full'], 2);
+    assert.equal(count('lb_sockets'), 8);
+    assert.equal(await talker.ask('still'), 'echo still');
+  });
+
   test('flows of the LRU map that was there before the table are carried over', async () => {
     const first = open({ flows: SMALLEST });
     const talker = await hold();

@@ -196,6 +196,7 @@ describe('random packets', () => {
       'drop-hold',
       'drop-option',
       'drop-flows-full',
+      'drop-sockets-full',
       'drop-spoofed',
     ];
     for (const [at, reason] of REASONS.entries())

@@ -436,6 +436,7 @@ describe('packet programs', () => {
       lb_recvmsg6: [180, 350],
       lb_getpeername4: [140, 300],
       lb_getpeername6: [180, 350],
+      lb_sock_release: [60, 100],
       lb_from_pod: [6600, 95_000],
       lb_to_pod: [2000, 48_000],
       lb_from_outside: [14_200, 160_000],

@@ -283,6 +283,7 @@ export const REASONS = [
   'drop-option',
   'drop-spoofed',
   'drop-flows-full',
+  'drop-sockets-full',
 ] as const;
 
 export type Reason = (typeof REASONS)[number];

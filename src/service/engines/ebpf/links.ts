@@ -36,6 +36,7 @@ export const SOCKET_HOOKS = [
   'recvmsg6',
   'getpeername4',
   'getpeername6',
+  'sock_release',
 ] as const;
 
 /** Hooks that read what the others wrote. */

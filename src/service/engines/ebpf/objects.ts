@@ -39,9 +39,9 @@ export interface EngineSizes {
   readonly flowsLimit?: number;
   /** How far flows of datagrams whose clients may be forged make the table grow. Default 262,144 places. */
   readonly flowsUnproven?: number;
-  /** Connected sockets whose peer is a backend. Default 65,536. */
+  /** Connected sockets that are open whose peer is a backend. Default 262,144; memory is taken when they are there. */
   readonly sockets?: number;
-  /** Unconnected datagram sockets. Default 16,384. */
+  /** Unconnected datagram sockets that are open. Default 65,536. */
   readonly datagrams?: number;
   /** Clients with affinity. Default 16,384. */
   readonly affinities?: number;
@@ -63,8 +63,8 @@ export interface EngineSizes {
 
 /** What may be pinned under these names. The folder's name is the version of the layout. */
 const SIZED: Readonly<Record<string, (sizes: EngineSizes) => number>> = {
-  lb_sockets: (s) => s.sockets ?? 65_536,
-  lb_datagrams: (s) => s.datagrams ?? 16_384,
+  lb_sockets: (s) => s.sockets ?? 262_144,
+  lb_datagrams: (s) => s.datagrams ?? 65_536,
   lb_affinities: (s) => s.affinities ?? 16_384,
   lb_fragments: (s) => s.fragments ?? 4_096,
   // Entries are made when written.

@@ -142,7 +142,12 @@ export class PodLinks {
   /** What is not as it must be, in words; empty when all is well. `netnsFd` undefined: the pod is gone. */
   check(spec: PodLinkSpec, netnsFd: number | undefined): string[] {
     const link = this.#host.link(spec.hostLink);
-    const missing = spec.kind === 'bridge' && !this.bridge.find() ? [`bridge ${BRIDGE_NAME} is missing`] : [];
+    const missing: string[] = [];
+    if (spec.kind === 'bridge') {
+      const bridge = this.bridge.find();
+      if (!bridge) missing.push(`bridge ${BRIDGE_NAME} is missing`);
+      else if (!this.bridge.isWell(bridge)) missing.push(`bridge ${BRIDGE_NAME} is down or has another MAC`);
+    }
     if (link) missing.push(...planHostEnd(spec, this.#hostEnd(link)).map((step) => step.missing()));
     else missing.push(`host link ${spec.hostLink} is missing`);
     if (netnsFd === undefined) return [...missing, 'the network namespace of the pod is gone'];

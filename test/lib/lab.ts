@@ -250,8 +250,10 @@ export class Lab {
   }
 }
 
-/** Starts a lab; it is gone again when that fails. */
-export async function startLab(...args: string[]): Promise<Lab> {
+/** Starts a lab; it is gone again when that fails. PORTOLAN_POD_LINK=bridge runs any test of labs with bridged pods. */
+export async function startLab(...words: string[]): Promise<Lab> {
+  const kind = process.env['PORTOLAN_POD_LINK'];
+  const args = kind && !words.includes('--pod-link') ? [...words, '--pod-link', kind] : words;
   const lab = new Lab(`pt-lab-${process.pid}-${open.size}`, await freePort());
   const { status, stdout, stderr } = await lab.cli('up', '--port', String(lab.port), '--json', ...args);
   if (status !== 0) {

@@ -587,7 +587,7 @@ function podsPss(running: Lab): number {
   return sum;
 }
 
-test('lab down leaves nothing, and a host-gw lab routes without a tunnel', async () => {
+test('lab down leaves nothing, and a host-gw lab routes without a tunnel, pods on bridges', async () => {
   await lab.down();
   const left = [
     ...readdirSync('/run/netns').filter((name) => name.startsWith(lab.name)),
@@ -595,9 +595,9 @@ test('lab down leaves nothing, and a host-gw lab routes without a tunnel', async
     ...readdirSync('/sys/fs/bpf').filter((name) => name === lab.name),
   ];
   assert.deepEqual(left, []);
-  lab = await startLab('--backend', 'host-gw', '--nodes', '2', '--dual-stack');
+  lab = await startLab('--backend', 'host-gw', '--nodes', '2', '--dual-stack', '--pod-link', 'bridge');
   assert.ok(lab.report!.probes.every(({ micros }) => micros !== undefined));
-  const links = await lab.jsonExec<{ ifname: string }[]>('node1', ['ip', '-j', 'link']);
+  const links = await lab.jsonExec<{ ifname: string; master?: string }[]>('node1', ['ip', '-j', 'link']);
   assert.ok(!links.some(({ ifname }) => ifname.startsWith('flannel')), 'no tunnel device');
   const routes = await lab.jsonExec<{ dst: string; gateway?: string; protocol: string }[]>('node1', [
     ...['ip', '-j', 'route', 'show', 'proto', '250'],
@@ -605,4 +605,11 @@ test('lab down leaves nothing, and a host-gw lab routes without a tunnel', async
   assert.ok(routes.some(({ dst, gateway }) => /^10\.244\./.test(dst) && gateway === '172.31.0.12'));
   const { status } = await portolan(['lab', 'status', '--name', lab.name, '--probe']);
   assert.equal(status, 0);
+  const { podLinks } = await lab.ask<{ podLinks: { kind: string; count: number; bridged: number } }>(
+    'node1',
+    'status',
+  );
+  assert.ok(podLinks.kind === 'bridge' && podLinks.count > 0 && podLinks.bridged === podLinks.count);
+  const ports = links.filter((link) => link.master === 'portolan0').map(({ ifname }) => ifname);
+  assert.equal(ports.length, podLinks.count);
 });

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import test, { after, afterEach, before } from 'node:test';
 import { distPath } from '../../src/kernel/paths.ts';
 import type { FirewallReport } from '../../src/trace/firewall/index.ts';
-import { type PolicyNet, type PolicyNode, policyNet } from '../lib/policy-net.ts';
+import { type Place, type PolicyNet, type PolicyNode, policyNet } from '../lib/policy-net.ts';
 
 const run = (command: string, ...args: string[]) => execFileSync(command, args, { encoding: 'utf8' });
 
@@ -179,4 +179,43 @@ test('what hangs on a mark may drop; own tables, accepts and rules for others ar
   for (const { says, chain, rule } of findings)
     assert.deepEqual([says, chain, rule], ['may drop', 'ip maybe maybe_c', 'meta mark 7 drop']);
   assert.match(notes.join(), /br_netfilter is (not )?loaded/);
+});
+
+test('what drops packets of bridged pods is named, and does so', () => {
+  const own = policyNet('pdb', 1, 2, 'bridge');
+  const [all, before] = [net, node1];
+  try {
+    net = own;
+    node1 = own.nodes[0]!;
+    const [a, b] = node1.pods as [Place, Place];
+    const arrives = () =>
+      ([4, 6] as const).map((family) => {
+        own.forgetConnections();
+        return own.send([{ from: a, to: b, family, protocol: 'TCP', port: 80 }])[0];
+      });
+    const told = () =>
+      doctor()
+        .findings.filter(({ says }) => says === 'drops')
+        .map(({ probe, family }) => `${probe}, ${family}`);
+    assert.deepEqual([arrives(), told()], [[true, true], []]);
+    // As firewalld's IPv6_rpfilter=strict.
+    nft(
+      'table inet wall {\n chain c { type filter hook prerouting priority 0; policy accept;\n meta nfproto ipv6 fib saddr . mark . iif oif missing drop\n }\n}',
+    );
+    assert.deepEqual([arrives(), told()], [[true, false], ['a bridged pod, on its way in, IPv6']]);
+    inNode('nft', 'flush', 'ruleset');
+    nft(
+      'table bridge wall {\n chain c { type filter hook input priority 0; policy drop;\n ether type arp accept\n }\n}',
+    );
+    assert.deepEqual(
+      [arrives(), told()],
+      [[false, false], [4, 6].map((family) => `a frame of a bridged pod to its node, IPv${family}`)],
+    );
+    assert.match(doctor().notes.join(), /pods are isolated ports of portolan0/);
+    for (const remedy of new Set(doctor().findings.map((each) => each.remedy))) inNode(...remedy.split(' '));
+    assert.deepEqual([arrives(), told()], [[true, true], []]);
+  } finally {
+    [net, node1] = [all, before];
+    own.close();
+  }
 });

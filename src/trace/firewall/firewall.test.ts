@@ -70,6 +70,38 @@ test('a rule that hangs on what is not known may drop; what follows a possible a
   assert.deepEqual(told(rules('-A INPUT -p tcp -j DROP')), []);
 });
 
+test('packets of bridged pods come in by the bridge: strict reverse path checks and rules of bridges are named', () => {
+  const bridged = { ...node, podBridge: 'portolan0' };
+  const about = (family: string, hook: string, policy: string, ...exprs: object[][]) => {
+    const at = { family, table: 'fw', chain: 'c' };
+    const nft = [
+      { chain: { family, table: 'fw', name: 'c', type: 'filter', hook, prio: 0, policy } },
+      ...exprs.map((expr) => ({ rule: { ...at, expr } })),
+    ] as NftObject[];
+    const { findings } = firewallReport({ nft, legacy: nothing, bridge: noBridge }, bridged);
+    return findings.map(({ says, probe }) => `${says}: ${probe}`);
+  };
+  const strict = {
+    match: { op: '==', left: { fib: { result: 'oif', flags: ['saddr', 'mark', 'iif'] } }, right: false },
+  };
+  const loose = { match: { op: '==', left: { fib: { result: 'oif', flags: ['saddr'] } }, right: false } };
+  assert.deepEqual(about('inet', 'prerouting', 'accept', [strict, { drop: null }]), [
+    'drops: a bridged pod, on its way in',
+  ]);
+  assert.deepEqual(about('inet', 'prerouting', 'accept', [loose, { drop: null }]), [
+    'may drop: a bridged pod, on its way in',
+  ]);
+  const arp = { match: { op: '==', left: { payload: { protocol: 'ether', field: 'type' } }, right: 'arp' } };
+  assert.deepEqual(about('bridge', 'input', 'drop', [arp, { accept: null }]), [
+    'drops: a frame of a bridged pod to its node',
+  ]);
+  // What crosses no bridge port meets none of the bridge's rules, and the other way round.
+  assert.deepEqual(about('bridge', 'forward', 'drop'), []);
+  const iif = (name: string) => ({ match: { op: '==', left: { meta: { key: 'iifname' } }, right: name } });
+  assert.deepEqual(about('ip', 'forward', 'accept', [iif('po123'), { drop: null }]), []);
+  assert.equal(about('ip', 'forward', 'accept', [iif('portolan0'), { drop: null }]).length, 3);
+});
+
 test('the networks of the cluster are around those of the node, when nobody says', () => {
   const of = (podCidrs: string[], clusterCidrs: string[] = []) =>
     clusterCidrsOf({ podCidrs: podCidrs.map(parseCidr), clusterCidrs: clusterCidrs.map(parseCidr) }).map(

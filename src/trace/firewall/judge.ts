@@ -35,7 +35,8 @@ export function judge(chains: readonly FirewallChain[], probe: Probe): Judgement
 }
 
 function concerns({ family }: FirewallChain, probe: Probe): boolean {
-  return family === 'inet' || (family === 'ip') === (probe.family === 4);
+  if ((family === 'bridge') !== (probe.bridged === true)) return false;
+  return family === 'bridge' || family === 'inet' || (family === 'ip') === (probe.family === 4);
 }
 
 function keyOf({ tool, table }: FirewallChain, name: string): string {

@@ -8,7 +8,7 @@ type Json = unknown;
 type JsonObject = Readonly<Record<string, Json>>;
 
 const KINDS = new Set(['filter', 'route']);
-const FAMILIES = new Set(['ip', 'ip6', 'inet']);
+const FAMILIES = new Set(['ip', 'ip6', 'inet', 'bridge']);
 /** Statements that neither match nor end anything. */
 const SILENT = new Set([
   'counter',
@@ -141,16 +141,19 @@ function literal(value: Json): string | undefined {
 
 function equal(left: Json, value: Json, probe: Probe): Tri {
   const text = literal(value);
-  const { meta, payload, ct } = (left ?? {}) as {
+  const { meta, payload, ct, fib } = (left ?? {}) as {
+    fib?: { result: string; flags: Json };
     meta?: { key: string };
     payload?: { protocol: string; field: string };
     ct?: { key: string };
   };
+  if (fib) return reversePathIs(fib, value, probe);
   if (text === undefined) return 'maybe';
   if (meta) return equalMeta(meta.key, text, probe);
   if (ct) return ct.key === 'state' ? stateIs([text]) : 'maybe';
   if (!payload) return 'maybe';
   const { protocol, field } = payload;
+  if (protocol === 'ether') return field === 'type' ? etherTypeIs(text, probe) : 'maybe';
   if (protocol === 'ip' || protocol === 'ip6') {
     if ((protocol === 'ip') !== (probe.family === 4)) return 'no';
     if (field === 'saddr') return addressIn(probe.saddr, text);
@@ -166,6 +169,19 @@ function equal(left: Json, value: Json, probe: Probe): Tri {
     protocolIs(probe, protocol) === 'no'
     ? 'no'
     : 'maybe';
+}
+
+/** `fib saddr . iif oif missing`: there is no way back by the interface that the packet came in by. */
+function reversePathIs({ result, flags }: { result: string; flags: Json }, value: Json, probe: Probe): Tri {
+  const asked = listOf(flags);
+  const isStrict = result === 'oif' && asked.includes('saddr') && asked.includes('iif');
+  if (!isStrict || probe.reversePath === undefined || (value !== false && String(value) !== '0'))
+    return 'maybe';
+  return probe.reversePath ? 'no' : 'yes';
+}
+
+function etherTypeIs(text: string, probe: Probe): Tri {
+  return text === (probe.family === 4 ? 'ip' : 'ip6') ? 'yes' : 'no';
 }
 
 function equalMeta(key: string, text: string, probe: Probe): Tri {

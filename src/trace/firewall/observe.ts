@@ -4,7 +4,7 @@ import { listLegacyRules, listNftRules } from '../../kernel/nft-program/index.ts
 import { Rtnl } from '../../kernel/rtnl/index.ts';
 import { readSysctl } from '../../kernel/sysctl/index.ts';
 import { isDeviceName } from '../../overlay/index.ts';
-import { isHostLinkName } from '../../podlink/index.ts';
+import { BRIDGE_NAME, isHostLinkName } from '../../podlink/index.ts';
 import type { NodeNetwork } from './probes.ts';
 import type { FirewallSources } from './report.ts';
 
@@ -51,13 +51,21 @@ export function nodeNetwork(given: {
     .routes()
     .find((route) => route.destination.prefixLength === 0 && route.oif !== undefined);
   const other = links.find(
-    (link) => link.name !== 'lo' && !isDeviceName(link.name) && !isHostLinkName(link.name),
+    (link) =>
+      link.name !== 'lo' &&
+      link.name !== BRIDGE_NAME &&
+      !isDeviceName(link.name) &&
+      !isHostLinkName(link.name),
   );
+  // Of two kinds of pods the bridged ones: they meet all that the routed ones meet, and more.
+  const bridge = links.find((link) => link.name === BRIDGE_NAME);
+  const ports = links.filter((link) => isHostLinkName(link.name) && link.master === bridge?.ifindex);
   return {
     podCidrs: given.podCidrs,
     clusterCidrs: clusterCidrsOf(given),
     uplink: name(gateway?.oif) ?? other?.name ?? 'eth0',
     tunnel: links.find((link) => isDeviceName(link.name))?.name,
-    podLink: links.find((link) => isHostLinkName(link.name))?.name ?? 'po00000000000',
+    podLink: (ports[0] ?? links.find((link) => isHostLinkName(link.name)))?.name ?? 'po00000000000',
+    podBridge: bridge && BRIDGE_NAME,
   };
 }

@@ -12,6 +12,8 @@ export interface NodeNetwork {
   readonly uplink: string;
   readonly tunnel: string | undefined;
   readonly podLink: string;
+  /** What packets of bridged pods come in by; undefined where all are routed. */
+  readonly podBridge?: string | undefined;
 }
 
 /** VXLAN's port as flannel has it, and the API server's. */
@@ -19,8 +21,12 @@ const VXLAN_PORT = 8472;
 const API_PORT = 6443;
 const OUTSIDE = { 4: '192.0.2.1', 6: '2001:db8::1' } as const;
 
+const BRIDGED = 'a bridged pod, on its way in';
+const FRAME = 'a frame of a bridged pod to its node';
+
 export function probesOf(node: NodeNetwork): Probe[] {
-  const { uplink, tunnel, podLink: pod } = node;
+  const { uplink, tunnel, podLink: pod, podBridge } = node;
+  const fromPod = podBridge ?? pod;
   return node.clusterCidrs.flatMap((cluster) => {
     const { family } = cluster;
     const own = node.podCidrs.find((cidr) => cidr.family === family) ?? cluster;
@@ -38,7 +44,7 @@ export function probesOf(node: NodeNetwork): Probe[] {
       {
         ...forward,
         what: 'a pod to a pod beside it',
-        iifname: pod,
+        iifname: fromPod,
         oifname: pod,
         saddr: here,
         daddr: beside,
@@ -46,7 +52,7 @@ export function probesOf(node: NodeNetwork): Probe[] {
       {
         ...forward,
         what: 'a pod to a pod of another node',
-        iifname: pod,
+        iifname: fromPod,
         oifname: far,
         saddr: here,
         daddr: there,
@@ -62,7 +68,7 @@ export function probesOf(node: NodeNetwork): Probe[] {
       {
         ...forward,
         what: 'a pod to the outside',
-        iifname: pod,
+        iifname: fromPod,
         oifname: uplink,
         saddr: here,
         daddr: outside,
@@ -86,6 +92,16 @@ export function probesOf(node: NodeNetwork): Probe[] {
       },
       { ...tcp, hook: 'output', what: 'the node to the API server', oifname: uplink, dport: API_PORT },
     ];
+    if (podBridge !== undefined) {
+      const packet = { ...tcp, saddr: here, daddr: there, dport: 80 } as const;
+      probes.push(
+        // Its way back leads to a port of the bridge.
+        { ...packet, hook: 'prerouting', what: BRIDGED, iifname: podBridge, reversePath: false },
+        // As a frame: rules of the bridge see the port.
+        { ...packet, hook: 'prerouting', what: FRAME, iifname: pod, bridged: true },
+        { ...packet, hook: 'input', what: FRAME, iifname: pod, bridged: true },
+      );
+    }
     if (tunnel !== undefined)
       probes.push(
         {
@@ -132,6 +148,11 @@ function remedyOf(probe: Probe, { chain, path }: Judgement, node: NodeNetwork): 
   const networks = node.clusterCidrs.filter(({ family }) => family === probe.family).map(String);
   const [network = ''] = networks;
   const { tool, name, table } = chain;
+  if (probe.reversePath === false)
+    return /firewalld/.test(table)
+      ? 'IPv6_rpfilter=loose (or no) in /etc/firewalld/firewalld.conf; firewall-cmd --reload'
+      : `leave ${probe.iifname} out of it: what a bridged pod gets goes out by its port, so a strict reverse path check fails`;
+  if (probe.bridged) return `nft insert rule ${table} ${name} iifname "po*" accept`;
   const isTunnel = probe.protocol === 'udp';
   if (/firewalld/.test(table))
     return isTunnel

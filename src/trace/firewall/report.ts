@@ -49,12 +49,16 @@ export function firewallReport(sources: FirewallSources, node: NodeNetwork): Fir
       .filter(({ hook }) => hook !== undefined)
       .map(({ tool, table, name, hook, policy }) => `${tool} ${table} ${name} (${hook}, policy ${policy})`),
     findings,
-    notes: notesOf(sources),
+    notes: notesOf(sources, node),
   };
 }
 
-function notesOf({ bridge, legacy, nft }: FirewallSources): string[] {
+function notesOf({ bridge, legacy, nft }: FirewallSources, { podBridge }: NodeNetwork): string[] {
   const notes: string[] = [];
+  if (podBridge !== undefined)
+    notes.push(
+      `pods are isolated ports of ${podBridge} and routed: rules of IP see their packets once, ${bridge.ip === undefined ? 'without br_netfilter' : `with net.bridge.bridge-nf-call-iptables=${bridge.ip}`} as otherwise`,
+    );
   if (bridge.ip === undefined)
     notes.push('br_netfilter is not loaded: packets that only cross a bridge meet none of these rules');
   else

@@ -16,6 +16,10 @@ export interface Probe {
   readonly daddr?: string | undefined;
   readonly protocol: 'tcp' | 'udp' | 'icmp';
   readonly dport?: number | undefined;
+  /** It crosses a bridge there: rules of the bridge see it, those of IP do not. */
+  readonly bridged?: boolean | undefined;
+  /** Whether the way back to its source leads out by the interface that it came in by; undefined is not known. */
+  readonly reversePath?: boolean | undefined;
 }
 
 export type Verdict =
@@ -41,7 +45,7 @@ export interface FirewallChain {
   /** `ip filter`, `inet firewalld`. */
   readonly table: string;
   readonly name: string;
-  readonly family: 'ip' | 'ip6' | 'inet';
+  readonly family: 'ip' | 'ip6' | 'inet' | 'bridge';
   /** Of a base chain. */
   readonly hook?: string | undefined;
   readonly priority?: number | undefined;

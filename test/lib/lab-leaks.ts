@@ -1,6 +1,7 @@
 /** What a lab's nodes hold beside what their pods need: looked up from outside, with ip(8), bpftool(8) and folders. */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import { isHostLinkName } from '../../src/podlink/index.ts';
 import type { Lab } from './lab.ts';
 
 interface PodJson {
@@ -42,7 +43,7 @@ export async function leaks(lab: Lab, nodes: readonly string[]): Promise<string[
     for (const { used } of podLinks.pools)
       if (used !== pods.length) found.push(`${node}: ${used} addresses in use, ${pods.length} pods`);
     const seen = await lab.jsonExec<{ ifname: string; ifindex: number }[]>(node, ['ip', '-j', 'link']);
-    const hostLinks = seen.filter(({ ifname }) => ifname.startsWith('po'));
+    const hostLinks = seen.filter(({ ifname }) => isHostLinkName(ifname));
     tell(
       node,
       'links',

@@ -1,6 +1,6 @@
 /** Pods of some namespaces, listed only as long as somebody asks for them. */
 import { type ApiClient, type Log, Reflector, resources } from '../client/index.ts';
-import type { EgressPod } from '../egress/index.ts';
+import type { EgressPod, RemotePods } from '../egress/index.ts';
 import type { Pod } from '../model/kubernetes.ts';
 import { podFacts } from '../policy/index.ts';
 
@@ -22,14 +22,18 @@ export class NamespacePods {
   }
 
   /** The pods of these namespaces as far as they are known; others are followed no longer. */
-  of(namespaces: ReadonlySet<string>): EgressPod[] {
+  of(namespaces: ReadonlySet<string>): RemotePods {
     for (const [name, { stop }] of this.#followed)
       if (!namespaces.has(name)) {
         this.#followed.delete(name);
         stop.abort();
       }
     for (const name of namespaces) if (!this.#followed.has(name)) this.#follow(name);
-    return [...this.#followed.values()].flatMap(({ pods }) => [...pods.items.values()]);
+    const followed = [...this.#followed];
+    return {
+      pods: followed.flatMap(([, { pods }]) => [...pods.items.values()]),
+      listed: new Set(followed.flatMap(([name, { pods }]) => (pods.hasSynced ? [name] : []))),
+    };
   }
 
   close(): void {

@@ -1,7 +1,13 @@
 export { claimsText, readClaims, readWish } from './annotation.ts';
 export { cleanupEgress } from './cleanup.ts';
 export { insideTest } from './connections.ts';
-export { EgressController, type EgressOptions, type EgressSources, type EgressStatus } from './controller.ts';
+export {
+  EgressController,
+  type EgressOptions,
+  type EgressSources,
+  type EgressStatus,
+  type RemotePods,
+} from './controller.ts';
 export { movableAddresses, wantedAddresses } from './holders.ts';
 export { DROPS, EGRESS_PREFIX } from './rules.ts';
 export { isSlotTable, planSlots } from './slots.ts';

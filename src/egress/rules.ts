@@ -27,6 +27,7 @@ import {
   type NftPartChain,
   type NftPartSet,
   type NftRule,
+  type NftSetShape,
   type NftStatement,
   RETURN,
   ruleOf,
@@ -231,13 +232,25 @@ function unmarkedChain(family: Family, desired: EgressDesired): NftPartChain {
   };
 }
 
+const POD = 'pod ';
+
+/** The pod that an element's comment names. */
+export function podOfComment(comment: string): string | undefined {
+  return comment.startsWith(POD) && comment.includes('/') ? comment.slice(POD.length) : undefined;
+}
+
+/** The map of pods that leave by this node. */
+export function leavingSet(family: Family): NftSetShape {
+  return { name: AS, map: true, key: keyOf(family) };
+}
+
 function verdicts(family: Family, set: string, pods: readonly EgressPodFate[]): NftPartSet {
   const elements = new Map<string, NftElement>();
   for (const { pod, address, fate } of pods)
     elements.set(String(address), {
       key: [address],
       data: { verdict: 'goto', chain: chainOf(pod.namespace, fate) },
-      comment: safe(`pod ${pod.name}`),
+      comment: safe(POD + pod.name),
     });
   return { name: set, map: true, key: keyOf(family), elements: sorted(elements) };
 }

@@ -7,7 +7,7 @@ import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import test, { after, before, type TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { stopProcess } from '../../src/lab/restart.ts';
+import { startAgain, stopProcess } from '../../src/lab/restart.ts';
 import { capture } from '../lib/capture.ts';
 import { type Lab, podOf, portolanCommand, run, serviceOf, startLab, until } from '../lib/lab.ts';
 
@@ -44,7 +44,7 @@ async function seen(
   const { stdout } = await lab.podExec(
     node,
     pod,
-    ['sh', '-c', `echo x | socat -t1 -T1 - ${target}${protocol === 'TCP' ? ',connect-timeout=2' : ''}`],
+    ['sh', '-c', `echo x | socat -t1 -T1 - ${target}${protocol === 'TCP' ? ',connect-timeout=1' : ''}`],
     { timeoutMs: 10_000 },
   );
   return stdout.split(' ')[0] ?? '';
@@ -87,8 +87,13 @@ async function watchSources(work: () => Promise<void>): Promise<Set<string>> {
     'underlay',
     `dst port 7000 and (dst host ${OUTSIDE[4]} or dst host ${OUTSIDE[6]})`,
   );
-  await work();
-  const sources = (await wire.stop()).flatMap((line) => /IP6? (\S+)\.\d+ > \S+\.7000:/.exec(line)?.[1] ?? []);
+  let lines: string[] = [];
+  try {
+    await work();
+  } finally {
+    lines = await wire.stop();
+  }
+  const sources = lines.flatMap((line) => /IP6? (\S+)\.\d+ > \S+\.7000:/.exec(line)?.[1] ?? []);
   return new Set(sources);
 }
 /** A command in a pod that goes on until it is stopped, at the latest with the test. */
@@ -291,7 +296,7 @@ test('an annotation that changes cuts what is open, and no packet has the old ad
   assert.doesNotMatch(long.said(), /172\.31\.0\.241/, 'a connection does not change its address');
 });
 
-test('an address of a node is its own, and it is closed when that takes it away', async () => {
+test('an address of a node is its own, and it is closed when that takes it away', async (t) => {
   const own = { 4: '203.0.113.9', 6: '2001:db8:9::9' } as const;
   const change = async (verb: 'add' | 'del') => {
     for (const family of FAMILIES)
@@ -308,16 +313,40 @@ test('an address of a node is its own, and it is closed when that takes it away'
   await underlay('ip', '-6', 'route', 'add', own[6], 'via', 'fd00:172:31::c');
   await annotate(`${own[4]},${own[6]}`);
   await until(async () => (await rowOf('node1'))?.state === 'closed', { what: 'nobody holds it yet' });
-  assert.equal(await seen('node1', 'shop/node1'), '', 'closed');
   await change('add');
   await isSeenAs(own, ALL, 'added');
   assert.equal((await rowOf('node3'))?.holder, 'node2');
+
+  // Its agent dies and starts while the API server is away: what runs goes on, and new connections work.
+  const long = await going(
+    t,
+    'node1',
+    'shop/node1',
+    `while true; do echo x; sleep 0.05; done | socat -t1 - TCP:${OUTSIDE[4]}:7000`,
+  );
+  await until(() => long.said().length > 0, { what: 'an open connection' });
+  await stopProcess(lab.name, 'apiserver', true);
+  await stopProcess(lab.name, 'node2', true);
+  const alone = await watchSources(async () => {
+    await startAgain(lab.name, 'node2');
+    await until(async () => (await rowOf('node2'))?.state === 'here', { what: 'the agent, without the API' });
+    const before = long.said().length;
+    await until(() => long.said().length > before + 100, { seconds: 5, what: 'the open connection' });
+    await Promise.all(ALL.map(async ([node, pod]) => assert.equal(await seen(node, pod), own[4], pod)));
+  });
+  await startAgain(lab.name, 'apiserver');
+  await long.stop();
+  assert.deepEqual([...alone], [own[4]]);
+  assert.equal(new Set(long.said().match(/\S+ \d+$/gm)).size, 1, 'one address, one port');
+  await lab.kubectl(['get', 'nodes']);
+
   await change('del');
   for (const node of NODES)
     await until(async () => (await rowOf(node))?.state === 'closed', { what: 'taken away' });
   const sources = await watchSources(async () => {
-    assert.equal(await seen('node1', 'shop/node1'), '', 'closed again');
-    assert.equal(await seen('node2', 'shop/node2'), '', 'closed on its own node');
+    await Promise.all(
+      ALL.map(async ([node, pod]) => assert.equal(await seen(node, pod), '', `${pod} is closed`)),
+    );
   });
   assert.deepEqual([...sources], []);
   const row = await rowOf('node1');
@@ -336,7 +365,9 @@ test('an annotation that cannot be read closes its namespace and says why', asyn
   await annotate('192.0.2.50;nonsense');
   await until(async () => (await rowOf('node1'))?.why?.includes('no IP address'), { what: 'the reason' });
   const sources = await watchSources(async () => {
-    for (const family of FAMILIES) assert.equal(await seen('node1', 'shop/node1', { family }), '');
+    await Promise.all(
+      FAMILIES.map(async (family) => assert.equal(await seen('node1', 'shop/node1', { family }), '')),
+    );
   });
   assert.deepEqual([...sources], []);
   await until(

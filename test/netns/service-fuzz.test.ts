@@ -98,6 +98,8 @@ describe('random packets', () => {
     const generator = new PacketGenerator(runner.input, random);
     const reference = new Reference(world);
     const { observed } = runner;
+    const xdp = engine.programs.get('lb_xdp')!.fd;
+    const inXdp = { left: 0, judged: 0 };
     const fds = PROGRAMS.map((name) => engine.programs.get(name)!.fd);
     const counted = engine.counters();
     const outcomes = new Map<string, number>();
@@ -118,17 +120,23 @@ describe('random packets', () => {
       const program = PROGRAMS[which]!;
       generator.make((which & 1) === 1);
       const { length } = generator;
-      const gso = random.one(40);
+      let gso = random.one(40);
       // The kernel compares the card's sum afterwards. Without a UDP sum nothing of it is defined.
-      const summed: boolean = complete && random.one(2) && !hasNoSum(generator.bytes, length);
-      let result = runner.run(fds[which]!, length, { gso, complete: summed });
+      // Half of what comes from outside meets XDP first, which leaves to tc what it passes without a word.
+      const passes = program === 'lb_from_outside' && random.one(2);
+      const byXdp = passes ? runner.runXdp(xdp, length) : undefined;
+      if (byXdp !== undefined) gso = false;
+      if (passes) inXdp[byXdp === undefined ? 'left' : 'judged']++;
+      const summed: boolean =
+        byXdp === undefined && complete && random.one(2) && !hasNoSum(generator.bytes, length);
+      let result: number = byXdp ?? runner.run(fds[which]!, length, { gso, complete: summed });
       if (summed && result === -ERRNO.EINVAL) {
         // Linux before 6.16 has no such flag.
         complete = false;
         result = runner.run(fds[which]!, length, { gso, complete: false });
       }
       const where = (): string =>
-        `packet ${packet} of SEED=${SEED}, ${program}${gso ? ', gso' : ''}${summed ? ', summed' : ''}: ` +
+        `packet ${packet} of SEED=${SEED}, ${byXdp === undefined ? program : 'lb_xdp'}${gso ? ', gso' : ''}${summed ? ', summed' : ''}: ` +
         `${Buffer.from(generator.bytes.subarray(0, length)).toString('hex')}`;
       // A packet cut for an answer: the kernel says then that the card's sum is not kept, and the check looks anyway.
       const cut = result === -EBADMSG;
@@ -182,6 +190,7 @@ describe('random packets', () => {
     for (const outcome of [...from, `lb_to_pod${VERDICT.NEXT}`, `lb_to_outside${VERDICT.NEXT}`])
       assert.ok((outcomes.get(outcome) ?? 0) > PACKETS / 1000, `${outcome}: ${outcomes.get(outcome)}`);
     assert.ok(sound > PACKETS / 4);
+    assert.ok(inXdp.judged > PACKETS / 20, `${inXdp.judged} judged in XDP, ${inXdp.left} left to tc`);
     // No socket is there, and no other node that answers to an address of this one.
     const elsewhere = [
       'none',

@@ -31,6 +31,11 @@ export const areas: readonly Area[] = [
     run: async (options) => (await adapters()).cniFigures(options),
   },
   {
+    name: 'podlink',
+    about: 'Kinds of pod links',
+    run: async (options) => (await import('./podlink.ts')).benchPodLinks(options),
+  },
+  {
     name: 'vxlan',
     about: 'Pod to pod across nodes: VXLAN and direct routing',
     run: async (options) => (await import('./vxlan.ts')).benchVxlan(options),

@@ -15,7 +15,7 @@ import { type Figure, median } from './figure.ts';
 const COUNTS = [10, 100, 1000];
 const ESTABLISHED = 20_000;
 const NEW = 2000;
-const PORT = 9000;
+export const PORT = 9000;
 const AF_INET = 2;
 /** Isolated pods may cost so much more at the most policies than at the fewest. */
 const FLAT = 1.1;
@@ -129,7 +129,7 @@ async function selectedPods(cluster: PolicyCluster, near: Place, count: number):
 }
 
 /** A UDP socket that nobody reads: its buffer overflows, which costs the same for all. */
-function sink(netns: string): { close(): void } {
+export function sink(netns: string): { close(): void } {
   const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000;
   using space = openNetns(netns);
   const fd = checked('open', netns, sysInNetns(space.fd, NR.socket, AF_INET, SOCK_DGRAM_CLOEXEC, 0));

@@ -53,6 +53,10 @@ export const nftCatalogue = {
     (c: { what: string }) => `Cannot list ${c.what}`,
     () => 'Needs root (CAP_NET_ADMIN) and nf_tables in the kernel (CONFIG_NF_TABLES)',
   ),
+  NFT_TRACE_UNSUPPORTED: entry(
+    () => 'Cannot trace packets: this kernel has no nftables tables that go with their owner',
+    () => 'Requires Linux >= 5.12; "nft monitor trace" does it by hand',
+  ),
   CONNTRACK_FAILED: entry(
     (c: { action: string }) => `Cannot ${c.action} connection tracking entries`,
     () => 'Needs root (CAP_NET_ADMIN) and CONFIG_NF_CT_NETLINK',

@@ -1,6 +1,6 @@
 /** Other people's firewalls: the doctor names the rule, and a real packet shows that it is right. */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { join } from 'node:path';
 import test, { after, afterEach, before } from 'node:test';
 import { distPath } from '../../src/kernel/paths.ts';
@@ -218,4 +218,101 @@ test('what drops packets of bridged pods is named, and does so', () => {
     [net, node1] = [all, before];
     own.close();
   }
+});
+
+interface Traced {
+  readonly packets: number;
+  readonly dropped: number;
+  readonly traced: readonly {
+    readonly from: string;
+    readonly to: string;
+    readonly steps: readonly { readonly chain: string; readonly rule: string; readonly verdict: string }[];
+    readonly droppedBy?: { readonly chain: string; readonly rule: string; readonly handle?: number };
+  }[];
+}
+
+/** Starts a trace of packets from one pod to another; resolves when it watches. */
+async function tracing(family: 4 | 6, ...args: string[]) {
+  const address = (place: { ip4: unknown; ip6: unknown }) => String(family === 4 ? place.ip4 : place.ip6);
+  const [from, to] = [address(node1.pods[0]!), address(node2.pods[0]!)];
+  const target = family === 4 ? `${to}:80` : `[${to}]:80`;
+  const words = ['doctor', 'firewall', '--trace', '--from', from, '--to', target, '--json', ...args];
+  const child = spawn(
+    'ip',
+    ['netns', 'exec', node1.netns, process.execPath, distPath('portolan.js'), ...words],
+    { stdio: ['ignore', 'pipe', 'pipe'] },
+  );
+  const ended = new Promise<number | null>((resolve) => child.on('close', resolve));
+  let output = '';
+  let errors = '';
+  child.stdout.on('data', (chunk) => {
+    output += chunk;
+  });
+  await new Promise<void>((resolve, reject) => {
+    child.stderr.on('data', (chunk) => {
+      errors += chunk;
+      if (errors.includes('watching')) resolve();
+    });
+    child.on('close', () => reject(new Error(errors)));
+  });
+  const result = async () => {
+    const code = await ended;
+    return { code, ...(JSON.parse(output) as Traced) };
+  };
+  return { child, ended, result, from, to };
+}
+
+const tables = () => inNode('nft', 'list', 'tables');
+
+for (const family of [4, 6] as const)
+  test(`--trace follows a packet to the rule that drops it, there and back, IPv${family}`, async () => {
+    const ip = family === 4 ? 'ip' : 'ip6';
+    nft(`table inet strangers {
+  chain way {
+    type filter hook forward priority 0; policy accept;
+    ct state new jump deeper
+  }
+  chain deeper {
+    counter
+    ${ip} daddr ${family === 4 ? node2.pods[0]!.ip4 : node2.pods[0]!.ip6} tcp dport 80 counter drop comment "nobody goes there"
+  }
+}
+`);
+    const { result, from, to } = await tracing(family, '--packets', '1', '--seconds', '20');
+    arrive(family);
+    const { code, packets, dropped, traced } = await result();
+    assert.deepEqual([code, packets, dropped], [1, 1, 1]);
+    const [packet] = traced;
+    assert.ok(packet!.from.includes(from) && packet!.to.includes(to), JSON.stringify(packet));
+    assert.equal(packet!.droppedBy?.chain, 'inet strangers deeper');
+    assert.match(packet!.droppedBy!.rule, /daddr .* dport 80 drop "nobody goes there"/);
+    // The handle is that which nft shows.
+    const listed = inNode('nft', '-a', 'list', 'chain', 'inet', 'strangers', 'deeper');
+    const handle = /nobody goes there" # handle (\d+)/.exec(listed)![1];
+    assert.equal(packet!.droppedBy?.handle, Number(handle));
+    assert.deepEqual(
+      packet!.steps.map(({ chain, verdict }) => `${chain}: ${verdict}`),
+      ['inet strangers way: jump deeper', 'inet strangers deeper: continue', 'inet strangers deeper: drop'],
+    );
+    assert.doesNotMatch(tables(), /portolan/);
+  });
+
+test('--trace tells of packets that pass, and leaves nothing when it is killed', async () => {
+  nft('table ip strangers {\n chain way {\n type filter hook forward priority 0; policy accept;\n }\n}\n');
+  const { result } = await tracing(4, '--packets', '1', '--seconds', '20');
+  arrive(4);
+  const { code, traced } = await result();
+  assert.equal(code, 0);
+  assert.deepEqual(
+    traced.map(({ steps, droppedBy }) => [steps.map(({ chain, rule }) => `${chain} ${rule}`), droppedBy]),
+    [[['ip strangers way policy'], undefined]],
+  );
+  const killed = await tracing(4);
+  assert.match(tables(), /table ip portolan-trace-\d+/);
+  killed.child.kill('SIGKILL');
+  await killed.ended;
+  const before = performance.now();
+  while (/portolan-trace/.test(tables()) && performance.now() - before < 5000)
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.doesNotMatch(tables(), /portolan-trace/);
 });

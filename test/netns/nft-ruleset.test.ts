@@ -179,6 +179,7 @@ function shapes(family: Family): NftRule[] {
     [{ kind: 'limit', rate: 10, per: 'second', burst: 5 }, ACCEPT],
     [{ kind: 'limit', rate: 30, per: 'minute', burst: 7 }, COUNTER, DROP],
     [{ kind: 'log', prefix: 'np x/y deny', group: 5 }],
+    [{ kind: 'limit', rate: 10, per: 'second', burst: 10 }, { kind: 'trace' }],
     [{ kind: 'log', prefix: 'np x/y deny', group: 5, snaplen: 128 }, DROP],
     [equals('tcp dport', 22), { kind: 'reject', with: 'tcp reset' }],
     [{ kind: 'reject', with: family === 4 ? 'icmp' : 'icmpv6' }],

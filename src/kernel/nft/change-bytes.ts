@@ -9,6 +9,8 @@ import { FIELD_JOIN, type NftRule } from './rule.ts';
 import { ElementWriter, type NftSet } from './set-element.ts';
 import { ANONYMOUS_NAME, type AnonymousSet, anonymousSets, expressionsOf } from './statements.ts';
 
+/** NFT_TABLE_F_OWNER of NFTA_TABLE_FLAGS */
+const TABLE_OWNER = 2;
 const POLICIES = { drop: 0, accept: 1 } as const;
 /** NFT_SET_*. */
 const SET = {
@@ -58,7 +60,9 @@ function* messagesOf(change: NftChange, nextSet: () => number): Generator<Change
   });
   switch (change.change) {
     case 'add table':
-      yield one(NFT.NEWTABLE, NLM_F.CREATE, () => {});
+      yield one(NFT.NEWTABLE, NLM_F.CREATE, (w) => {
+        if (change.owned) w.attribute(2, () => w.u32be(TABLE_OWNER));
+      });
       return;
     case 'wake table':
       yield one(NFT.NEWTABLE, NLM_F.CREATE, (w) => w.attribute(2, () => w.u32be(0)));

@@ -46,8 +46,10 @@ export interface NftTableName {
 }
 
 export type NftChange = NftTableName &
+  /** `owned`: it goes when the socket is closed, and nobody else may change it (Linux >= 5.12). */
   (
-    | { readonly change: 'add table' | 'delete table' }
+    | { readonly change: 'add table'; readonly owned?: boolean }
+    | { readonly change: 'delete table' }
     /** Ends `flags dormant`; in a transaction of its own, for the kernel refuses changes of base chains beside it. */
     | { readonly change: 'wake table' }
     | { readonly change: 'add chain'; readonly chain: string; readonly hook?: NftHook | undefined }
@@ -87,8 +89,9 @@ export function changeText(change: NftChange): string {
     case 'wake table':
       return `add table ${table}`;
     case 'add table':
+      return `add table ${table}${change.owned ? ' { flags owner; }' : ''}`;
     case 'delete table':
-      return `${change.change} ${table}`;
+      return `delete table ${table}`;
     case 'add chain':
       return `add chain ${table} ${change.chain}${change.hook ? ` { ${hookText(change.hook)} }` : ''}`;
     case 'flush chain':

@@ -45,3 +45,4 @@ export { ruleText } from './rule-text.ts';
 export { NftRuleset } from './ruleset.ts';
 export { formatKey, type NftElement, type NftFamily, type NftSet, type NftVerdict } from './set-element.ts';
 export { expressionsOf } from './statements.ts';
+export { monitorNftTrace, type NftTraceEvent, type NftTraceHeaders, readNftTrace } from './trace.ts';

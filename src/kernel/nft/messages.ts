@@ -23,6 +23,7 @@ export const NFT = {
   DELSETELEM: 0xa0e,
   NEWGEN: 0xa0f,
   GETGEN: 0xa10,
+  TRACE: 0xa11,
 } as const;
 const NFNL_MSG_BATCH_BEGIN = 16;
 const NFNL_MSG_BATCH_END = 17;

@@ -47,6 +47,8 @@ function statementText(statement: NftStatement): string {
       return statement.with === 'tcp reset'
         ? 'reject with tcp reset'
         : `reject with ${statement.with} type admin-prohibited`;
+    case 'trace':
+      return 'meta nftrace set 1';
     case 'steps':
       return expressionsText(statement.steps);
     case 'masquerade':

@@ -92,6 +92,8 @@ export type NftStatement =
   /** Sets the bits of the packet mark that are in `mask`. */
   | { readonly kind: 'set mark'; readonly mask: number; readonly value: number }
   | { readonly kind: 'verdict'; readonly verdict: NftVerdict }
+  /** Has the kernel tell of the packet's further way: see trace.ts. */
+  | { readonly kind: 'trace' }
   /** What the language of nft(8) has no word for: see expression.ts. */
   | { readonly kind: 'steps'; readonly steps: readonly NftExpression[] };
 

@@ -19,6 +19,7 @@ import {
   counter,
   ct,
   hostU32,
+  META,
   masquerade,
   meta,
   type NftExpression,
@@ -71,6 +72,9 @@ export function expressionsOf({ statements }: NftRule, numberOf: SetNumbers = ()
 
 function translate(out: NftExpression[], statement: NftStatement, numberOf: SetNumbers): void {
   switch (statement.kind) {
+    case 'trace':
+      out.push(constant(Uint8Array.of(1), 0), { name: 'meta', key: META.nftrace, from: 0 });
+      return;
     case 'steps':
       out.push(...statement.steps);
       return;

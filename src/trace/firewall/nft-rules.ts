@@ -25,8 +25,8 @@ const SILENT = new Set([
 /** Elements of named sets and maps, by `family table name`. */
 type Sets = ReadonlyMap<string, readonly Json[]>;
 
-/** Chains of the tables that are not `own`. */
-export function chainsOfNft(objects: readonly NftObject[], own: string): FirewallChain[] {
+/** Chains of the tables that are not `own`; without it, of all. */
+export function chainsOfNft(objects: readonly NftObject[], own: string | undefined): FirewallChain[] {
   const sets = new Map<string, readonly Json[]>();
   for (const object of objects) {
     const set = objectOf(object['set'] ?? object['map']);

@@ -149,16 +149,17 @@ __noinline int lb_icmp_outside(struct __sk_buff *skb, const struct lb_packet *p)
 	return p ? icmp_to_backend(skb, p) : DROP;
 }
 
-/* A packet inside another one from a node that took it from its client. NO_FLOW: no such packet. */
-static __always_inline int lb_wrapped(struct __sk_buff *skb, const struct lb_packet *p)
+/* A packet inside another one from a node that took it from its client; `p` becomes it. NO_FLOW: no such packet. */
+static __always_inline int lb_wrapped(struct __sk_buff *skb, struct lb_packet *p)
 {
-	struct lb_packet inner = {};
+	struct lb_packet outer = *p;
 
 	if (!lb_is_wrapped(p) || !lb_unwrap(skb, p))
 		return NO_FLOW;
-	if (lb_read(skb, &inner) != LB_PARSED)
+	__builtin_memset(p, 0, sizeof(*p));
+	if (lb_read(skb, p) != LB_PARSED)
 		return dropped(LB_DROP_DIRECT);
-	return lb_direct_take(skb, &inner, p);
+	return lb_direct_take(skb, p, &outer);
 }
 
 SEC("tcx/ingress")
@@ -179,7 +180,7 @@ int lb_from_outside(struct __sk_buff *skb)
 	}
 	parsed = lb_read(skb, &p);
 	if (lb_may_have_option(&p)) {
-		verdict = lb_tell_take(skb, &p, false);
+		verdict = lb_tell_take(skb, &p, parsed == LB_PARSED, false);
 		if (verdict != NO_FLOW)
 			return verdict;
 		verdict = NEXT;
@@ -225,7 +226,7 @@ int lb_from_overlay(struct __sk_buff *skb)
 	int parsed = lb_read(skb, &p);
 
 	if (lb_may_have_option(&p)) {
-		verdict = lb_tell_take(skb, &p, true);
+		verdict = lb_tell_take(skb, &p, parsed == LB_PARSED, true);
 		if (verdict != NO_FLOW)
 			return verdict;
 	}
@@ -234,7 +235,7 @@ int lb_from_overlay(struct __sk_buff *skb)
 		break;
 	case LB_PARSED_NO_PORTS:
 		verdict = lb_wrapped(skb, &p);
-		return verdict == NO_FLOW || verdict >= REFUSED ? NEXT : verdict;
+		return verdict == NO_FLOW ? NEXT : lb_answered(skb, &p, verdict);
 	default:
 		return NEXT;
 	}

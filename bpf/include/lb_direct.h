@@ -22,7 +22,9 @@ static __always_inline int lb_wrap4(struct __sk_buff *skb, __be32 source, __be32
 {
 	struct iphdr outer;
 
-	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))
+	/* Segments keep their size: whether they fit with their new header was judged before. */
+	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_FIXED_GSO))
 		return -1;
 	outer = lb_outer4(source, target, fragment, skb->len - ETH_HLEN - sizeof(outer));
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), BPF_F_RECOMPUTE_CSUM) ? -1 : 0;
@@ -32,7 +34,8 @@ static __always_inline int lb_wrap6(struct __sk_buff *skb, const __be32 *source,
 {
 	struct ipv6hdr outer;
 
-	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6))
+	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 | BPF_F_ADJ_ROOM_FIXED_GSO))
 		return -1;
 	outer = lb_outer6(source, target, skb->len - ETH_HLEN - sizeof(outer));
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), BPF_F_RECOMPUTE_CSUM) ? -1 : 0;
@@ -146,7 +149,7 @@ __noinline bool lb_unwrap(struct __sk_buff *skb, const struct lb_packet *p)
 {
 	if (!p || !lb_is_direct(skb, p))
 		return false;
-	return !bpf_skb_adjust_room(skb, -(__s32)lb_wrapping(p), BPF_ADJ_ROOM_MAC, 0);
+	return !bpf_skb_adjust_room(skb, -(__s32)lb_wrapping(p), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
 }
 
 /* Gives an unwrapped packet to its backend, which is here; the stack brings it there. */

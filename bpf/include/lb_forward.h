@@ -62,7 +62,7 @@ static __always_inline int lb_age(struct __sk_buff *skb, const struct lb_packet 
 		if (bpf_skb_load_bytes(skb, ETH_HLEN + 7, &hops, 1) || hops <= 1)
 			return -1;
 		hops--;
-		return bpf_skb_store_bytes(skb, ETH_HLEN + 7, &hops, 1, 0) ? -1 : 0;
+		return bpf_skb_store_bytes(skb, ETH_HLEN + 7, &hops, 1, BPF_F_RECOMPUTE_CSUM) ? -1 : 0;
 	}
 	if (bpf_skb_load_bytes(skb, ETH_HLEN + 8, &old, 2) || bpf_ntohs(old) >> 8 <= 1)
 		return -1;

@@ -83,6 +83,9 @@ __noinline int lb_tell_send(struct __sk_buff *skb, const struct lb_packet *p, st
 	tell = lb_tells(p, flow);
 	if (tell != LB_TELL_NOT)
 		more = lb_option_size(p->ip4);
+	/* Full of other options. */
+	if (tell == LB_TELL_IF_IT_FITS && p->ip4 && p->l4 > ETH_HLEN + 60 - sizeof(struct lb_option4))
+		more = 0;
 	wire = lb_wire_length(skb, p);
 	if (route == LB_ROUTE_FOUND && room->hop.mtu && wire + more > room->hop.mtu) {
 		if (tell == LB_TELL_IF_IT_FITS)
@@ -185,15 +188,15 @@ static __always_inline struct lb_flow *lb_believe(struct lb_packet *p, const str
 	return keep_flow(p, &choice, true, NODE_LINK, verdict);
 }
 
-/* A packet that a node told something about. NO_FLOW: there is nothing in it. */
-__noinline int lb_tell_take(struct __sk_buff *skb, struct lb_packet *p, bool by_tunnel)
+/* A packet that a node told something about. NO_FLOW: there is nothing in it. `whole`: its ports are known. */
+__noinline int lb_tell_take(struct __sk_buff *skb, struct lb_packet *p, bool whole, bool by_tunnel)
 {
 	struct lb_told told = {};
 	int verdict = DROP;
 
 	if (!p || !lb_option_read(skb, p, &told))
 		return NO_FLOW;
-	if ((p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP) || p->fragment == LB_LATER_FRAGMENT ||
+	if (!whole || (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP) || p->fragment == LB_LATER_FRAGMENT ||
 	    (!by_tunnel && !lb_is_from_peer(skb, p, told.node)))
 		return dropped(LB_DROP_OPTION);
 	if (!lb_believe(p, &told, &verdict))

@@ -56,11 +56,21 @@ export const FAMILIES: readonly Family[] = [
   },
 ];
 
+/** What a world's builder has for those that add to it. */
+export interface WorldTools {
+  /** A new Service's backends: a pod here, the remote ones, and `more`. */
+  members(more?: string[]): number[];
+  table(ids: readonly number[], options?: Partial<Table>): Table;
+  put(text: string, port: number, options?: Partial<Frontend>): void;
+}
+
 /** Ports of frontends. */
 export const PORTS = { plain: 80, local: 81, node: 30_080 } as const;
 export const BACKEND_PORT = 8080;
 
-export function buildWorld(): World {
+export function buildWorld(
+  more?: (world: World, family: Family, protocol: number, tools: WorldTools) => void,
+): World {
   const world = new World();
   world.addServiceRange('10.96.0.0/16');
   world.addServiceRange('fd00:10:96::/112');
@@ -86,7 +96,17 @@ export function buildWorld(): World {
       });
       const put = (text: string, port: number, options: Partial<Frontend> = {}): void =>
         world.addFrontend({
-          ...{ text, port, protocol, service, affinity: false, keep: false, ranges: false },
+          ...{
+            text,
+            port,
+            protocol,
+            service,
+            affinity: false,
+            keep: false,
+            ranges: false,
+            kind: 0,
+            dsr: undefined,
+          },
           ...{ inside: table([]), outside: table([]) },
           ...options,
         });
@@ -100,7 +120,9 @@ export function buildWorld(): World {
       put(family.node, PORTS.node, { inside: table(web), outside: table(web, { hash: true }) });
       // Another one before the same addresses: client ports pass from VIP to VIP.
       const second = members([family.pods[1]!]);
-      put(family.vip(11), PORTS.plain, { inside: table(second), outside: table(second) });
+      // Among nodes a packet may be answered without showing who was chosen at random.
+      const anyone = table(second, { hash: more !== undefined });
+      put(family.vip(11), PORTS.plain, { inside: table(second), outside: anyone });
       // Affinity, by the client inside and by hash outside.
       const sticky = members();
       const outside = table(sticky, { hash: true });
@@ -125,6 +147,7 @@ export function buildWorld(): World {
       for (const id of partly.slice(2)) world.backends.get(id)!.flags = 0;
       put(family.vip(15), PORTS.plain, { inside: table(partly), outside: table(partly, { hash: true }) });
       put(family.vip(15), PORTS.local, { inside: table([0, partly[0]!]), outside: table([0]) });
+      more?.(world, family, protocol, { members, table, put });
       for (const last of [10, 11, 12, 13, 14, 15]) if (protocol === 6) world.addClusterIP(family.vip(last));
     }
   return world;
@@ -187,7 +210,10 @@ export class WorldMaps {
         (inside.local ? FRONTEND.INSIDE_LOCAL : 0) |
         (outside.local ? FRONTEND.OUTSIDE_LOCAL : 0) |
         (frontend.keep ? FRONTEND.OUTSIDE_KEEP : 0) |
-        (frontend.ranges ? FRONTEND.RANGES : 0);
+        (frontend.ranges ? FRONTEND.RANGES : 0) |
+        (frontend.dsr ? FRONTEND.DSR : 0) |
+        (frontend.dsr === 'option' ? FRONTEND.DSR_OPTION : 0) |
+        (frontend.kind << FRONTEND.KIND_SHIFT);
       const value = frontendStruct.encode({
         id: at + 2,
         service: frontend.service,

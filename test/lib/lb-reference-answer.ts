@@ -4,6 +4,7 @@ import { ETHERNET, fold, type Packet, PROTOCOL, sumOfBytes } from './lb-referenc
 const TCP = { FIN: 1, SYN: 2, RST: 4, ACK: 16 } as const;
 /** Bytes of the transport header that an ICMP error carries. */
 const EMBEDDED = 8;
+const EMBEDDED_TCP = 20;
 
 /** RFC 9293, 3.5.2, group 1: what a segment of no connection is answered with, in the segment itself. */
 export function answerReset(p: Packet): void {
@@ -26,11 +27,21 @@ export function answerReset(p: Packet): void {
   p.swapMacs();
 }
 
-/** Port unreachable, RFC 792 and 4443; returns its length. 0 where there is no answer: IPv4 options are not understood. */
-export function answerUnreachable(p: Packet, length: number): number {
+/** What is said to a sender: type and code of IPv4, then of IPv6. */
+export const COMPLAINT = {
+  unreachable: [3, 3, 1, 4],
+  tooBig: [3, 4, 2, 0],
+  hopsUsedUp: [11, 0, 3, 0],
+} as const;
+
+/**
+ * An ICMP error, RFC 792 and 4443; returns its length. 0 where there is no answer: IPv4 options are not understood.
+ * `mtu` is what fits.
+ */
+export function answerError(p: Packet, length: number, what: keyof typeof COMPLAINT, mtu = 0): number {
   const { bytes, view, four } = p;
   const header = four ? 20 : 40;
-  const embedded = header + EMBEDDED;
+  const embedded = header + (p.protocol === PROTOCOL.TCP ? EMBEDDED_TCP : EMBEDDED);
   if (length < ETHERNET + embedded || (four && p.transportAt !== ETHERNET + header)) return 0;
   const icmpAt = ETHERNET + header;
   bytes.copyWithin(icmpAt + 8, ETHERNET, ETHERNET + embedded);
@@ -50,8 +61,10 @@ export function answerUnreachable(p: Packet, length: number): number {
   p.writeAddress(p.addressAt('source'), p.target);
   p.writeAddress(p.addressAt('target'), p.source);
   if (four) view.setUint16(ETHERNET + 10, ~fold(sumOfBytes(bytes, ETHERNET, icmpAt)) & 0xffff);
-  bytes[icmpAt] = four ? 3 : 1;
-  bytes[icmpAt + 1] = four ? 3 : 4;
+  const [type4, code4, type6, code6] = COMPLAINT[what];
+  bytes[icmpAt] = four ? type4 : type6;
+  bytes[icmpAt + 1] = four ? code4 : code6;
+  view.setUint32(icmpAt + 4, mtu);
   const pseudo = four ? 0 : sumOfBytes(bytes, ETHERNET + 8, icmpAt) + 8 + embedded + PROTOCOL.ICMP6;
   view.setUint16(icmpAt + 2, ~fold(pseudo + sumOfBytes(bytes, icmpAt, end)) & 0xffff);
   p.swapMacs();

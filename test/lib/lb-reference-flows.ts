@@ -13,6 +13,8 @@ export const FLOW = {
   RESET: 16,
   HAIRPIN: 32,
   MASQUERADE: 64,
+  DIRECT: 128,
+  OPTION: 256,
   CONFIRMED: 512,
   UDP: 1024,
 } as const;

@@ -95,6 +95,7 @@ export class Packet {
     // Hop-by-hop 0, routing 43, destination 60, fragment 44; six of them, more are a foreign protocol.
     for (let headers = 0; headers < 6; headers++) {
       if (next !== 0 && next !== 43 && next !== 60 && next !== 44) break;
+      this.transportAt = at;
       if (at + 8 > this.length) return 'cut';
       if (next === 44) {
         const offset = view.getUint16(at + 2);

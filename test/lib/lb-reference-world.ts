@@ -34,6 +34,10 @@ export interface Frontend {
   readonly affinity: boolean;
   readonly keep: boolean;
   readonly ranges: boolean;
+  /** 0 ClusterIP, 1 nodePort, 2 load balancer, 3 externalIP. */
+  readonly kind: number;
+  /** How answers go back directly. */
+  readonly dsr: 'ipip' | 'option' | undefined;
   readonly inside: Table;
   readonly outside: Table;
 }

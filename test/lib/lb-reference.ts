@@ -5,7 +5,7 @@
  * whether it might.
  */
 import { BACKEND, REASONS, type Reason } from '../../src/service/engines/ebpf/layout.ts';
-import { answerReset, answerUnreachable, flowHash } from './lb-reference-answer.ts';
+import { answerError, answerReset, flowHash } from './lb-reference-answer.ts';
 import {
   Affinities,
   emptyFlow,
@@ -19,10 +19,31 @@ import {
   orderAfter,
 } from './lb-reference-flows.ts';
 import { ETHERNET, Packet, PROTOCOL, readAddress, sameAddress } from './lb-reference-packet.ts';
-import { type Frontend, type Table, type World, words } from './lb-reference-world.ts';
+import { readTold, type ToldWords } from './lb-reference-told.ts';
+import { type Backend, type Frontend, type Table, type World, words } from './lb-reference-world.ts';
 
 export const VERDICT = { NEXT: 0xffff_ffff, DROP: 2, REDIRECT: 7 } as const;
-export type ProgramName = 'lb_from_pod' | 'lb_to_pod' | 'lb_from_outside' | 'lb_to_outside';
+export type ProgramName =
+  | 'lb_from_pod'
+  | 'lb_to_pod'
+  | 'lb_from_outside'
+  | 'lb_to_outside'
+  | 'lb_from_overlay'
+  | 'lb_xdp';
+
+/** Who a new flow gets. */
+export interface Choice {
+  readonly frontend: Frontend;
+  readonly backend: Backend;
+}
+
+/** Direct return needs an address of outside; where the other node is not told, also a choice that it comes to, too. */
+export function isDirect({ kind, dsr, outside, affinity }: Frontend): boolean {
+  if (dsr === undefined || kind < 1 || kind > 3) return false;
+  return dsr === 'option' || (outside.hash && !affinity && kind >= 2);
+}
+
+const wayOfDirect = ({ dsr }: Frontend) => (dsr === 'option' ? FLOW.DIRECT | FLOW.OPTION : FLOW.DIRECT);
 
 /** What the program under test made of the packet. */
 export interface Observed {
@@ -46,19 +67,19 @@ export class Reference {
   outLength = 0;
   /** The mark that it must carry. */
   mark = 0;
-  readonly #packet = new Packet();
-  readonly #inner = new Packet();
+  protected readonly packet = new Packet();
+  protected readonly inner = new Packet();
   readonly #observedTarget = new Uint32Array(4);
   /** Whether flows were translated at the pod's link, at the node's interfaces. */
-  readonly #usedLinks = { pod: false, node: false };
-  #observed: Observed = { verdict: 0, bytes: new Uint8Array(0), length: 0 };
-  #outside = false;
-  #gso = false;
+  protected readonly usedLinks = { pod: false, node: false };
+  protected observed: Observed = { verdict: 0, bytes: new Uint8Array(0), length: 0 };
+  protected outside = false;
+  protected gso = false;
 
   constructor(world: World) {
     this.world = world;
-    this.#packet.attach(this.out);
-    this.#inner.attach(this.out);
+    this.packet.attach(this.out);
+    this.inner.attach(this.out);
   }
 
   /** Forgets all flows, fragments and clients, and that links had flows. */
@@ -66,72 +87,104 @@ export class Reference {
     this.flows.clear();
     this.fragments.clear();
     this.affinities.clear();
-    this.#usedLinks.pod = this.#usedLinks.node = false;
+    this.usedLinks.pod = this.usedLinks.node = false;
   }
 
   /** The verdict that this packet must get; `out`, `outLength` and `mark` are set. */
   judge(program: ProgramName, input: Uint8Array, length: number, observed: Observed, gso = false): number {
-    this.out.set(input.subarray(0, length));
-    this.outLength = length;
-    this.mark = 0;
-    this.#observed = observed;
-    this.#gso = gso;
-    this.#outside = program === 'lb_from_outside' || program === 'lb_to_outside';
+    this.begin(program, input, length, observed, gso);
     if (program === 'lb_to_pod' || program === 'lb_to_outside') return this.#toClient(length);
-    const p = this.#packet;
-    switch (p.read(length, this.fragments)) {
+    const p = this.packet;
+    const kind = p.read(length, this.fragments);
+    const told = kind === 'other' ? undefined : readTold(p);
+    if (told) return this.outside ? this.told(kind === 'whole', told) : this.drop('drop-option');
+    switch (kind) {
       case 'other':
         return VERDICT.NEXT;
       case 'cut':
-        return this.world.inServiceRange(p.target) ? this.#drop('drop-malformed') : VERDICT.NEXT;
+        return this.world.inServiceRange(p.target) ? this.drop('drop-malformed') : VERDICT.NEXT;
       case 'no-ports':
-        return this.#noFrontend();
+        return (this.outside ? this.wrapped() : undefined) ?? this.noFrontend();
       default:
-        return p.icmp ? this.#errorToBackend() : this.#fromClient();
+        if (p.icmp) return (this.outside ? this.errorElsewhere() : undefined) ?? this.errorToBackend();
+        return (this.outside ? this.known() : undefined) ?? this.fromClient();
     }
   }
 
-  #count(reason: Reason): void {
+  protected begin(
+    program: ProgramName,
+    input: Uint8Array,
+    length: number,
+    observed: Observed,
+    gso: boolean,
+  ): void {
+    this.out.set(input.subarray(0, length));
+    this.outLength = length;
+    this.mark = 0;
+    this.observed = observed;
+    this.gso = gso;
+    this.outside = program === 'lb_from_outside' || program === 'lb_to_outside';
+  }
+
+  // Without other nodes nobody may tell this one anything, and no flow leads elsewhere: NodeReference has more.
+  protected told(_whole: boolean, _told: ToldWords): number {
+    return this.drop('drop-option');
+  }
+  protected wrapped(): number | undefined {
+    return undefined;
+  }
+  protected known(): number | undefined {
+    return undefined;
+  }
+  protected errorElsewhere(): number | undefined {
+    return undefined;
+  }
+  protected sendDirect(_flow: Flow): number {
+    throw new Error('no other node');
+  }
+
+  protected count(reason: Reason): void {
     this.counts[REASONS.indexOf(reason)]! += 1;
   }
 
-  #drop(reason: Reason): number {
-    this.#count(reason);
+  protected drop(reason: Reason): number {
+    this.count(reason);
     return VERDICT.DROP;
   }
 
   /** A packet for no frontend: refused where the address is a Service's, dropped where nobody has it. */
-  #noFrontend(): number {
-    const { target } = this.#packet;
+  protected noFrontend(): number {
+    const { target } = this.packet;
     if (!this.world.inServiceRange(target)) return VERDICT.NEXT;
     return this.world.isClusterIP(target)
-      ? this.#refuse('reject-unknown-port')
-      : this.#drop('drop-unallocated');
+      ? this.refuse('reject-unknown-port')
+      : this.drop('drop-unallocated');
   }
 
-  get #opens(): boolean {
-    const p = this.#packet;
+  protected get opens(): boolean {
+    const p = this.packet;
     return p.protocol === PROTOCOL.TCP && (p.tcpFlags & (TCP.SYN | TCP.ACK | TCP.RST)) === TCP.SYN;
   }
 
-  #fromClient(): number {
-    const p = this.#packet;
+  protected fromClient(): number {
+    const p = this.packet;
     const hairpin = p.four ? HAIRPIN_ADDRESS.four : HAIRPIN_ADDRESS.six;
-    if (!this.#outside && sameAddress(p.target, hairpin)) return this.#hairpinAnswer();
-    const usedLink = this.#usedLinks[this.#outside ? 'node' : 'pod'];
+    if (!this.outside && sameAddress(p.target, hairpin)) return this.#hairpinAnswer();
+    const usedLink = this.usedLinks[this.outside ? 'node' : 'pod'];
     // Open connections past a link without translated flows are nobody's business.
-    const going = p.protocol === PROTOCOL.TCP && !this.#opens;
-    if (!this.#outside && going && !usedLink && !this.world.inServiceRange(p.target)) return VERDICT.NEXT;
+    const going = p.protocol === PROTOCOL.TCP && !this.opens;
+    if (!this.outside && going && !usedLink && !this.world.inServiceRange(p.target)) return VERDICT.NEXT;
     const flows = usedLink ? this.flows.of(p.source, p.sourcePort, p.protocol) : undefined;
     let flow = flows && flowTo(flows, p.target, p.targetPort);
-    if (flow && this.#goesOn(flow)) this.#track(flow, true);
+    if (flow && this.goesOn(flow)) this.track(flow, true);
     else {
-      const opened = this.#open(flows);
+      const opened = this.open(flows);
       if (typeof opened === 'number') return opened;
       flow = opened;
     }
+    if ((flow.flags & FLOW.DIRECT) !== 0) return this.sendDirect(flow);
     p.replace('target', flow.backend, flow.backendPort);
-    if (this.#outside) {
+    if (this.outside) {
       if ((flow.flags & FLOW.MASQUERADE) !== 0) this.mark = MARK;
       return VERDICT.NEXT;
     }
@@ -142,9 +195,9 @@ export class Reference {
   }
 
   /** An open connection stays where it is; a repeated SYN and datagrams while their backend serves. */
-  #goesOn(flow: Flow): boolean {
-    const p = this.#packet;
-    if (p.protocol === PROTOCOL.TCP && !this.#opens) return true;
+  protected goesOn(flow: Flow): boolean {
+    const p = this.packet;
+    if (p.protocol === PROTOCOL.TCP && !this.opens) return true;
     if (isOver(flow)) return false;
     const backend = this.world.backends.get(flow.backendId);
     if (!backend || (backend.flags & BACKEND.USED) === 0) return false;
@@ -152,42 +205,54 @@ export class Reference {
     return p.protocol !== PROTOCOL.TCP || (backend.flags & (BACKEND.CLUSTER | BACKEND.LOCAL)) !== 0;
   }
 
-  #track(flow: Flow, fromClient: boolean): void {
-    const { tcpFlags } = this.#packet;
+  protected track(flow: Flow, fromClient: boolean): void {
+    const { tcpFlags } = this.packet;
     if (!fromClient) flow.flags |= FLOW.REPLIED;
     // A client that goes on after an answer is there; a forged one is not.
     else if ((flow.flags & FLOW.REPLIED) !== 0) {
       const goesOn = (tcpFlags & (TCP.SYN | TCP.ACK)) === TCP.ACK;
-      if (this.#packet.protocol === PROTOCOL.UDP || goesOn) flow.flags |= FLOW.CONFIRMED;
+      if (this.packet.protocol === PROTOCOL.UDP || goesOn) flow.flags |= FLOW.CONFIRMED;
     }
     if ((tcpFlags & TCP.RST) !== 0) flow.flags |= FLOW.RESET;
     if ((tcpFlags & TCP.FIN) !== 0) flow.flags |= fromClient ? FLOW.FIN_CLIENT : FLOW.FIN_BACKEND;
   }
 
   /** What the client's port meant until now is not to be shown as that VIP's any more. */
-  #forget(flows: Flow[] | undefined, backend: Uint32Array, port: number): void {
+  protected forget(flows: Flow[] | undefined, backend: Uint32Array, port: number): void {
     const flow = flows && flowFrom(flows, backend, port);
-    if (flow && (this.#packet.protocol === PROTOCOL.UDP || isOver(flow))) flow.flags = 0;
+    if (flow && (this.packet.protocol === PROTOCOL.UDP || isOver(flow))) flow.flags = 0;
   }
 
-  #open(flows: Flow[] | undefined): Flow | number {
-    const p = this.#packet;
+  protected open(flows: Flow[] | undefined): Flow | number {
+    const chosen = this.chosen(flows);
+    return typeof chosen === 'number' ? chosen : this.keep(chosen);
+  }
+
+  /** Who the client gets, or the verdict. */
+  protected chosen(flows: Flow[] | undefined): Choice | number {
+    const p = this.packet;
     const frontend = this.world.frontendOf(p.target, p.targetPort, p.protocol);
     if (!frontend) {
-      if (this.#opens || p.protocol === PROTOCOL.UDP) this.#forget(flows, p.target, p.targetPort);
-      return this.#noFrontend();
+      if (p.fragment !== 'later' && (this.opens || p.protocol === PROTOCOL.UDP))
+        this.forget(flows, p.target, p.targetPort);
+      return this.noFrontend();
     }
-    const table = this.#outside ? frontend.outside : frontend.inside;
-    if (p.protocol === PROTOCOL.TCP && !this.#opens && !table.hash) return this.#refuse('reject-no-flow');
+    const table = this.outside ? frontend.outside : frontend.inside;
+    if (p.protocol === PROTOCOL.TCP && !this.opens && !table.hash) return this.refuse('reject-no-flow');
     if (frontend.ranges && !this.world.allows(frontend.service, p.source))
-      return this.#drop('drop-source-range');
+      return this.drop('drop-source-range');
     if (table.ids.length === 0)
-      return table.drop ? this.#drop('drop-no-local') : this.#refuse('reject-no-endpoint');
-    const id = this.#choose(frontend, table);
+      return table.drop ? this.drop('drop-no-local') : this.refuse('reject-no-endpoint');
+    const id = this.choose(frontend, table);
     const backend = this.world.backends.get(id);
-    if (!backend) return this.#drop('drop-no-backend');
+    return backend ? { frontend, backend } : this.drop('drop-no-backend');
+  }
+
+  /** Remembers a choice. */
+  protected keep({ frontend, backend }: Choice): Flow {
+    const p = this.packet;
     const own = this.flows.make(p.source, p.sourcePort, p.protocol);
-    this.#forget(own, backend.address, backend.port);
+    this.forget(own, backend.address, backend.port);
     const order = orderAfter(own, backend.address, backend.port, p.target, p.targetPort);
     const flow = this.#place(own);
     flow.vip.set(p.target);
@@ -196,23 +261,25 @@ export class Reference {
     flow.vipPort = p.targetPort;
     flow.backendPort = backend.port;
     flow.clientPort = p.sourcePort;
-    flow.backendId = id;
+    flow.backendId = backend.id;
     flow.order = order;
     flow.flags = FLOW.USED | (p.protocol === PROTOCOL.UDP ? FLOW.UDP : 0);
-    if (!this.#outside && sameAddress(backend.address, p.source)) {
+    if (!this.outside && sameAddress(backend.address, p.source)) {
       flow.flags |= FLOW.HAIRPIN;
-      this.#count('forward-hairpin');
+      this.count('forward-hairpin');
     } else {
-      if (this.#outside && !frontend.keep) flow.flags |= FLOW.MASQUERADE;
-      this.#count('forward-flow');
+      const elsewhere = (backend.flags & BACKEND.NEAR) === 0;
+      if (this.outside && isDirect(frontend)) flow.flags |= elsewhere ? wayOfDirect(frontend) : 0;
+      else if (this.outside && !frontend.keep) flow.flags |= FLOW.MASQUERADE;
+      this.count((flow.flags & FLOW.DIRECT) !== 0 ? 'forward-direct' : 'forward-flow');
     }
-    this.#usedLinks[this.#outside ? 'node' : 'pod'] = true;
+    this.usedLinks[this.outside ? 'node' : 'pod'] = true;
     return flow;
   }
 
   /** The place of the same VIP, or another one: there are enough. */
   #place(flows: Flow[]): Flow {
-    const p = this.#packet;
+    const p = this.packet;
     const known =
       flowTo(flows, p.target, p.targetPort) ?? flows.find((flow) => (flow.flags & FLOW.USED) === 0);
     if (known) return known;
@@ -221,8 +288,8 @@ export class Reference {
     return made;
   }
 
-  #choose(frontend: Frontend, table: Table): number {
-    const p = this.#packet;
+  protected choose(frontend: Frontend, table: Table): number {
+    const p = this.packet;
     if (frontend.affinity) {
       const known = this.affinities.get(p.source, frontend.service);
       const backend = this.world.backends.get(known);
@@ -239,10 +306,10 @@ export class Reference {
 
   /** Which of the table's backends the program took at random; also one that has just gone. 0 for nobody, if named. */
   #observedChoice(table: Table): number {
-    const { verdict, bytes } = this.#observed;
+    const { verdict, bytes } = this.observed;
     const { backends } = this.world;
     if (verdict === VERDICT.DROP && table.ids.includes(0)) return 0;
-    const p = this.#packet;
+    const p = this.packet;
     const view = new DataView(bytes.buffer, bytes.byteOffset);
     readAddress(this.#observedTarget, view, p.addressAt('target'), p.four);
     const port = p.fragment === 'later' ? undefined : view.getUint16(p.transportAt + 2);
@@ -257,11 +324,11 @@ export class Reference {
 
   /** The answer of a pod to itself. */
   #hairpinAnswer(): number {
-    const p = this.#packet;
+    const p = this.packet;
     const flows = this.flows.of(p.source, p.targetPort, p.protocol);
     const flow = flows && flowFrom(flows, p.source, p.sourcePort, true);
-    if (!flow) return this.#drop('reject-no-flow');
-    this.#track(flow, false);
+    if (!flow) return this.drop('reject-no-flow');
+    this.track(flow, false);
     p.replace('source', flow.vip, flow.vipPort);
     p.replace('target', flow.client, p.targetPort);
     p.swapMacs();
@@ -269,27 +336,27 @@ export class Reference {
   }
 
   #toClient(length: number): number {
-    const p = this.#packet;
-    if (!this.#usedLinks[this.#outside ? 'node' : 'pod']) return VERDICT.NEXT;
+    const p = this.packet;
+    if (!this.usedLinks[this.outside ? 'node' : 'pod']) return VERDICT.NEXT;
     if (p.read(length, this.fragments) !== 'whole') return VERDICT.NEXT;
     if (p.icmp) return this.#errorToClient();
     const flows = this.flows.of(p.target, p.targetPort, p.protocol);
     const flow = flows && flowFrom(flows, p.source, p.sourcePort, false);
     if (!flow) return VERDICT.NEXT;
-    this.#track(flow, false);
+    this.track(flow, false);
     p.replace('source', flow.vip, flow.vipPort);
     return VERDICT.NEXT;
   }
 
-  get #isError(): boolean {
-    const { four, icmpType } = this.#packet;
+  protected get isError(): boolean {
+    const { four, icmpType } = this.packet;
     return four ? [3, 4, 5, 11, 12].includes(icmpType) : icmpType < 128;
   }
 
   /** Reads the packet inside an ICMP error as far as its ports; false where it has none to go by. */
-  #readInner(): boolean {
-    const outer = this.#packet;
-    const inner = this.#inner;
+  protected readInner(): boolean {
+    const outer = this.packet;
+    const inner = this.inner;
     const { view, length, four } = outer;
     const at = outer.transportAt + 8;
     const header = four ? 20 : 40;
@@ -312,9 +379,9 @@ export class Reference {
    * Another address and port in the packet inside an error. Its own IPv4 header sum makes up for the address; all else
    * that changes is in the sum of the ICMP message. Its transport sum is left: mostly it is not there.
    */
-  #replaceInner(end: 'source' | 'target', address: Uint32Array, port: number): void {
-    const outer = this.#packet;
-    const inner = this.#inner;
+  protected replaceInner(end: 'source' | 'target', address: Uint32Array, port: number): void {
+    const outer = this.packet;
+    const inner = this.inner;
     const at = outer.transportAt + 8;
     const from = outer.four ? (end === 'source' ? 12 : 16) : end === 'source' ? 8 : 24;
     const change = outer.writeAddress(at + from, address);
@@ -325,52 +392,52 @@ export class Reference {
     outer.adjust(outer.transportAt + 2, (outer.four ? 0 : change) + port + 65_535 - old);
   }
 
-  #replaceOuter(end: 'source' | 'target', address: Uint32Array): void {
-    const p = this.#packet;
+  protected replaceOuter(end: 'source' | 'target', address: Uint32Array): void {
+    const p = this.packet;
     const change = p.writeAddress(p.addressAt(end), address);
     p.adjust(p.four ? ETHERNET + 10 : p.transportAt + 2, change);
   }
 
   /** The client complains about a packet that seems to come from the VIP. */
-  #errorToBackend(): number {
-    const p = this.#packet;
-    if (!this.#isError) return this.#noFrontend();
-    const inner = this.#inner;
-    const known = this.#readInner();
+  protected errorToBackend(): number {
+    const p = this.packet;
+    if (!this.isError) return this.noFrontend();
+    const inner = this.inner;
+    const known = this.readInner();
     const flows = known ? this.flows.of(inner.target, inner.targetPort, inner.protocol) : undefined;
     const flow = flows && flowTo(flows, inner.source, inner.sourcePort);
-    if (!flow) return this.world.inServiceRange(p.target) ? this.#drop('drop-icmp') : VERDICT.NEXT;
-    this.#replaceInner('source', flow.backend, flow.backendPort);
-    this.#replaceOuter('target', flow.backend);
+    if (!flow) return this.world.inServiceRange(p.target) ? this.drop('drop-icmp') : VERDICT.NEXT;
+    this.replaceInner('source', flow.backend, flow.backendPort);
+    this.replaceOuter('target', flow.backend);
     return VERDICT.NEXT;
   }
 
   /** Somebody complains about a packet that the client sent to the VIP. */
   #errorToClient(): number {
-    const inner = this.#inner;
-    if (!this.#isError || !this.#readInner()) return VERDICT.NEXT;
+    const inner = this.inner;
+    if (!this.isError || !this.readInner()) return VERDICT.NEXT;
     const flows = this.flows.of(inner.source, inner.sourcePort, inner.protocol);
     const flow = flows && flowFrom(flows, inner.target, inner.targetPort, false);
     if (!flow) return VERDICT.NEXT;
-    this.#replaceInner('target', flow.vip, flow.vipPort);
-    if (sameAddress(this.#packet.source, flow.backend)) this.#replaceOuter('source', flow.vip);
+    this.replaceInner('target', flow.vip, flow.vipPort);
+    if (sameAddress(this.packet.source, flow.backend)) this.replaceOuter('source', flow.vip);
     return VERDICT.NEXT;
   }
 
   /** Answers the sender. */
-  #refuse(reason: Reason): number {
-    const p = this.#packet;
-    if (p.fragment === 'later') return this.#drop('drop-fragment');
+  protected refuse(reason: Reason): number {
+    const p = this.packet;
+    if (p.fragment === 'later') return this.drop('drop-fragment');
     if (p.protocol === PROTOCOL.TCP) {
-      if ((p.tcpFlags & TCP.RST) !== 0) return this.#drop('reject-no-flow');
-      if (this.#gso) return this.#drop(reason);
+      if ((p.tcpFlags & TCP.RST) !== 0) return this.drop('reject-no-flow');
+      if (this.gso) return this.drop(reason);
       answerReset(p);
     } else {
-      const length = answerUnreachable(p, this.outLength);
-      if (length === 0) return this.#drop('drop-rewrite');
+      const length = answerError(p, this.outLength, 'unreachable');
+      if (length === 0) return this.drop('drop-rewrite');
       this.outLength = length;
     }
-    this.#count(reason);
+    this.count(reason);
     return VERDICT.REDIRECT;
   }
 }

@@ -38,14 +38,21 @@ export class Random {
   }
 }
 
-interface Pools {
+/** Addresses of one family that mean something. */
+export interface Pools {
   readonly four: boolean;
   readonly clients: readonly Uint32Array[];
   readonly targets: readonly Uint32Array[];
   readonly backends: readonly Uint32Array[];
+  /** Who may say something of a packet in its header. */
+  readonly nodes: readonly Uint32Array[];
+  /** Few, so that packets meet flows of others. */
+  readonly clientPorts: readonly number[];
+  /** Once in so many packets a node says something, and a payload is large. */
+  readonly oneIn: { readonly told: number; readonly large: number };
 }
 
-const POOLS: readonly Pools[] = FAMILIES.map((family, at) => {
+export const POOLS: readonly Pools[] = FAMILIES.map((family, at) => {
   const vips = [10, 10, 11, 12, 13, 14, 15].map(family.vip);
   const frontends = [...vips, ...vips, family.node, family.node, family.balancer];
   return {
@@ -53,6 +60,9 @@ const POOLS: readonly Pools[] = FAMILIES.map((family, at) => {
     clients: [...family.pods, ...family.outside].map(words),
     targets: [...frontends, family.nobody, family.hairpin, ...family.remote].map(words),
     backends: [...family.remote, ...family.pods, family.hairpin].map(words),
+    nodes: family.remote.map(words),
+    clientPorts: Array.from({ length: 24 }, (_, port) => 40_000 + port),
+    oneIn: { told: 60, large: 100 },
   };
 });
 const FRONTEND_PORTS = [80, 80, 80, PORTS.local, PORTS.node, PORTS.node + 1, 443];
@@ -60,6 +70,16 @@ const ALL_FRONTENDS = FAMILIES.flatMap(() => FRONTEND_PORTS);
 const TCP_FLAGS = [2, 2, 2, 16, 16, 24, 17, 18, 20, 4, 1, 0, 3, 194];
 const FOREIGN = [47, 50, 51, 132, 2, 0, 41, 89, 1, 58, 255];
 const ERRORS = { four: [3, 3, 3, 11, 12, 4, 5, 8, 0, 13], six: [1, 1, 2, 3, 4, 128, 129, 135, 136, 0] };
+
+/** Between whom a packet is, where that is not left to chance. */
+export interface Ends {
+  readonly four: boolean;
+  readonly from: Uint32Array;
+  readonly to: Uint32Array;
+  readonly fromPort: number;
+  readonly toPort: number;
+  readonly protocol: number;
+}
 
 export class PacketGenerator {
   /** The packet, `length` bytes of it. */
@@ -69,21 +89,24 @@ export class PacketGenerator {
   sound = false;
   readonly #view: DataView;
   readonly #random: Random;
+  readonly #pools: readonly Pools[];
+  #large = 0;
 
-  constructor(bytes: Uint8Array, random: Random) {
+  constructor(bytes: Uint8Array, random: Random, pools = POOLS) {
+    this.#pools = pools;
     this.bytes = bytes;
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.#random = random;
   }
 
-  /** Makes the next one. `toClient`: as backends send them, else as clients do. */
-  make(toClient: boolean): void {
+  /** Makes the next one. `toClient`: as backends send them, else as clients do; or one between these two. */
+  make(toClient: boolean, flow?: Ends): void {
     const random = this.#random;
-    const pools = POOLS[random.next() & 1]!;
+    const pools = this.#pools[flow ? Number(!flow.four) : random.next() & 1]!;
     const client = random.pick(pools.clients);
     const other = random.pick(toClient ? pools.backends : pools.targets);
-    // Few client ports, so that packets meet flows of others.
-    const clientPort = random.one(50) ? random.below(65_536) : 40_000 + random.below(24);
+    this.#large = pools.oneIn.large;
+    const clientPort = random.one(50) ? random.below(65_536) : random.pick(pools.clientPorts);
     const port = random.one(50)
       ? random.below(65_536)
       : toClient
@@ -97,14 +120,16 @@ export class PacketGenerator {
         : PROTOCOL.ICMP6
       : random.one(16)
         ? random.pick(FOREIGN)
-        : random.one(2)
-          ? PROTOCOL.TCP
-          : PROTOCOL.UDP;
+        : (flow?.protocol ?? (random.one(2) ? PROTOCOL.TCP : PROTOCOL.UDP));
     this.sound = true;
     const ip = this.#ethernet(pools.four);
-    const [from, to, fromPort, toPort] = toClient
-      ? [other, client, port, clientPort]
-      : [client, other, clientPort, port];
+    const ends = toClient ? [other, client, port, clientPort] : [client, other, clientPort, port];
+    const [from, to, fromPort, toPort] = (flow ? [flow.from, flow.to, flow.fromPort, flow.toPort] : ends) as [
+      Uint32Array,
+      Uint32Array,
+      number,
+      number,
+    ];
     const at = this.#ip(ip, pools.four, protocol, { from, to, exotic: random.one(6) });
     const end =
       protocol === PROTOCOL.ICMP || protocol === PROTOCOL.ICMP6
@@ -113,6 +138,7 @@ export class PacketGenerator {
     this.length = end;
     this.#lengths(ip, at, pools.four);
     this.#checksums(ip, at, pools.four, protocol);
+    if (random.one(pools.oneIn.told)) this.#tell(pools);
     if (random.one(4)) this.#damage(pools.four);
   }
 
@@ -175,6 +201,41 @@ export class PacketGenerator {
     return at;
   }
 
+  /** Puts into the header that a node took this packet from its client, who asked for another address. */
+  #tell({ four, targets, nodes }: Pools): void {
+    const random = this.#random;
+    const view = this.#view;
+    const { bytes } = this;
+    const at = ETHERNET + (four ? 20 : 40);
+    const size = four ? 12 : 40;
+    const vip = random.pick(targets);
+    const node = random.pick(nodes);
+    const port = random.pick(ALL_FRONTENDS);
+    const lengthAt = ETHERNET + (four ? 2 : 4);
+    if (four && (bytes[ETHERNET]! & 15) > 12) return;
+    bytes.copyWithin(at + size, at, this.length);
+    this.length += size;
+    view.setUint16(lengthAt, view.getUint16(lengthAt) + size);
+    if (four) {
+      bytes[ETHERNET]! += 3;
+      view.setUint32(at, (158 << 24) | (12 << 16) | port);
+      view.setUint32(at + 4, vip[3]!);
+      view.setUint32(at + 8, node[3]!);
+      view.setUint16(ETHERNET + 10, 0);
+      const end = ETHERNET + (bytes[ETHERNET]! & 15) * 4;
+      view.setUint16(ETHERNET + 10, ~fold(sumOfBytes(bytes, ETHERNET, end)) & 0xffff);
+    } else {
+      view.setUint32(at, (bytes[ETHERNET + 6]! << 24) | 0x04_5e24);
+      bytes[ETHERNET + 6] = 60;
+      view.setUint32(at + 4, (port << 16) | 0x706f);
+      for (let word = 0; word < 4; word++) {
+        view.setUint32(at + 8 + word * 4, vip[word]!);
+        view.setUint32(at + 24 + word * 4, node[word]!);
+      }
+    }
+    this.sound = false;
+  }
+
   #fill(at: number, count: number): number {
     for (let byte = 0; byte < count; byte += 4) this.#view.setUint32(at + byte, this.#random.next());
     return at + count;
@@ -183,7 +244,7 @@ export class PacketGenerator {
   #transport(at: number, protocol: number, from: number, to: number): number {
     const random = this.#random;
     const view = this.#view;
-    const payload = random.one(100) ? random.below(1400) : random.below(40);
+    const payload = random.one(this.#large) ? random.below(1400) : random.below(40);
     if (protocol === PROTOCOL.TCP) {
       view.setUint16(at, from);
       view.setUint16(at + 2, to);

@@ -1,12 +1,12 @@
 /** BPF_PROG_TEST_RUN without allocating anything for a packet: millions of packets through a loaded program. */
 import { viewOf } from '../../src/codec/index.ts';
-import { Arena, NR, sys } from '../../src/kernel/syscall/index.ts';
+import { Arena, NR, sys, sysInNetns } from '../../src/kernel/syscall/index.ts';
 import { type Observed, VERDICT } from './lb-reference.ts';
 
 /** include/uapi/linux/bpf.h: BPF_PROG_TEST_RUN, its flag, struct __sk_buff. */
 const TEST_RUN = 10;
 const CHECKSUM_COMPLETE = 1 << 2;
-const SKB = { size: 192, mark: 8, gsoSize: 176 } as const;
+const SKB = { size: 192, mark: 8, ifindex: 40, gsoSize: 176 } as const;
 const ROOM = 4096;
 /** enum xdp_action. */
 const XDP = { DROP: 1, PASS: 2, TX: 3, REDIRECT: 4 } as const;
@@ -29,7 +29,11 @@ export class PacketRunner {
   /** Undefined after a run in tc. */
   #xdpMark: number | undefined;
 
-  constructor() {
+  readonly #netns: number | undefined;
+
+  /** `netns`: a descriptor of the namespace where interfaces and routes are; default the own. */
+  constructor(netns?: number) {
+    this.#netns = netns;
     const arena = this.#arena;
     this.#at = arena.reserve(80);
     this.#context = arena.reserve(SKB.size);
@@ -54,7 +58,7 @@ export class PacketRunner {
   }
 
   /** Returns 0 or -errno; fills `observed`. */
-  run(fd: number, length: number, options: { gso: boolean; complete: boolean }): number {
+  run(fd: number, length: number, options: { gso: boolean; complete: boolean; ifindex?: number }): number {
     const { view } = this.#arena;
     const at = this.#at;
     view.setUint32(at, fd, true);
@@ -64,7 +68,12 @@ export class PacketRunner {
     view.setUint32(at + 64, options.complete ? CHECKSUM_COMPLETE : 0, true);
     view.setUint32(this.#context + SKB.gsoSize, options.gso ? 1400 : 0, true);
     this.#xdpMark = undefined;
-    const result = sys(NR.bpf, TEST_RUN, this.#attr, 80);
+    view.setUint32(this.#context + SKB.ifindex, options.ifindex ?? 0, true);
+    const ns = this.#netns;
+    const result =
+      ns === undefined
+        ? sys(NR.bpf, TEST_RUN, this.#attr, 80)
+        : sysInNetns(ns, NR.bpf, TEST_RUN, this.#attr, 80);
     this.observed.verdict = view.getUint32(at + 4, true);
     this.observed.length = view.getUint32(at + 12, true);
     return result;

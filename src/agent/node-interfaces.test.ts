@@ -9,6 +9,7 @@ const links = [
   { ifindex: 3, name: 'flannel.1' },
   { ifindex: 4, name: 'po0123456789a' },
   { ifindex: 5, name: 'flannel-v6.1' },
+  { ifindex: 6, name: 'portolan0' },
 ];
 const at = (ifindex: number, text: string, tentative = false) => ({
   ifindex,
@@ -25,10 +26,11 @@ const addresses = [
   at(4, '169.254.1.1'),
   at(5, 'fd00:10:244:1::', true),
   at(5, 'fe80::5'),
+  at(6, '10.244.1.1'),
 ];
 
 test('links with an address of the node and tunnels are served, with the addresses that backends answer to', () => {
-  const own = new Set(['192.168.0.10', '127.0.0.1', '169.254.9.9']);
+  const own = new Set(['10.244.1.1', '192.168.0.10', '127.0.0.1', '169.254.9.9']);
   assert.deepEqual(wantedInterfaces(links, addresses, own), [
     { ifindex: 2, kind: 'node', addresses: { ip4: '192.168.0.10', ip6: 'fd00::10' } },
     { ifindex: 3, kind: 'overlay', addresses: { ip4: '10.244.1.0', ip6: undefined } },

@@ -7,6 +7,7 @@ import type { Log } from '../client/index.ts';
 import { isNetError } from '../errors/index.ts';
 import { type Addr, type Link, Rtnl, RtnlMonitor } from '../kernel/rtnl/index.ts';
 import { isDeviceName } from '../overlay/index.ts';
+import { BRIDGE_NAME } from '../podlink/index.ts';
 import type { NodeAddresses } from '../service/index.ts';
 
 /** One link to serve. */
@@ -28,7 +29,8 @@ export function wantedInterfaces(
   own: ReadonlySet<string>,
 ): WantedInterface[] {
   return links.flatMap(({ ifindex, name }) => {
-    if (ifindex === LOOPBACK) return [];
+    // By the bridge of pods nobody outside comes in.
+    if (ifindex === LOOPBACK || name === BRIDGE_NAME) return [];
     const here = addresses.filter((one) => one.ifindex === ifindex && !one.tentative);
     const isOverlay = isDeviceName(name);
     if (!isOverlay && !here.some(({ address }) => own.has(String(address)))) return [];

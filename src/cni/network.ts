@@ -2,7 +2,6 @@ import { fstatSync } from 'node:fs';
 import type { Cidr, IpAddress } from '../addr/index.ts';
 import { cniError } from '../errors/cni.ts';
 import { isNetError } from '../errors/net-error.ts';
-import { podlinkError } from '../errors/podlink.ts';
 import {
   type Attachment,
   type AttachmentKey,
@@ -22,6 +21,7 @@ import {
   type PodLinks,
   podLinkSpec,
 } from '../podlink/index.ts';
+import { bridgeNetworks, refuseNoRoom } from './bridge-networks.ts';
 import { KeyedLock } from './keyed-lock.ts';
 
 /** What can be said about the node's ability to serve pods. */
@@ -188,7 +188,7 @@ export class PodNetworking {
       }
       const kind = request.kind ?? this.#options.kind ?? 'routed';
       const isBridged = kind === 'bridge';
-      if (isBridged) this.#refuseNoRoom();
+      if (isBridged) refuseNoRoom(this.store.pools);
       const attachment = this.store.allocate({
         containerId: request.containerId,
         ifname: request.ifname,
@@ -328,20 +328,9 @@ export class PodNetworking {
     if (attachment.kind === 'bridge' && !this.#bridgeNetworks()) this.#reconciler.trigger();
   }
 
-  /** What the bridge must be the gateway of: networks of bridged pods, and those that pods to come are of. */
   #bridgeNetworks(): readonly Cidr[] | undefined {
-    const networks = new Map<string, Cidr>();
-    const add = (all: readonly Cidr[]) => {
-      for (const network of all) networks.set(String(network), network);
-    };
-    if (this.#options.kind === 'bridge') add(this.store.pools.filter(hasGateway));
-    for (const attachment of this.store.list()) if (attachment.kind === 'bridge') add(attachment.networks);
-    return networks.size === 0 ? undefined : [...networks.values()];
-  }
-
-  #refuseNoRoom(): void {
-    const network = this.store.pools.find((pool) => !hasGateway(pool));
-    if (network) throw podlinkError('PODLINK_BRIDGE_NO_ROOM', { network: String(network) });
+    const pools = this.#options.kind === 'bridge' ? this.store.pools : [];
+    return bridgeNetworks(pools, this.store.list());
   }
 
   /** Undoes an ADD that failed; returns the error to throw. */
@@ -407,9 +396,4 @@ export class PodNetworking {
       this.#options.onError?.(error);
     }
   }
-}
-
-/** Smaller networks keep no address for a gateway: `reservedRole`. */
-function hasGateway({ size }: Cidr): boolean {
-  return size > 2n;
 }

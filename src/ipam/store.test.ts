@@ -134,6 +134,27 @@ test('what was written is there after opening again, with state, pod and cursor'
   assert.deepEqual(texts(second.allocate(request('d')).addresses), ['10.244.1.5', 'fd00:10:244:1::5']);
 });
 
+test('networks are kept with their attachment where asked, go with it, and pools to come change none', async (t) => {
+  const path = join(folder(t), 'attachments.db');
+  const first = new AttachmentStore({ path, pools: [v4, v6] });
+  first.allocate(request('a', { recordNetworks: true }));
+  first.allocate(request('b'));
+  first.allocate(request('c', { recordNetworks: true }));
+  first.release(request('c'));
+  await first.close();
+  await using second = new AttachmentStore({ path, pools: [parseCidr('10.9.0.0/24')] });
+  assert.deepEqual(
+    second.list().map(({ containerId, networks }) => [containerId, networks.map(String)]),
+    [
+      ['a', [v4, v6].map(String)],
+      ['b', []],
+    ],
+  );
+  assert.deepEqual(second.allocate(request('d', { recordNetworks: true })).networks.map(String), [
+    '10.9.0.0/24',
+  ]);
+});
+
 test('port mappings are kept with their attachment, go with it, and a database from before them is taken', async (t) => {
   const path = join(folder(t), 'attachments.db');
   const portMappings = [

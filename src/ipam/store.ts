@@ -3,6 +3,7 @@ import { type Cidr, FAMILIES, type Family, type IpAddress, parseCidr, tryParseIp
 import { ipamError } from '../errors/ipam.ts';
 import { databaseFailure, openIpamDatabase } from './database.ts';
 import { nextFree, reservedRole, usableAddresses } from './pool.ts';
+import { readRecords } from './records.ts';
 import {
   type Attachment,
   type AttachmentKey,
@@ -24,8 +25,6 @@ export interface AttachmentStoreOptions {
   /** How the WAL gets to the disk; tests inject failures. */
   readonly sync?: DataSync;
 }
-
-type Row = Record<string, string | number | null>;
 
 /**
  * The attachments of one node and their addresses: memory for reading, SQLite for keeping. One process holds it,
@@ -338,88 +337,13 @@ export class AttachmentStore {
     for (const listener of this.#listeners) listener();
   }
 
-  /** Reads everything once. An address that does not parse means that someone else wrote here. */
   #load(): void {
-    const addresses = new Map<string, IpAddress[]>();
-    const readAddress = (text: unknown): IpAddress => {
-      const address = tryParseIp(String(text));
-      if (!address)
-        throw ipamError('IPAM_STORE_DAMAGED', { path: this.path, detail: `"${text}" is no IP address` });
-      return address;
-    };
-    const readNetwork = (text: unknown): Cidr => {
-      try {
-        return parseCidr(String(text));
-      } catch (error) {
-        throw ipamError('IPAM_STORE_DAMAGED', { path: this.path, detail: `"${text}" is no network` }, error);
-      }
-    };
-    for (const row of this.#database.prepare('SELECT * FROM addresses').all() as Row[]) {
-      const key = `${row['container_id']}/${row['ifname']}`;
-      addresses.set(key, [...(addresses.get(key) ?? []), readAddress(row['address'])]);
-    }
-    const mappings = new Map<string, PortMapping[]>();
-    for (const row of this.#database.prepare('SELECT * FROM port_mappings ORDER BY place').all() as Row[]) {
-      const key = `${row['container_id']}/${row['ifname']}`;
-      mappings.set(key, [...(mappings.get(key) ?? []), portMappingOf(row, this.path)]);
-    }
-    const networks = new Map<string, Cidr>();
-    for (const row of this.#database.prepare('SELECT * FROM networks').all() as Row[])
-      networks.set(String(row['address']), readNetwork(row['network']));
-    const rows = this.#database
-      .prepare('SELECT * FROM attachments ORDER BY created_at_ms, container_id')
-      .all();
-    for (const row of rows as Row[]) {
-      const key = `${row['container_id']}/${row['ifname']}`;
-      const taken = (addresses.get(key) ?? []).sort((a, b) => a.compare(b));
-      this.#remember({
-        ...attachmentOf(row),
-        addresses: taken,
-        networks: taken.flatMap((address) => networks.get(address.toString()) ?? []),
-        portMappings: mappings.get(key) ?? [],
-      });
-    }
-    for (const row of this.#database.prepare('SELECT * FROM cursors').all() as Row[])
-      this.#cursors.set(String(row['pool']), readAddress(row['last']));
+    const { attachments, cursors } = readRecords(this.#database, this.path);
+    for (const attachment of attachments) this.#remember(attachment);
+    for (const [pool, last] of cursors) this.#cursors.set(pool, last);
   }
 }
 
 function isUsable(pool: Cidr, address: IpAddress): boolean {
   return pool.contains(address) && reservedRole(pool, address) === undefined;
-}
-
-function portMappingOf(row: Row, path: string): PortMapping {
-  const protocol = String(row['protocol']);
-  if (protocol !== 'TCP' && protocol !== 'UDP' && protocol !== 'SCTP')
-    throw ipamError('IPAM_STORE_DAMAGED', { path, detail: `"${protocol}" is no protocol` });
-  return {
-    hostPort: Number(row['host_port']),
-    containerPort: Number(row['container_port']),
-    protocol,
-    hostIP: row['host_ip'] === null ? undefined : String(row['host_ip']),
-  };
-}
-
-/** What stands in the row of an attachment itself. */
-function attachmentOf(row: Row): Omit<Attachment, 'addresses' | 'networks' | 'portMappings'> {
-  return {
-    containerId: String(row['container_id']),
-    ifname: String(row['ifname']),
-    netns: String(row['netns']),
-    netnsInode: BigInt(String(row['netns_inode'])),
-    pod:
-      row['pod_name'] === null
-        ? undefined
-        : {
-            namespace: String(row['pod_namespace'] ?? ''),
-            name: String(row['pod_name']),
-            uid: String(row['pod_uid'] ?? ''),
-          },
-    hostLink: String(row['host_link']),
-    kind: String(row['kind']),
-    network: String(row['network']),
-    mtuBytes: Number(row['mtu_bytes']),
-    state: row['state'] === 'ready' ? 'ready' : 'pending',
-    createdAtMs: Number(row['created_at_ms']),
-  };
 }

@@ -4,7 +4,14 @@ import fc from 'fast-check';
 import { parseCidr, parseIp, parseMac } from '../../addr/index.ts';
 import { isNetError } from '../../errors/index.ts';
 import { readNftEvent } from '../nft/index.ts';
-import { addRoute, createLink, replaceAddr, replaceFdb, replaceNeigh } from '../rtnl/index.ts';
+import {
+  addRoute,
+  changeBridgePort,
+  createLink,
+  replaceAddr,
+  replaceFdb,
+  replaceNeigh,
+} from '../rtnl/index.ts';
 import { readEvent } from '../rtnl/monitor.ts';
 import { attributeTable, NlWriter, nlMac, nlString, nlU32, readAck, readMessages } from './index.ts';
 
@@ -32,6 +39,8 @@ const samples = [
   }),
   replaceNeigh({ ifindex: 3, destination: parseIp('10.244.2.0'), mac: parseMac('02:00:00:00:00:02') }),
   replaceFdb({ ifindex: 3, destination: parseIp('192.0.2.2'), mac: parseMac('02:00:00:00:00:02') }),
+  // As the kernel tells of it: RTM_NEWLINK.
+  { request: { ...changeBridgePort(7, { isolated: true, mcastFlood: false }).request, type: 16 } },
 ].map(({ request }) => {
   const writer = new NlWriter(16).begin(request.type, 1, 7);
   request.write(writer);
@@ -42,9 +51,9 @@ test('what the writers write, the readers read', () => {
   const events = samples.map((bytes) => readEvent([...readMessages(bytes)][0]!)!);
   assert.deepEqual(
     events.map((event) => event.topic),
-    ['link', 'addr', 'route', 'route', 'neigh', 'fdb'],
+    ['link', 'addr', 'route', 'route', 'neigh', 'fdb', 'port'],
   );
-  const [link, , route, multipath, , fdb] = events;
+  const [link, , route, multipath, , fdb, port] = events;
   assert.ok(link?.topic === 'link' && link.link.vxlan?.vni === 1 && link.link.mtu === 1450);
   assert.equal(String(link.link.vxlan.local4), '192.0.2.1');
   assert.ok(route?.topic === 'route' && route.route.onlink && route.route.mtu === 1400);
@@ -53,6 +62,8 @@ test('what the writers write, the readers read', () => {
     multipath.route.nexthops?.map((hop) => `${hop.ifindex} ${hop.gateway}`),
     ['3 fe80::1', '4 undefined'],
   );
+  assert.ok(port?.topic === 'port' && port.port.ifindex === 7);
+  assert.deepEqual(port.port.port, { isolated: true, mcastFlood: false });
   assert.ok(fdb?.topic === 'fdb' && String(fdb.fdb.destination) === '192.0.2.2');
 });
 

@@ -102,6 +102,45 @@ test('packets of bridged pods come in by the bridge: strict reverse path checks 
   assert.equal(about('ip', 'forward', 'accept', [iif('portolan0'), { drop: null }]).length, 3);
 });
 
+test('what lets pass what conntrack translated helps Services of the nftables engine only', () => {
+  const expr = (...parts: object[]) => ({
+    rule: { family: 'inet', table: 'wall', chain: 'fw', expr: parts },
+  });
+  const wall = [
+    {
+      chain: {
+        family: 'inet',
+        table: 'wall',
+        name: 'fw',
+        type: 'filter',
+        hook: 'forward',
+        prio: 0,
+        policy: 'drop',
+      },
+    },
+    expr({ match: { op: 'in', left: { ct: { key: 'status' } }, right: 'dnat' } }, { accept: null }),
+  ];
+  const own = [
+    { table: { family: 'ip', name: 'portolan-services' } },
+    {
+      chain: {
+        family: 'ip',
+        table: 'portolan-services',
+        name: 'forward',
+        type: 'filter',
+        hook: 'forward',
+        prio: 0,
+        policy: 'drop',
+      },
+    },
+  ];
+  const nodePort = (objects: object[]) =>
+    told('', objects as NftObject[]).filter((line) => /by a nodePort/.test(line));
+  assert.match(nodePort(wall).join(), /drops/);
+  assert.deepEqual(nodePort([...wall, ...own]), []);
+  assert.deepEqual(told('', own as NftObject[]), []);
+});
+
 test('the networks of the cluster are around those of the node, when nobody says', () => {
   const of = (podCidrs: string[], clusterCidrs: string[] = []) =>
     clusterCidrsOf({ podCidrs: podCidrs.map(parseCidr), clusterCidrs: clusterCidrs.map(parseCidr) }).map(

@@ -25,8 +25,11 @@ const SILENT = new Set([
 /** Elements of named sets and maps, by `family table name`. */
 type Sets = ReadonlyMap<string, readonly Json[]>;
 
-/** Chains of the tables that are not `own`; without it, of all. */
-export function chainsOfNft(objects: readonly NftObject[], own: string | undefined): FirewallChain[] {
+/** Chains of the tables that are not `own`; without any, of all. */
+export function chainsOfNft(
+  objects: readonly NftObject[],
+  own: ReadonlySet<string> = new Set(),
+): FirewallChain[] {
   const sets = new Map<string, readonly Json[]>();
   for (const object of objects) {
     const set = objectOf(object['set'] ?? object['map']);
@@ -35,7 +38,7 @@ export function chainsOfNft(objects: readonly NftObject[], own: string | undefin
   const chains = new Map<string, FirewallChain & { rules: FirewallRule[] }>();
   for (const object of objects) {
     const chain = objectOf(object['chain']);
-    if (!chain || chain['table'] === own || !FAMILIES.has(String(chain['family']))) continue;
+    if (!chain || own.has(String(chain['table'])) || !FAMILIES.has(String(chain['family']))) continue;
     // Chains of type nat see first packets only and drop nothing by themselves.
     const filters = chain['type'] === undefined || KINDS.has(String(chain['type']));
     chains.set(`${chain['family']} ${chain['table']} ${chain['name']}`, {
@@ -150,7 +153,9 @@ function equal(left: Json, value: Json, probe: Probe): Tri {
   if (fib) return reversePathIs(fib, value, probe);
   if (text === undefined) return 'maybe';
   if (meta) return equalMeta(meta.key, text, probe);
-  if (ct) return ct.key === 'state' ? stateIs([text]) : 'maybe';
+  if (ct?.key === 'state') return stateIs([text]);
+  if (ct?.key === 'status' && text === 'dnat') return probe.translated ? 'yes' : 'no';
+  if (ct) return 'maybe';
   if (!payload) return 'maybe';
   const { protocol, field } = payload;
   if (protocol === 'ether') return field === 'type' ? etherTypeIs(text, probe) : 'maybe';

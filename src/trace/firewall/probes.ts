@@ -24,7 +24,8 @@ const OUTSIDE = { 4: '192.0.2.1', 6: '2001:db8::1' } as const;
 const BRIDGED = 'a bridged pod, on its way in';
 const FRAME = 'a frame of a bridged pod to its node';
 
-export function probesOf(node: NodeNetwork): Probe[] {
+/** `byConntrack`: Services are translated by rules, and not before conntrack. */
+export function probesOf(node: NodeNetwork, byConntrack = false): Probe[] {
   const { uplink, tunnel, podLink: pod, podBridge } = node;
   const fromPod = podBridge ?? pod;
   return node.clusterCidrs.flatMap((cluster) => {
@@ -81,6 +82,7 @@ export function probesOf(node: NodeNetwork): Probe[] {
         oifname: pod,
         saddr: outside,
         daddr: here,
+        translated: byConntrack,
       },
       {
         ...tcp,

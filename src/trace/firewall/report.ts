@@ -26,15 +26,20 @@ export interface FirewallReport {
   readonly notes: readonly string[];
 }
 
-const OWN_TABLE = 'portolan';
+/** Services of the nftables engine, whose packets conntrack translates. */
+const SERVICES_TABLE = 'portolan-services';
+const OWN_TABLES: ReadonlySet<string> = new Set(['portolan', SERVICES_TABLE]);
 
 export function firewallReport(sources: FirewallSources, node: NodeNetwork): FirewallReport {
   const chains = [
-    ...chainsOfNft(sources.nft, OWN_TABLE),
+    ...chainsOfNft(sources.nft, OWN_TABLES),
     ...chainsOfIptables(sources.legacy.ip, 'ip'),
     ...chainsOfIptables(sources.legacy.ip6, 'ip6'),
   ];
-  const probes = probesOf(node);
+  const byConntrack = sources.nft.some(
+    ({ table }) => (table as { name?: unknown } | undefined)?.name === SERVICES_TABLE,
+  );
+  const probes = probesOf(node, byConntrack);
   const findings = probes.flatMap((probe) => {
     const found = judge(chains, probe);
     // A sure drop makes the doubtful ones beside it idle.

@@ -18,7 +18,7 @@ export async function readRuleTexts(): Promise<RuleTexts> {
 /** Pure. */
 export function ruleTexts(objects: readonly NftObject[]): RuleTexts {
   const texts = new Map<string, string>();
-  for (const { table, name, rules } of chainsOfNft(objects, undefined))
+  for (const { table, name, rules } of chainsOfNft(objects))
     for (const { handle, text, comment } of rules)
       if (handle !== undefined) texts.set(`${table} ${name} ${handle}`, withComment(text, comment));
   return texts;

@@ -20,6 +20,8 @@ export interface Probe {
   readonly bridged?: boolean | undefined;
   /** Whether the way back to its source leads out by the interface that it came in by; undefined is not known. */
   readonly reversePath?: boolean | undefined;
+  /** Conntrack has given it another target. */
+  readonly translated?: boolean | undefined;
 }
 
 export type Verdict =

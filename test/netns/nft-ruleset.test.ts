@@ -243,6 +243,11 @@ test('a transaction that the kernel refuses does nothing and names the change', 
     () => ruleset.apply([{ ...at, change: 'add chain', chain: 'more' }, rule('more'), rule('missing')]),
     { code: 'NFT_CHANGE_REFUSED', message: /refuses "add rule ip c here jump missing"/ },
   );
+  const long = ruleOf([DROP], 'c'.repeat(128));
+  assert.throws(() => ruleset.apply([{ ...at, change: 'add rule', chain: 'here', rule: long }]), {
+    code: 'NFT_VALUE_INVALID',
+    message: /longer than 127 bytes/,
+  });
   assert.throws(() => ruleset.apply([{ ...at, change: 'delete chain', chain: 'missing' }]), {
     code: 'NFT_CHANGE_REFUSED',
   });

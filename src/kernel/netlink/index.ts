@@ -33,4 +33,4 @@ export {
   viewOf,
 } from './reader.ts';
 export { type NetlinkOptions, NetlinkSocket, type NlRequest } from './socket.ts';
-export { NlWriter } from './writer.ts';
+export { encodeText, NlWriter, textRoom } from './writer.ts';

@@ -13,7 +13,17 @@ import {
   replaceNeigh,
 } from '../rtnl/index.ts';
 import { readEvent } from '../rtnl/monitor.ts';
-import { attributeTable, NlWriter, nlMac, nlString, nlU32, readAck, readMessages } from './index.ts';
+import {
+  attributeTable,
+  encodeText,
+  NlWriter,
+  nlMac,
+  nlString,
+  nlU32,
+  readAck,
+  readMessages,
+  textRoom,
+} from './index.ts';
 
 /** Requests are laid out as the kernel's own notifications are, so they are samples for the readers too. */
 const samples = [
@@ -150,5 +160,23 @@ test('unknown attributes are skipped, because newer kernels add them; short know
     () => table.read(short.written),
     (error) =>
       isNetError(error, 'NETLINK_MALFORMED') && /SIZE of a thing: want 4 bytes, got 2/.test(error.message),
+  );
+});
+
+test('text is written as UTF-8 with a NUL behind it, whatever it holds, and nothing else', () => {
+  const texts = fc.oneof(
+    fc.string({ unit: 'binary' }),
+    fc.string({ unit: 'grapheme-ascii' }),
+    fc.constant(''),
+  );
+  fc.assert(
+    fc.property(texts, fc.nat(9), (text, at) => {
+      const target = new Uint8Array(at + textRoom(text));
+      const length = encodeText(text, target, at);
+      // Halves of surrogate pairs become U+FFFD in both.
+      assert.deepEqual(Buffer.from(target.subarray(at, at + length)), Buffer.from(`${text}\0`));
+      assert.ok(target.subarray(at + length).every((byte) => byte === 0));
+    }),
+    { numRuns: 500 },
   );
 });

@@ -125,7 +125,9 @@ export class NlWriter {
 
   /** UTF-8 with a NUL behind it. */
   string(value: string): this {
-    return this.bytes(Buffer.from(`${value}\0`));
+    this.#room(textRoom(value));
+    this.#at += encodeText(value, this.#bytes, this.#at);
+    return this;
   }
 
   /** One attribute, its value written by `write`. */
@@ -160,4 +162,27 @@ export class NlWriter {
     this.#bytes = grown;
     this.#view = new DataView(grown.buffer);
   }
+}
+
+/** Bytes that encodeText() may need. */
+export function textRoom(text: string): number {
+  return text.length * 3 + 1;
+}
+
+/**
+ * Writes UTF-8 with a NUL behind it; returns how many bytes that were. Names and comments are short and nearly always
+ * ASCII, where a Buffer for each costs more than its bytes.
+ */
+export function encodeText(text: string, target: Uint8Array, at: number): number {
+  for (let index = 0; index < text.length; index++) {
+    const code = text.charCodeAt(index);
+    if (code > 0x7f) {
+      const { written } = new TextEncoder().encodeInto(text, target.subarray(at));
+      target[at + written] = 0;
+      return written + 1;
+    }
+    target[at + index] = code;
+  }
+  target[at + text.length] = 0;
+  return text.length + 1;
 }

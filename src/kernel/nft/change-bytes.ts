@@ -1,6 +1,7 @@
 /** Changes as messages of one nfnetlink transaction. Pure. Source: include/uapi/linux/netfilter/nf_tables.h. */
 import { NLM_F, type NlRequest, type NlWriter } from '../netlink/index.ts';
 import { type NftChange, type NftHook, type NftSetShape, setOfShape } from './change.ts';
+import { commentBytes } from './comment.ts';
 import { type DatumType, packedTypes, sizeOf } from './datum.ts';
 import { type ElementMessage, elementMessages } from './element-messages.ts';
 import { writeExpression, writeExpressions } from './expression-bytes.ts';
@@ -118,9 +119,8 @@ function* messagesOf(change: NftChange, nextSet: () => number): Generator<Change
 function writeRule(w: NlWriter, rule: NftRule, nextNumber: () => number): void {
   w.nest(4, () => writeExpressions(w, expressionsOf(rule, nextNumber)));
   if (rule.comment === undefined) return;
-  const text = Buffer.from(`${rule.comment}\0`);
-  // NFTNL_UDATA_RULE_COMMENT.
-  w.attribute(7, () => w.u8(0).u8(text.length).bytes(text));
+  const comment = commentBytes(rule.comment);
+  w.attribute(7, () => w.bytes(comment));
 }
 
 function writeHook(w: NlWriter, { type, hook, priority, policy }: NftHook): void {
@@ -198,8 +198,7 @@ function writeSet(
         .u8(4)
         .u32(data === 'verdict' ? 0 : byteOrder(data));
     if (comment === undefined) return;
-    const text = Buffer.from(`${comment}\0`);
-    w.u8(UDATA.COMMENT).u8(text.length).bytes(text);
+    w.bytes(commentBytes(comment, UDATA.COMMENT));
   });
 }
 

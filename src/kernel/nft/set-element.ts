@@ -10,7 +10,8 @@
  */
 import { viewOf } from '../../codec/index.ts';
 import { nftError } from '../../errors/nft.ts';
-import { cString, readAttributes } from '../netlink/index.ts';
+import { cString, encodeText, readAttributes, textRoom } from '../netlink/index.ts';
+import { commentBytes } from './comment.ts';
 import { type Datum, type DatumType, readParts, sizeOf, writeParts } from './datum.ts';
 
 /** A set or map as the kernel knows it. */
@@ -61,9 +62,8 @@ const NFTA_VERDICT = { CODE: 1, CHAIN: 2 } as const;
 const NESTED = 0x8000;
 export const INTERVAL_END = 1;
 const CATCHALL = 2;
-/** NFTNL_UDATA_SET_ELEM_COMMENT; the length is one byte and nft allows 128 with the NUL. */
+/** NFTNL_UDATA_SET_ELEM_COMMENT */
 const UDATA_COMMENT = 0;
-const LONGEST_COMMENT = 127;
 
 /** NF_DROP, NF_ACCEPT and enum nft_verdicts. */
 export const VERDICT_CODES = { drop: 0, accept: 1, continue: -1, jump: -3, goto: -4, return: -5 } as const;
@@ -130,7 +130,7 @@ export class ElementWriter {
     if (element.data !== undefined) this.#data(element.data);
     if (element.timeoutMs !== undefined) this.#u64(NFTA_SET_ELEM.TIMEOUT, element.timeoutMs);
     if (element.expiresMs !== undefined) this.#u64(NFTA_SET_ELEM.EXPIRATION, element.expiresMs);
-    if (element.comment !== undefined) this.#comment(element.comment);
+    if (element.comment !== undefined) this.#raw(NFTA_SET_ELEM.USERDATA, commentBytes(element.comment));
   }
 
   #data(data: readonly Datum[] | NftVerdict): void {
@@ -139,7 +139,7 @@ export class ElementWriter {
     if ('verdict' in data) {
       const verdict = this.#begin(NFTA_DATA.VERDICT);
       this.#u32(NFTA_VERDICT.CODE, VERDICT_CODES[data.verdict] >>> 0);
-      if ('chain' in data) this.#raw(NFTA_VERDICT.CHAIN, Buffer.from(`${data.chain}\0`));
+      if ('chain' in data) this.#text(NFTA_VERDICT.CHAIN, data.chain);
       this.#end(verdict);
     } else {
       this.#room(4 + this.#dataSize + 4);
@@ -149,19 +149,19 @@ export class ElementWriter {
     this.#end(nest);
   }
 
-  #comment(comment: string): void {
-    const text = Buffer.from(`${comment}\0`);
-    if (text.length > LONGEST_COMMENT + 1)
-      throw nftError('NFT_VALUE_INVALID', { type: 'comment', value: comment, why: 'longer than 127 bytes' });
-    this.#raw(NFTA_SET_ELEM.USERDATA, Buffer.concat([Uint8Array.of(UDATA_COMMENT, text.length), text]));
-  }
-
   #key(type: number, values: readonly Datum[]): void {
     const nest = this.#begin(type);
     this.#room(4 + this.#keySize + 4);
     const at = this.#header(NFTA_DATA.VALUE, this.#keySize);
     writeParts(this.#set.key, this.#bytes, at, values);
     this.#end(nest);
+  }
+
+  #text(type: number, text: string): void {
+    this.#room(4 + textRoom(text) + 4);
+    const length = encodeText(text, this.#bytes, this.#at + 4);
+    // The rest up to the next attribute stays zero: encodeText() writes no further than its NUL.
+    this.#header(type, length);
   }
 
   #raw(type: number, value: Uint8Array): void {

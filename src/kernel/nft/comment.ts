@@ -1,0 +1,17 @@
+/** Comments of rules, sets and elements, as nft(8) keeps them in user data: type u8, length u8, text with a NUL. Pure. */
+import { nftError } from '../../errors/nft.ts';
+import { encodeText, textRoom } from '../netlink/index.ts';
+
+/** The length is one byte, and nft allows 128 with the NUL. */
+const LONGEST = 127;
+
+/** Throws NFT_VALUE_INVALID. */
+export function commentBytes(comment: string, type = 0): Uint8Array {
+  const bytes = new Uint8Array(2 + textRoom(comment));
+  const length = encodeText(comment, bytes, 2);
+  if (length > LONGEST + 1)
+    throw nftError('NFT_VALUE_INVALID', { type: 'comment', value: comment, why: 'longer than 127 bytes' });
+  bytes[0] = type;
+  bytes[1] = length;
+  return bytes.subarray(0, 2 + length);
+}

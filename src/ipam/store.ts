@@ -1,5 +1,5 @@
 import type { DatabaseSync, StatementSync } from 'node:sqlite';
-import { type Cidr, FAMILIES, type Family, type IpAddress, parseCidr, tryParseIp } from '../addr/index.ts';
+import { type Cidr, FAMILIES, type Family, type IpAddress } from '../addr/index.ts';
 import { ipamError } from '../errors/ipam.ts';
 import { databaseFailure, openIpamDatabase } from './database.ts';
 import { nextFree, reservedRole, usableAddresses } from './pool.ts';
@@ -11,7 +11,6 @@ import {
   type AttachmentState,
   attachmentKey,
   type PoolUsage,
-  type PortMapping,
 } from './types.ts';
 import { type DataSync, WalSync } from './wal-sync.ts';
 

@@ -44,6 +44,7 @@ export function agentRoutes(parts: AgentParts): Routes {
       parts.networking.list().map((attachment) => ({
         containerId: attachment.containerId,
         hostLink: attachment.hostLink,
+        kind: attachment.kind,
         netns: attachment.netns,
         pod: attachment.pod ? `${attachment.pod.namespace}/${attachment.pod.name}` : '',
         addresses: attachment.addresses.map(String),

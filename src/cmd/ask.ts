@@ -86,15 +86,22 @@ export function registerAsk(program: Command): void {
     .addHelpText('after', examples('portolan pod links', 'portolan pod links --json'))
     .action(async (flags: AskFlags) => {
       const links = await ask<
-        { hostLink: string; pod: string; addresses: string[]; netns: string; state: string }[]
+        { hostLink: string; kind: string; pod: string; addresses: string[]; netns: string; state: string }[]
       >(flags, '/links');
       print({
         json: flags.json,
         value: links,
         text: () =>
           table(
-            ['LINK', 'POD', 'ADDRESSES', 'NETNS', 'STATE'],
-            links.map((link) => [link.hostLink, link.pod, link.addresses.join(','), link.netns, link.state]),
+            ['LINK', 'KIND', 'POD', 'ADDRESSES', 'NETNS', 'STATE'],
+            links.map((link) => [
+              link.hostLink,
+              link.kind,
+              link.pod,
+              link.addresses.join(','),
+              link.netns,
+              link.state,
+            ]),
           ),
       });
     });

@@ -34,21 +34,27 @@ import type { EngineUnderTest } from '../conformance/services/engine.ts';
 import { EXTRA, VIPS } from '../conformance/services/net.ts';
 import { attachmentOf, MemoryTable } from '../lib/policy-cluster.ts';
 
-const ENGINES: readonly EngineUnderTest[] = [
-  {
-    name: 'ebpf',
-    cannot: {},
-    async open({ nodeName, netns, bpffsDir, cgroupPath, onStaleSockets }) {
-      writeNftParts(masqueradeParts(), { netns });
-      return EbpfEngine.open({
-        bpffsDir: join(bpffsDir, 'portolan'),
-        cgroupPath,
-        netns,
-        nodeName,
-        onStaleSockets,
-      });
-    },
+const ebpf = (hook: 'native' | undefined): EngineUnderTest => ({
+  name: hook === undefined ? 'ebpf' : 'ebpf, XDP at node links',
+  hook,
+  cannot: {},
+  async open({ nodeName, netns, bpffsDir, cgroupPath, onStaleSockets }) {
+    writeNftParts(masqueradeParts(), { netns });
+    return EbpfEngine.open({
+      bpffsDir: join(bpffsDir, 'portolan'),
+      cgroupPath,
+      netns,
+      nodeName,
+      nodeHook: hook,
+      onStaleSockets,
+    });
   },
+});
+
+const ENGINES: readonly EngineUnderTest[] = [
+  ebpf(undefined),
+  // What XDP hands to the stack meets policies as what tc does.
+  ebpf('native'),
   {
     name: 'nftables',
     cannot: {},
@@ -65,6 +71,11 @@ for (const engine of ENGINES)
     const policies = new MemoryTable<PolicyFacts>();
     const pods = new MemoryTable<PodFacts>();
     const namespaces = new MemoryTable<Readonly<Record<string, string>>>();
+
+    /** Node links have no part in these. */
+    const testInside = (title: string, run: () => Promise<void>): void => {
+      if (engine.hook === undefined) test(title, run);
+    };
 
     before(async () => {
       cluster = await ServiceCluster.create(engine);
@@ -172,23 +183,29 @@ for (const engine of ENGINES)
       if (no.length > 0) await dropped(cluster, no, kind, to, port);
     }
 
-    test('a pod that is let in reaches the server by its Service from sockets and by packets; others do not', async () => {
-      await only({
-        podSelector: pod('b1'),
-        ingress: [
-          { from: [{ podSelector: pod('a1') }], ports: [{ port: 'http' }, { protocol: 'UDP', port: 8080 }] },
-        ],
-      });
-      const web = await clusterIPs(cluster, 'web');
-      for (const kind of KINDS)
-        await expect(kind, web, 80, {
-          // Itself by its own Service, and its node, always.
-          yes: ['a1', 'packets a1', 'b1', 'packets b1', 'node-b'],
-          no: ['a2', 'b2', 'c1', 'packets c1', 'node-a', 'node-c'],
+    testInside(
+      'a pod that is let in reaches the server by its Service from sockets and by packets; others do not',
+      async () => {
+        await only({
+          podSelector: pod('b1'),
+          ingress: [
+            {
+              from: [{ podSelector: pod('a1') }],
+              ports: [{ port: 'http' }, { protocol: 'UDP', port: 8080 }],
+            },
+          ],
         });
-    });
+        const web = await clusterIPs(cluster, 'web');
+        for (const kind of KINDS)
+          await expect(kind, web, 80, {
+            // Itself by its own Service, and its node, always.
+            yes: ['a1', 'packets a1', 'b1', 'packets b1', 'node-b'],
+            no: ['a2', 'b2', 'c1', 'packets c1', 'node-a', 'node-c'],
+          });
+      },
+    );
 
-    test('the port of the backend counts, not that of the Service', async () => {
+    testInside('the port of the backend counts, not that of the Service', async () => {
       const web = await clusterIPs(cluster, 'web');
       await only({ podSelector: pod('b1'), ingress: [{ ports: [{ port: 80 }] }] });
       await expect('tcp', web, 80, { no: ['a1', 'packets a1'] });
@@ -196,7 +213,7 @@ for (const engine of ENGINES)
       await expect('tcp', web, 80, { yes: ['a1', 'packets a1', 'b2', 'node-a'] });
     });
 
-    test('egress is judged by the backend: an ipBlock with the ClusterIP matches nothing', async () => {
+    testInside('egress is judged by the backend: an ipBlock with the ClusterIP matches nothing', async () => {
       const [web, elsewhere] = [await clusterIPs(cluster, 'web'), await clusterIPs(cluster, 'elsewhere')];
       await only({ podSelector: pod('a1'), policyTypes: ['Egress'], egress: [{ to: blocks(web) }] });
       for (const kind of KINDS) await expect(kind, web, 80, { yes: ['a2'], no: ['a1', 'packets a1'] });
@@ -211,22 +228,25 @@ for (const engine of ENGINES)
       }
     });
 
-    test('replies pass: a server that may send nothing by itself answers all who reach it', async () => {
-      await only({ podSelector: pod('b1'), policyTypes: ['Egress'], egress: [] });
-      const web = await clusterIPs(cluster, 'web');
-      for (const kind of KINDS) {
-        await expect(kind, web, 80, { yes: ['a1', 'packets a1', 'c1', 'node-a', 'node-b'] });
-        await expect(kind, nodeTarget(cluster, 'a'), await nodePortOf(cluster, 'open', kind), {
-          yes: ['outside'],
-        });
-        await expect(kind, nodeTarget(cluster, 'b'), await nodePortOf(cluster, 'kept', kind), {
-          yes: ['outside'],
-        });
-      }
-      await expect('tcp', await clusterIPs(cluster, 'elsewhere'), 80, { no: ['b1', 'packets b1'] });
-    });
+    testInside(
+      'replies pass: a server that may send nothing by itself answers all who reach it',
+      async () => {
+        await only({ podSelector: pod('b1'), policyTypes: ['Egress'], egress: [] });
+        const web = await clusterIPs(cluster, 'web');
+        for (const kind of KINDS) {
+          await expect(kind, web, 80, { yes: ['a1', 'packets a1', 'c1', 'node-a', 'node-b'] });
+          await expect(kind, nodeTarget(cluster, 'a'), await nodePortOf(cluster, 'open', kind), {
+            yes: ['outside'],
+          });
+          await expect(kind, nodeTarget(cluster, 'b'), await nodePortOf(cluster, 'kept', kind), {
+            yes: ['outside'],
+          });
+        }
+        await expect('tcp', await clusterIPs(cluster, 'elsewhere'), 80, { no: ['b1', 'packets b1'] });
+      },
+    );
 
-    test('host-network endpoints are their node: pods need an ipBlock to it', async () => {
+    testInside('host-network endpoints are their node: pods need an ipBlock to it', async () => {
       const hosted = await clusterIPs(cluster, 'host');
       await only({
         podSelector: pod('a1'),
@@ -294,14 +314,17 @@ for (const engine of ENGINES)
         await reach(cluster, ['outside', 'a1', 'packets a1', 'c1'], 'tcp', vip, 80, ['b1']);
     });
 
-    test('nothing of policies is on a node without a selected pod, and nothing anywhere without policies', async () => {
-      const chains = () =>
-        cluster.net.nodes.map(({ netnsName }) =>
-          /policy_/.test(cluster.net.exec(netnsName, ['nft', 'list', 'ruleset'])),
-        );
-      await only({ podSelector: pod('b1') });
-      assert.deepEqual(chains(), [false, true, false]);
-      await only();
-      assert.deepEqual(chains(), [false, false, false]);
-    });
+    testInside(
+      'nothing of policies is on a node without a selected pod, and nothing anywhere without policies',
+      async () => {
+        const chains = () =>
+          cluster.net.nodes.map(({ netnsName }) =>
+            /policy_/.test(cluster.net.exec(netnsName, ['nft', 'list', 'ruleset'])),
+          );
+        await only({ podSelector: pod('b1') });
+        assert.deepEqual(chains(), [false, true, false]);
+        await only();
+        assert.deepEqual(chains(), [false, false, false]);
+      },
+    );
   });

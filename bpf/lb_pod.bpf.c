@@ -39,6 +39,14 @@ const volatile struct lb_layout {
 	struct lb_pod_source source;
 } lb_layout = {};
 
+/* Its place in lb_links; the one of node interfaces is not a pod's. */
+static __always_inline __u32 link_of(const struct __sk_buff *skb)
+{
+	__u32 link = skb->ifindex & (LB_LINKS - 1);
+
+	return link == NODE_LINK ? LB_LINKS - 1 : link;
+}
+
 static __always_inline void hairpin_address(const struct lb_packet *p, __be32 *address)
 {
 	for (int i = 0; i < 4; i++)
@@ -48,23 +56,27 @@ static __always_inline void hairpin_address(const struct lb_packet *p, __be32 *a
 /* Sends a packet of a known flow to its backend. */
 static __always_inline int to_backend(struct __sk_buff *skb, const struct lb_packet *p, const struct lb_flow *flow)
 {
+	__be16 port = lb_port_by(p->source_port, lb_flow_way(flow));
+
 	if (lb_rewrite(skb, p, false, flow->backend, flow->backend_port))
 		return dropped(LB_DROP_REWRITE);
 	if (flow->flags & LB_FLOW_HAIRPIN) {
 		__be32 hairpin[4];
 
 		hairpin_address(p, hairpin);
-		if (lb_rewrite(skb, p, true, hairpin, p->source_port) || lb_swap_macs(skb))
+		if (lb_rewrite(skb, p, true, hairpin, port) || lb_swap_macs(skb))
 			return dropped(LB_DROP_REWRITE);
 		return turn_back(skb);
 	}
+	if (port != p->source_port && lb_rewrite(skb, p, true, p->source, port))
+		return dropped(LB_DROP_REWRITE);
 	return NEXT;
 }
 
 /* The answer of a pod to itself. */
 static __always_inline int hairpin_back(struct __sk_buff *skb, const struct lb_packet *p)
 {
-	__u32 number = lb_flow_from(p->source, p->target_port, p->source, p->source_port, p->protocol, LB_FLOW_HAIRPIN);
+	__u32 number = lb_flow_seen(p, LB_SEEN_OWN_ANSWER, link_of(skb));
 	struct lb_flow *flow = number ? lb_flow_at(number - 1) : NULL;
 	int handed = lb_handed();
 
@@ -74,7 +86,7 @@ static __always_inline int hairpin_back(struct __sk_buff *skb, const struct lb_p
 		return lb_is_passed(p) ? NEXT : dropped(LB_REJECT_NO_FLOW);
 	lb_flow_track(flow, p, false);
 	if (lb_rewrite(skb, p, true, flow->vip, flow->vip_port) ||
-	    lb_rewrite(skb, p, false, flow->client, p->target_port) || lb_swap_macs(skb))
+	    lb_rewrite(skb, p, false, flow->client, flow->client_port) || lb_swap_macs(skb))
 		return dropped(LB_DROP_REWRITE);
 	return turn_back(skb);
 }
@@ -88,7 +100,7 @@ static __always_inline int from_pod(struct __sk_buff *skb, const struct lb_packe
 	hairpin_address(p, hairpin);
 	if (lb_same_address(p->target, hairpin))
 		return hairpin_back(skb, p);
-	flow = flow_of(p, false, skb->ifindex & (LB_LINKS - 1), &verdict);
+	flow = flow_of(p, false, link_of(skb), &verdict);
 	return flow ? to_backend(skb, p, flow) : verdict;
 }
 
@@ -125,7 +137,7 @@ int lb_from_pod(struct __sk_buff *skb)
 SEC("tcx/egress")
 int lb_to_pod(struct __sk_buff *skb)
 {
-	return to_client(skb, skb->ifindex & (LB_LINKS - 1));
+	return to_client(skb, link_of(skb));
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -4,6 +4,12 @@
  *
  *     pod 10.244.1.5:40000 -> 10.96.0.10:80      found by the client 10.244.1.5:40000 and the VIP
  *     pod 10.244.1.5:40000 <- 10.244.2.2:8080    found by the same client and the backend
+ *
+ * A client may use one port for several VIPs, as their addresses differ. Where these lead to one backend, all would be
+ * one connection to it. So the second one of a pod gets another port there, which says by itself whose it is: the three
+ * highest bits are others (its way, 1 to 7), so that the client's own one is among seven.
+ *
+ *     pod :40000 -> 10.96.0.11:80    way 1     :48192 -> 10.244.2.2:8080
  */
 #ifndef LB_FLOW_H
 #define LB_FLOW_H
@@ -30,12 +36,36 @@ static __always_inline bool lb_has_flows(__u32 link)
 	return used && *used;
 }
 
-static __always_inline void lb_set_has_flows(__u32 link)
+#define LB_LINK_FLOWS 1
+#define LB_LINK_WAYS 2 /* ... and some of them had another port */
+
+static __always_inline bool lb_has_ways(__u32 link)
 {
 	__u32 *used = bpf_map_lookup_elem(&lb_links, &link);
 
-	if (used && !*used)
-		*used = 1;
+	return used && (*used & LB_LINK_WAYS);
+}
+
+static __always_inline void lb_set_has_flows(__u32 link, bool ways)
+{
+	__u32 *used = bpf_map_lookup_elem(&lb_links, &link);
+	__u32 now = ways ? LB_LINK_FLOWS | LB_LINK_WAYS : LB_LINK_FLOWS;
+
+	if (used && (*used & now) != now)
+		*used |= now;
+}
+
+#define LB_WAYS 8
+
+/* The port of a client that a backend sees, and back. */
+static __always_inline __be16 lb_port_by(__be16 port, __u32 way)
+{
+	return port ^ bpf_htons(way << 13);
+}
+
+static __always_inline __u32 lb_flow_way(const struct lb_flow *flow)
+{
+	return (flow->flags & LB_FLOW_WAYS) >> LB_FLOW_WAY_SHIFT;
 }
 
 static __always_inline void lb_endpoint_of(struct lb_endpoint *endpoint, const __be32 *address, __be16 port,
@@ -72,17 +102,64 @@ __noinline __u32 lb_flow_to(const struct lb_packet *p)
 	return lb_flow_find(&name);
 }
 
-/* Number plus 1 of the flow of a backend's answer to a client; 0 for none. */
-static __always_inline __u32 lb_flow_from(const __be32 *client, __be16 client_port, const __be32 *backend,
-					  __be16 backend_port, __u8 protocol, __u16 hairpin)
+/* Of the flows of a pod the one whose backend sees this port, by one of the ways from `first` on; 0 for none. */
+__noinline __u32 lb_flow_by_port(struct lb_flow_name *name, __u32 first)
+{
+	__u32 number = 0;
+	__be16 port;
+	__u16 flags;
+
+	if (!name)
+		return 0;
+	port = name->client_port;
+	flags = name->flags & ~LB_FLOW_WAYS;
+	name->mask |= LB_FLOW_WAYS;
+	for (__u32 way = 0; way < LB_WAYS && !number; way++) {
+		if (way < first)
+			continue;
+		name->client_port = lb_port_by(port, way);
+		name->flags = flags | way << LB_FLOW_WAY_SHIFT;
+		number = lb_flow_find(name);
+	}
+	name->client_port = port;
+	return number;
+}
+
+#define NODE_LINK 0 /* all node interfaces together: an answer may leave by another one than its question came in */
+
+/* What a packet is that belongs to a flow but is not from its client to its frontend. */
+enum lb_seen {
+	LB_SEEN_ANSWER, /* from the backend to the client */
+	LB_SEEN_OWN_ANSWER, /* the same, of a client that is its own backend */
+	LB_SEEN_SENT, /* quoted in an ICMP error: from the client to the backend */
+	LB_SEEN_SHOWN, /* quoted in an ICMP error: from the frontend to the client */
+};
+
+/* Number plus 1 of its flow; 0 for none. A function for the sake of the stack. */
+__noinline __u32 lb_flow_seen(const struct lb_packet *p, __u32 what, __u32 link)
 {
 	struct lb_flow_name name;
+	__u32 number;
 
-	lb_flow_name_of(&name, client, client_port, backend, backend_port, protocol);
+	if (!p)
+		return 0;
+	if (what == LB_SEEN_ANSWER || what == LB_SEEN_SHOWN)
+		lb_flow_name_of(&name, p->target, p->target_port, p->source, p->source_port, p->protocol);
+	else if (what == LB_SEEN_OWN_ANSWER)
+		lb_flow_name_of(&name, p->source, p->target_port, p->source, p->source_port, p->protocol);
+	else
+		lb_flow_name_of(&name, p->source, p->source_port, p->target, p->target_port, p->protocol);
+	if (what == LB_SEEN_SHOWN)
+		return lb_flow_find(&name);
 	name.is_backend = true;
 	name.mask |= LB_FLOW_HAIRPIN;
-	name.flags |= hairpin;
-	return lb_flow_find(&name);
+	if (what == LB_SEEN_OWN_ANSWER)
+		name.flags |= LB_FLOW_HAIRPIN;
+	if (link == NODE_LINK)
+		return lb_flow_find(&name);
+	name.mask |= LB_FLOW_WAYS;
+	number = lb_flow_find(&name);
+	return number || !lb_has_ways(link) ? number : lb_flow_by_port(&name, 1);
 }
 
 /*

@@ -95,7 +95,7 @@ static __always_inline int no_frontend(const struct lb_packet *p)
  * The client uses its port for a backend directly, or through another VIP, which it used through a VIP before: what
  * the backend answers from here on is not to be shown as that VIP's. An open connection is left alone.
  */
-__noinline int lb_flow_forget(const struct lb_packet *p)
+__noinline int lb_flow_forget(const struct lb_packet *p, __u32 link)
 {
 	struct lb_flow_name name;
 	struct lb_flow *flow;
@@ -105,6 +105,8 @@ __noinline int lb_flow_forget(const struct lb_packet *p)
 		return 0;
 	lb_flow_name_of(&name, p->source, p->source_port, p->target, p->target_port, p->protocol);
 	name.is_backend = true;
+	if (link != NODE_LINK)
+		name.mask |= LB_FLOW_WAYS;
 	number = lb_flow_find(&name);
 	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (flow && (p->protocol == IPPROTO_UDP || lb_flow_over(flow)))
@@ -181,7 +183,7 @@ static __always_inline void forget_direct(const struct lb_packet *p, const struc
 	/* Later fragments of a packet that another node translated are to the backend, and belong to the flow. */
 	if (!choice->frontend && p->fragment != LB_LATER_FRAGMENT && (opens || p->protocol == IPPROTO_UDP) &&
 	    lb_has_flows(link))
-		lb_flow_forget(p);
+		lb_flow_forget(p, link);
 }
 
 #define LB_KIND_LOAD_BALANCER (2 << LB_F_KIND_SHIFT)
@@ -257,6 +259,57 @@ __noinline __u32 lb_flow_open(const struct lb_packet *p, const struct lb_backend
 	return number;
 }
 
+/* No port below this is given to a client that did not take it: they mean something to some servers. */
+#define LB_LEAST_PORT 1024
+#define LB_FLOW_WAY_ORDER 128
+
+/*
+ * The place for a flow of a pod, with its way above it: the first by which the backend sees a port that no other open
+ * flow of this client has there. 0 where all ways are taken; of datagrams the last one is taken over then.
+ */
+__noinline __u64 lb_flow_open_way(const struct lb_packet *p, const struct lb_backend *backend, __u32 link)
+{
+	__u32 own, number = 0, way = 0;
+	struct lb_flow_name *name;
+	bool ways = lb_has_ways(link);
+
+	name = bpf_map_lookup_elem(&lb_flow_names, &number);
+	if (!p || !backend || !name)
+		return 0;
+	lb_flow_name_of(name, p->source, p->source_port, p->target, p->target_port, p->protocol);
+	own = lb_flow_find(name);
+	for (; way < LB_WAYS; way++) {
+		__be16 port = lb_port_by(p->source_port, way);
+		struct lb_flow *holder;
+
+		if (way && bpf_ntohs(port) < LB_LEAST_PORT)
+			continue;
+		lb_flow_name_of(name, p->source, port, backend->address, backend->port, p->protocol);
+		name->is_backend = true;
+		name->mask |= LB_FLOW_WAYS;
+		number = lb_flow_find(name);
+		/* A link without ways has none of its flows at another port than its own. */
+		if (!number && ways)
+			number = lb_flow_by_port(name, 1);
+		if (!number || number == own)
+			break;
+		holder = lb_flow_at(number - 1);
+		if (holder && !lb_flow_over(holder) && !(p->protocol == IPPROTO_UDP && way == LB_WAYS - 1))
+			continue;
+		lb_flow_drop(number - 1);
+		break;
+	}
+	if (way >= LB_WAYS)
+		return 0;
+	lb_flow_name_of(name, p->source, p->source_port, p->target, p->target_port, p->protocol);
+	number = own ? own : lb_flow_claim(name);
+	if (!number)
+		return 0;
+	/* Whoever does not ask for a way finds the flow without one first. */
+	lb_flow_set_order(number - 1, way ? LB_FLOW_WAY_ORDER + way : 0);
+	return number | (__u64)way << 32;
+}
+
 /* Remembers a choice. Returns the flow, or NULL with the verdict in `verdict`. */
 static __always_inline struct lb_flow *keep_flow(const struct lb_packet *p, const struct choice *choice, bool outside,
 						 __u32 link, int *verdict)
@@ -264,9 +317,17 @@ static __always_inline struct lb_flow *keep_flow(const struct lb_packet *p, cons
 	const struct lb_backend *backend = choice->backend;
 	__u16 flags = LB_FLOW_USED;
 	struct lb_flow *flow;
-	__u32 number;
+	__u32 number, way = 0;
 
-	number = lb_flow_open(p, backend);
+	if (outside) {
+		number = lb_flow_open(p, backend);
+	} else {
+		__u64 place = lb_flow_open_way(p, backend, link);
+
+		number = place;
+		way = place >> 32;
+		flags |= (way << LB_FLOW_WAY_SHIFT) & LB_FLOW_WAYS;
+	}
 	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (!flow) {
 		lb_count_refused(choice->frontend->service);
@@ -297,7 +358,7 @@ static __always_inline struct lb_flow *keep_flow(const struct lb_packet *p, cons
 	flow->flags = flags | (p->protocol == IPPROTO_UDP ? LB_FLOW_UDP : 0);
 	if (lb_count_packets)
 		lb_count_packet(choice->id, p->payload);
-	lb_set_has_flows(link);
+	lb_set_has_flows(link, way);
 	return flow;
 }
 

@@ -9,7 +9,6 @@
 #include "lb_open.h"
 #include "lb_towards.h"
 
-#define NODE_LINK 0 /* place of all node interfaces in lb_links */
 #define NO_FLOW 0x7fffffff /* a verdict: try something else */
 #define TAKE_NAT 0x7ffffffe /* a verdict: open a flow to a backend elsewhere */
 

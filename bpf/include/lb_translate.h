@@ -147,7 +147,6 @@ static __always_inline int rewrite_outer(struct __sk_buff *skb, const struct lb_
 /* The client complains about a packet that it believes to come from the VIP. */
 static __always_inline int icmp_to_backend(struct __sk_buff *skb, const struct lb_packet *p)
 {
-	struct lb_flow_name name;
 	struct embedded e = {};
 	struct lb_flow *flow;
 	__u32 number;
@@ -158,12 +157,13 @@ static __always_inline int icmp_to_backend(struct __sk_buff *skb, const struct l
 		return NEXT;
 	if (parse_embedded(skb, p, &e))
 		return lb_in_service_range(p->target) ? dropped(LB_DROP_ICMP) : NEXT;
-	lb_flow_name_of(&name, e.packet.target, e.packet.target_port, e.packet.source, e.packet.source_port,
-			e.packet.protocol);
-	number = lb_flow_find(&name);
+	number = lb_flow_seen(&e.packet, LB_SEEN_SHOWN, NODE_LINK);
 	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (!flow)
 		return lb_in_service_range(p->target) ? dropped(LB_DROP_ICMP) : NEXT;
+	if (lb_flow_way(flow) && !(flow->flags & LB_FLOW_OPTION) &&
+	    rewrite_embedded(skb, p, &e, false, e.packet.target, lb_port_by(e.packet.target_port, lb_flow_way(flow))))
+		return dropped(LB_DROP_REWRITE);
 	if (rewrite_embedded(skb, p, &e, true, flow->backend, flow->backend_port) ||
 	    rewrite_outer(skb, p, false, flow->backend))
 		return dropped(LB_DROP_REWRITE);
@@ -171,7 +171,7 @@ static __always_inline int icmp_to_backend(struct __sk_buff *skb, const struct l
 }
 
 /* Somebody complains about a packet that the client believes to have sent to the VIP. */
-static __always_inline int icmp_to_client(struct __sk_buff *skb, const struct lb_packet *p)
+static __always_inline int icmp_to_client(struct __sk_buff *skb, const struct lb_packet *p, __u32 link)
 {
 	struct embedded e = {};
 	struct lb_flow *flow;
@@ -179,11 +179,13 @@ static __always_inline int icmp_to_client(struct __sk_buff *skb, const struct lb
 
 	if (!is_icmp_error(p) || lb_hold() >= LB_HOLD_KNOWN || parse_embedded(skb, p, &e))
 		return NEXT;
-	number = lb_flow_from(e.packet.source, e.packet.source_port, e.packet.target, e.packet.target_port,
-			      e.packet.protocol, 0);
+	number = lb_flow_seen(&e.packet, LB_SEEN_SENT, link);
 	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (!flow)
 		return NEXT;
+	if (flow->client_port != e.packet.source_port &&
+	    rewrite_embedded(skb, p, &e, true, e.packet.source, flow->client_port))
+		return dropped(LB_DROP_REWRITE);
 	if (rewrite_embedded(skb, p, &e, false, flow->vip, flow->vip_port))
 		return dropped(LB_DROP_REWRITE);
 	if (lb_same_address(p->source, flow->backend) && rewrite_outer(skb, p, true, flow->vip))
@@ -202,8 +204,8 @@ static __always_inline int to_client(struct __sk_buff *skb, __u32 link)
 	if (!lb_has_flows(link) || lb_parse(skb, &p) != LB_PARSED)
 		return NEXT;
 	if (lb_is_icmp(&p))
-		return icmp_to_client(skb, &p);
-	number = lb_flow_from(p.target, p.target_port, p.source, p.source_port, p.protocol, 0);
+		return icmp_to_client(skb, &p, link);
+	number = lb_flow_seen(&p, LB_SEEN_ANSWER, link);
 	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (!flow)
 		return NEXT;
@@ -212,6 +214,8 @@ static __always_inline int to_client(struct __sk_buff *skb, __u32 link)
 		return handed;
 	lb_flow_track(flow, &p, false);
 	if (lb_rewrite(skb, &p, true, flow->vip, flow->vip_port))
+		return dropped(LB_DROP_REWRITE);
+	if (flow->client_port != p.target_port && lb_rewrite(skb, &p, false, p.target, flow->client_port))
 		return dropped(LB_DROP_REWRITE);
 	return NEXT;
 }

@@ -9,8 +9,12 @@ import type { Flow } from './lb-reference-flows.ts';
 import { ETHERNET, fold, PROTOCOL, sumOfBytes } from './lb-reference-packet.ts';
 import { pseudoSum } from './packet-generator.ts';
 
-/** Above them a flow's flags say when its node was told last. */
+/** Above them the flags of such a flow say when its node was told last. */
 const FLAGS = (1 << 11) - 1;
+
+function flagsOf({ flags }: KernelFlow): number {
+  return flags & FLOW.OPTION ? flags & FLAGS : flags;
+}
 
 export function addressBytes(words: Uint32Array): Uint8Array {
   const out = new Uint8Array(16);
@@ -31,7 +35,7 @@ function textOfBytes(flow: KernelFlow): string {
   return [
     ...[(flow.flags & FLOW.UDP) !== 0 ? PROTOCOL.UDP : PROTOCOL.TCP, readAddress(flow.client)],
     ...[flow.client_port, readAddress(flow.vip), flow.vip_port, readAddress(flow.backend)],
-    ...[flow.backend_port, flow.backend_id, (flow.flags & FLAGS).toString(16)],
+    ...[flow.backend_port, flow.backend_id, flagsOf(flow).toString(16)],
   ].join(' ');
 }
 

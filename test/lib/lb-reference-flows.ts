@@ -32,6 +32,29 @@ export interface Flow {
   order: number;
 }
 
+/** Bits of the flags that say by which other port a backend sees a pod: the three highest bits of the port changed. */
+const WAY_SHIFT = 11;
+const WAYS = 7 << WAY_SHIFT;
+/** A port below is nobody's who did not take it. */
+const LEAST_PORT = 1024;
+
+export function wayOf(flow: Flow): number {
+  return (flow.flags & WAYS) >> WAY_SHIFT;
+}
+
+export function wayFlags(way: number): number {
+  return way << WAY_SHIFT;
+}
+
+export function portBy(port: number, way: number): number {
+  return port ^ (way << 13);
+}
+
+/** Ways by which a client's port may be shown. */
+export function waysOf(port: number): number[] {
+  return [0, 1, 2, 3, 4, 5, 6, 7].filter((way) => way === 0 || portBy(port, way) >= LEAST_PORT);
+}
+
 export function emptyFlow(): Flow {
   const address = () => new Uint32Array(4);
   return {
@@ -70,6 +93,21 @@ export class Flows {
     return at < 0 ? undefined : this.#flows[at];
   }
 
+  /** The flow of a pod whose backend sees this port of it. */
+  seenAs(
+    client: { readonly address: Uint32Array; readonly port: number; readonly protocol: number },
+    backend: Uint32Array,
+    port: number,
+    hairpin?: boolean,
+  ): Flow | undefined {
+    for (let way = 0; way < 8; way++) {
+      const flows = this.of(client.address, portBy(client.port, way), client.protocol);
+      const flow = flows && flowFrom(flows, backend, port, hairpin, way);
+      if (flow) return flow;
+    }
+    return undefined;
+  }
+
   /** The flows of a client, empty ones when there are none. */
   make(address: Uint32Array, port: number, protocol: number): Flow[] {
     const before = this.#index.size;
@@ -96,11 +134,13 @@ export function flowFrom(
   backend: Uint32Array,
   port: number,
   hairpin?: boolean,
+  way?: number,
 ): Flow | undefined {
   let first: Flow | undefined;
   for (const flow of flows) {
     if ((flow.flags & FLOW.USED) === 0) continue;
     if (hairpin !== undefined && ((flow.flags & FLOW.HAIRPIN) !== 0) !== hairpin) continue;
+    if (way !== undefined && wayOf(flow) !== way) continue;
     if (flow.backendPort !== port || !sameAddress(flow.backend, backend)) continue;
     if (!first || flow.order < first.order) first = flow;
   }

@@ -17,6 +17,10 @@ import {
   flowTo,
   isOver,
   orderAfter,
+  portBy,
+  wayFlags,
+  wayOf,
+  waysOf,
 } from './lb-reference-flows.ts';
 import { ETHERNET, Packet, PROTOCOL, readAddress, sameAddress } from './lb-reference-packet.ts';
 import { readTold, type ToldWords } from './lb-reference-told.ts';
@@ -65,6 +69,8 @@ export class Reference {
   /** The packet as it must come out, `outLength` bytes of it. */
   readonly out = new Uint8Array(4096);
   outLength = 0;
+  /** Flows whose backends see another port of their client, because its own one stands for another flow. */
+  otherPorts = 0;
   /** The mark that it must carry. */
   mark = 0;
   protected readonly packet = new Packet();
@@ -188,8 +194,12 @@ export class Reference {
       if ((flow.flags & FLOW.MASQUERADE) !== 0) this.mark = MARK;
       return VERDICT.NEXT;
     }
-    if ((flow.flags & FLOW.HAIRPIN) === 0) return VERDICT.NEXT;
-    p.replace('source', hairpin, p.sourcePort);
+    const port = portBy(p.sourcePort, wayOf(flow));
+    if ((flow.flags & FLOW.HAIRPIN) === 0) {
+      if (port !== p.sourcePort) p.replace('source', p.source, port);
+      return VERDICT.NEXT;
+    }
+    p.replace('source', hairpin, port);
     p.swapMacs();
     return VERDICT.REDIRECT;
   }
@@ -219,13 +229,15 @@ export class Reference {
 
   /** What the client's port meant until now is not to be shown as that VIP's any more. */
   protected forget(flows: Flow[] | undefined, backend: Uint32Array, port: number): void {
-    const flow = flows && flowFrom(flows, backend, port);
+    const flow = flows && flowFrom(flows, backend, port, undefined, this.outside ? undefined : 0);
     if (flow && (this.packet.protocol === PROTOCOL.UDP || isOver(flow))) flow.flags = 0;
   }
 
   protected open(flows: Flow[] | undefined): Flow | number {
     const chosen = this.chosen(flows);
-    return typeof chosen === 'number' ? chosen : this.keep(chosen);
+    if (typeof chosen === 'number') return chosen;
+    const way = this.outside ? 0 : this.#freeWay(chosen.backend.address, chosen.backend.port);
+    return way === undefined ? this.drop('drop-flows-full') : this.keep(chosen, way);
   }
 
   /** Who the client gets, or the verdict. */
@@ -249,11 +261,15 @@ export class Reference {
   }
 
   /** Remembers a choice. */
-  protected keep({ frontend, backend }: Choice): Flow {
+  protected keep({ frontend, backend }: Choice, way = 0): Flow {
     const p = this.packet;
     const own = this.flows.make(p.source, p.sourcePort, p.protocol);
-    this.forget(own, backend.address, backend.port);
-    const order = orderAfter(own, backend.address, backend.port, p.target, p.targetPort);
+    let order = way === 0 ? 0 : 128 + way;
+    if (way !== 0) this.otherPorts++;
+    if (this.outside) {
+      this.forget(own, backend.address, backend.port);
+      order = orderAfter(own, backend.address, backend.port, p.target, p.targetPort);
+    }
     const flow = this.#place(own);
     flow.vip.set(p.target);
     flow.backend.set(backend.address);
@@ -263,7 +279,7 @@ export class Reference {
     flow.clientPort = p.sourcePort;
     flow.backendId = backend.id;
     flow.order = order;
-    flow.flags = FLOW.USED | (p.protocol === PROTOCOL.UDP ? FLOW.UDP : 0);
+    flow.flags = FLOW.USED | wayFlags(way) | (p.protocol === PROTOCOL.UDP ? FLOW.UDP : 0);
     if (!this.outside && sameAddress(backend.address, p.source)) {
       flow.flags |= FLOW.HAIRPIN;
       this.count('forward-hairpin');
@@ -275,6 +291,26 @@ export class Reference {
     }
     this.usedLinks[this.outside ? 'node' : 'pod'] = true;
     return flow;
+  }
+
+  /**
+   * By which port the backend is to see a new flow of a pod: none that stands for another open one there. Of datagrams
+   * the last way is taken over when there is none.
+   */
+  #freeWay(backend: Uint32Array, port: number): number | undefined {
+    const p = this.packet;
+    const own = this.flows.of(p.source, p.sourcePort, p.protocol);
+    const same = own && flowTo(own, p.target, p.targetPort);
+    for (const way of waysOf(p.sourcePort)) {
+      const client = { address: p.source, port: portBy(p.sourcePort, way), protocol: p.protocol };
+      const holder = this.flows.seenAs(client, backend, port);
+      if (!holder || holder === same) return way;
+      if (isOver(holder) || (p.protocol === PROTOCOL.UDP && way === 7)) {
+        holder.flags = 0;
+        return way;
+      }
+    }
+    return undefined;
   }
 
   /** The place of the same VIP, or another one: there are enough. */
@@ -325,12 +361,12 @@ export class Reference {
   /** The answer of a pod to itself. */
   #hairpinAnswer(): number {
     const p = this.packet;
-    const flows = this.flows.of(p.source, p.targetPort, p.protocol);
-    const flow = flows && flowFrom(flows, p.source, p.sourcePort, true);
+    const client = { address: p.source, port: p.targetPort, protocol: p.protocol };
+    const flow = this.flows.seenAs(client, p.source, p.sourcePort, true);
     if (!flow) return this.drop('reject-no-flow');
     this.track(flow, false);
     p.replace('source', flow.vip, flow.vipPort);
-    p.replace('target', flow.client, p.targetPort);
+    p.replace('target', flow.client, flow.clientPort);
     p.swapMacs();
     return VERDICT.REDIRECT;
   }
@@ -340,12 +376,23 @@ export class Reference {
     if (!this.usedLinks[this.outside ? 'node' : 'pod']) return VERDICT.NEXT;
     if (p.read(length, this.fragments) !== 'whole') return VERDICT.NEXT;
     if (p.icmp) return this.#errorToClient();
-    const flows = this.flows.of(p.target, p.targetPort, p.protocol);
-    const flow = flows && flowFrom(flows, p.source, p.sourcePort, false);
+    const flow = this.#flowOf(
+      { address: p.target, port: p.targetPort, protocol: p.protocol },
+      p.source,
+      p.sourcePort,
+    );
     if (!flow) return VERDICT.NEXT;
     this.track(flow, false);
     p.replace('source', flow.vip, flow.vipPort);
+    if (flow.clientPort !== p.targetPort) p.replace('target', p.target, flow.clientPort);
     return VERDICT.NEXT;
+  }
+
+  /** Whose flow an answer belongs to, or what is quoted of its question. */
+  #flowOf(client: Parameters<Flows['seenAs']>[0], backend: Uint32Array, port: number): Flow | undefined {
+    if (!this.outside) return this.flows.seenAs(client, backend, port, false);
+    const flows = this.flows.of(client.address, client.port, client.protocol);
+    return flows && flowFrom(flows, backend, port, false);
   }
 
   protected get isError(): boolean {
@@ -407,6 +454,8 @@ export class Reference {
     const flows = known ? this.flows.of(inner.target, inner.targetPort, inner.protocol) : undefined;
     const flow = flows && flowTo(flows, inner.source, inner.sourcePort);
     if (!flow) return this.world.inServiceRange(p.target) ? this.drop('drop-icmp') : VERDICT.NEXT;
+    const way = (flow.flags & FLOW.OPTION) === 0 ? wayOf(flow) : 0;
+    if (way !== 0) this.replaceInner('target', inner.target, portBy(inner.targetPort, way));
     this.replaceInner('source', flow.backend, flow.backendPort);
     this.replaceOuter('target', flow.backend);
     return VERDICT.NEXT;
@@ -416,9 +465,10 @@ export class Reference {
   #errorToClient(): number {
     const inner = this.inner;
     if (!this.isError || !this.readInner()) return VERDICT.NEXT;
-    const flows = this.flows.of(inner.source, inner.sourcePort, inner.protocol);
-    const flow = flows && flowFrom(flows, inner.target, inner.targetPort, false);
+    const client = { address: inner.source, port: inner.sourcePort, protocol: inner.protocol };
+    const flow = this.#flowOf(client, inner.target, inner.targetPort);
     if (!flow) return VERDICT.NEXT;
+    if (flow.clientPort !== inner.sourcePort) this.replaceInner('source', inner.source, flow.clientPort);
     this.replaceInner('target', flow.vip, flow.vipPort);
     if (sameAddress(this.packet.source, flow.backend)) this.replaceOuter('source', flow.vip);
     return VERDICT.NEXT;

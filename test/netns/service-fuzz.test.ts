@@ -143,6 +143,7 @@ describe('random packets', () => {
     for (const outcome of [...from, `lb_to_pod${VERDICT.NEXT}`, `lb_to_outside${VERDICT.NEXT}`])
       assert.ok((outcomes.get(outcome) ?? 0) > PACKETS / 1000, `${outcome}: ${outcomes.get(outcome)}`);
     assert.ok(sound > PACKETS / 4);
+    assert.ok(reference.otherPorts > PACKETS / 10_000, `${reference.otherPorts} flows with another port`);
     assert.ok(inXdp.judged > PACKETS / 20, `${inXdp.judged} judged in XDP, ${inXdp.left} left to tc`);
     // No socket is there, and no other node that answers to an address of this one.
     const elsewhere = [

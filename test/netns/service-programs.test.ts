@@ -437,14 +437,14 @@ describe('packet programs', () => {
       lb_getpeername4: [140, 300],
       lb_getpeername6: [180, 350],
       lb_sock_release: [60, 100],
-      lb_from_pod: [6600, 95_000],
-      lb_to_pod: [2000, 48_000],
+      lb_from_pod: [6700, 95_000],
+      lb_to_pod: [2300, 48_000],
       lb_from_outside: [14_200, 160_000],
       lb_from_overlay: [8600, 110_000],
       lb_xdp: [8600, 140_000],
       lb_flow_sweep: [1500, 90_000],
       lb_flow_edit: [1500, 90_000],
-      lb_to_outside: [2000, 48_000],
+      lb_to_outside: [2300, 48_000],
     };
     for (const [name, program] of engine.programs) {
       const { translatedBytes, verifiedInstructions } = program.info();

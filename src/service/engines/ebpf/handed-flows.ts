@@ -4,7 +4,7 @@ import { viewOf } from '../../../codec/index.ts';
 import type { BpfMap } from '../../../kernel/bpf/index.ts';
 import type { FlowEnd, TranslatedFlow } from '../../translated-flow.ts';
 import type { FlowTable } from './flow-table.ts';
-import { FLOW, natFlowStruct, PROTOCOL_NUMBER, readAddress } from './layout.ts';
+import { FLOW, natFlowStruct, PROTOCOL_NUMBER, portBackendSees, readAddress } from './layout.ts';
 import { NAT_SLOTS } from './nat.ts';
 
 /** enum lb_nat_flag. */
@@ -35,12 +35,17 @@ function* linkFlows(flows: FlowTable): Generator<TranslatedFlow> {
     if (flags & (FLOW.RESET | FLOW.DIRECT) || (flags & over) === over) continue;
     const client = end(flow.client, flow.client_port);
     const hairpin = flags & FLOW.HAIRPIN;
+    const port = portBackendSees(flow);
     yield {
       protocol: PROTOCOL_NUMBER[flags & FLOW.UDP ? 'UDP' : 'TCP']!,
       client,
       vip: end(flow.vip, flow.vip_port),
       backend: end(flow.backend, flow.backend_port),
-      source: hairpin ? { address: parseIp(HAIRPIN[client.address.family]), port: client.port } : undefined,
+      source: hairpin
+        ? { address: parseIp(HAIRPIN[client.address.family]), port }
+        : port === client.port
+          ? undefined
+          : { address: client.address, port },
       replied: (flags & FLOW.REPLIED) !== 0 || hairpin !== 0,
     };
   }

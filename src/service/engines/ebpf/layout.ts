@@ -244,7 +244,21 @@ export const FLOW = {
   CONFIRMED: 1 << 9,
   UDP: 1 << 10,
   TOLD_SHIFT: 11,
+  WAY_SHIFT: 11,
 } as const;
+
+const LAST_WAY = 7;
+
+/** The port of a pod that a backend sees: lb_port_by() of bpf/include/lb_flow.h. */
+export function portBackendSees({
+  flags,
+  client_port,
+}: {
+  readonly flags: number;
+  readonly client_port: number;
+}): number {
+  return flags & FLOW.OPTION ? client_port : client_port ^ (((flags >> FLOW.WAY_SHIFT) & LAST_WAY) << 13);
+}
 
 /** Kinds in the order of their numbers in the flags. */
 export const KINDS = ['ClusterIP', 'NodePort', 'LoadBalancer', 'ExternalIP', 'HostPort'] as const;

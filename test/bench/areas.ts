@@ -61,6 +61,11 @@ export const areas: readonly Area[] = [
     run: async (options) => (await import('./service-scale.ts')).benchServiceScale(options),
   },
   {
+    name: 'flows',
+    about: 'The table of translated flows beside an LRU hash',
+    run: async (options) => (await import('./flows.ts')).benchFlows(options),
+  },
+  {
     name: 'flood',
     about: 'Established flows during a flood of new ones',
     run: async (options) => (await import('./flood.ts')).benchFlood(options),

@@ -43,7 +43,7 @@ export interface EngineSizes {
   readonly sockets?: number;
   /** Unconnected datagram sockets that are open. Default 65,536. */
   readonly datagrams?: number;
-  /** Clients with affinity. Default 16,384. */
+  /** Clients with affinity, the one not seen for longest given up first. Default 65,536. */
   readonly affinities?: number;
   /** Fragmented packets under way. Default 4,096. */
   readonly fragments?: number;
@@ -65,7 +65,7 @@ export interface EngineSizes {
 const SIZED: Readonly<Record<string, (sizes: EngineSizes) => number>> = {
   lb_sockets: (s) => s.sockets ?? 262_144,
   lb_datagrams: (s) => s.datagrams ?? 65_536,
-  lb_affinities: (s) => s.affinities ?? 16_384,
+  lb_affinities: (s) => s.affinities ?? 65_536,
   lb_fragments: (s) => s.fragments ?? 4_096,
   // Entries are made when written.
   lb_source_ranges: (s) => s.sourceRanges ?? 1_048_576,

@@ -106,9 +106,28 @@ def hold_udp(host, port, connected):
             print(s.recv(999).decode(), flush=True)
         except socket.timeout: print('timeout', flush=True)
         except OSError as e: print('error ' + errno.errorcode[e.errno], flush=True)
+def stream(host, port):
+    s = socket.create_connection((host, port), 2); s.settimeout(20); f = s.makefile('rb'); f.readline()
+    state = {'n': 0, 'error': ''}
+    def pump():
+        try:
+            while True:
+                block = b'%015d\n' % state['n'] * 64
+                s.sendall(block)
+                if f.read(len(block)) != block: state['error'] = 'corrupt'; return
+                state['n'] += 1
+                time.sleep(0.002)
+        except OSError as e: state['error'] = errno.errorcode.get(e.errno, str(e))
+    threading.Thread(target=pump, daemon=True).start()
+    print('ready', flush=True)
+    for line in sys.stdin: print(state['error'] or state['n'], flush=True)
 a = sys.argv
 if a[1] == 'serve': serve(a[2], a[3], int(a[4]))
 elif a[1] == 'hold': hold(a[2], int(a[3]))
+elif a[1] == 'many':
+    from concurrent.futures import ThreadPoolExecutor
+    with ThreadPoolExecutor(32) as pool: print(json.dumps(list(pool.map(lambda t: attempt(*t), json.loads(a[2])))))
+elif a[1] == 'stream': stream(a[2], int(a[3]))
 elif a[1] == 'hold-udp': hold_udp(a[2], int(a[3]), a[4] == 'connected')
 else:
     o = json.loads(a[4]) if len(a) > 4 else {}
@@ -257,9 +276,25 @@ export class ServiceNode {
     return JSON.parse(stdout) as Seen[];
   }
 
+  /** TCP connections to several places at once, from one process. */
+  async attemptAll(
+    from: { netns: string; cgroup: boolean },
+    targets: readonly (readonly [address: string, port: number])[],
+    options: { timeout?: number } = {},
+  ): Promise<Seen[]> {
+    const list = targets.map((target) => ['tcp', ...target, options]);
+    const { stdout } = await run(...this.#command(from.netns, from.cgroup, ['many', JSON.stringify(list)]));
+    return JSON.parse(stdout) as Seen[];
+  }
+
   /** A client that keeps its connection and echoes lines over it. */
   hold(from: { netns: string; cgroup: boolean }, address: string, port: number): Talker {
     return this.#start(from.netns, from.cgroup, ['hold', address, String(port)]);
+  }
+
+  /** A client that sends all the time and compares what comes back; asked, it says how many KiB so far, or its error. */
+  stream(from: { netns: string; cgroup: boolean }, address: string, port: number): Talker {
+    return this.#start(from.netns, from.cgroup, ['stream', address, String(port)]);
   }
 
   holdUdp(

@@ -28,7 +28,7 @@ import { ServicePlanner } from '../../src/service/planner.ts';
 import { aNode, aService, aSlice } from '../../src/service/testing.ts';
 import type { FirewallReport } from '../../src/trace/firewall/index.ts';
 import { attachmentOf, MemoryTable } from '../lib/policy-cluster.ts';
-import { ServiceNode, type TestPod } from '../lib/services.ts';
+import { type Seen, ServiceNode, type TestPod } from '../lib/services.ts';
 
 const VIP = { ip4: '10.96.0.10', ip6: 'fd00:10:96::10' } as const;
 const NODE = { ip4: '192.168.77.1', ip6: 'fd77::1' } as const;
@@ -347,31 +347,25 @@ for (const name of ['ebpf', 'nftables'] as const)
 
     /** What works, as `ip4 socket`; and whether somebody came in whom the policy keeps out. */
     async function look(): Promise<{ works: string[]; intruders: string[] }> {
-      const clientAt = { netns: client.netns, cgroup: false };
-      const tries = families.flatMap((family) => [
-        { way: `${family} socket`, from: { ...clientAt, cgroup: true }, to: VIP[family], port: 80 },
-        { way: `${family} packets`, from: clientAt, to: VIP[family], port: 80 },
-        {
-          way: `${family} nodePort`,
-          from: { netns: outside.netns, cgroup: false },
-          to: NODE[family],
-          port: 30_080,
-        },
-        { way: `${family} masquerade`, from: clientAt, to: outside[family], port: 8080 },
-        { way: `intruder ${family}`, from: { netns: shut.netns, cgroup: false }, to: VIP[family], port: 80 },
+      const each = (port: number, addresses: Readonly<Record<'ip4' | 'ip6', string>>) =>
+        families.map((family) => [addresses[family], port] as const);
+      const at = (pod: TestPod, cgroup = false) => ({ netns: pod.netns, cgroup });
+      const asked = await Promise.all([
+        node.attemptAll(at(client, true), each(80, VIP), { timeout: 1 }),
+        node.attemptAll(at(client), [...each(80, VIP), ...each(8080, outside)], { timeout: 1 }),
+        node.attemptAll(at(outside), each(30_080, NODE), { timeout: 1 }),
+        node.attemptAll(at(shut), each(80, VIP), { timeout: 1 }),
       ]);
-      const seen = await Promise.all(
-        tries.map(async ({ way, from, to, port }) => {
-          const [got] = await node.attempt('tcp', from, to, port, { timeout: 1 });
-          const hidden = !way.endsWith('masquerade') || !/10\.244|fd00:10:244/.test(got!.client ?? '10.244');
-          return { way, works: got!.result === 'ok' && hidden };
-        }),
-      );
-      const works = seen.flatMap((one) => (one.works ? [one.way] : []));
-      return {
-        works: works.filter((way) => !way.startsWith('intruder')),
-        intruders: works.filter((way) => way.startsWith('intruder')),
-      };
+      const [socket, packets, nodePort, intruder] = asked as [Seen[], Seen[], Seen[], Seen[]];
+      const ok = (seen: Seen | undefined) => seen?.result === 'ok';
+      const hidden = (seen: Seen | undefined) => !/10\.244|fd00:10:244/.test(seen?.client ?? '10.244');
+      const works = families.flatMap((family, at) => [
+        ...(ok(socket[at]) ? [`${family} socket`] : []),
+        ...(ok(packets[at]) ? [`${family} packets`] : []),
+        ...(ok(nodePort[at]) ? [`${family} nodePort`] : []),
+        ...(ok(packets[at + 2]) && hidden(packets[at + 2]) ? [`${family} masquerade`] : []),
+      ]);
+      return { works, intruders: families.filter((_, at) => ok(intruder[at])) };
     }
 
     function doctor(): FirewallReport {

@@ -19,6 +19,7 @@ import type {
 } from '../../engine.ts';
 import type { TranslatedFlow } from '../../translated-flow.ts';
 import type { PlanDelta, PortPlan, ServicePlan } from '../../types.ts';
+import type { GoneBackend } from './backend-store.ts';
 import { dumpMaps, dumpPlans, withoutIds } from './dump.ts';
 import { explainPacket } from './explain.ts';
 import { FlowTable } from './flow-table.ts';
@@ -44,7 +45,7 @@ import { PassedFlows } from './passed-flows.ts';
 import { setPeers } from './peers.ts';
 import { PodSources } from './pod-sources.ts';
 import { storesOf } from './stores.ts';
-import { type GoneBackend, Writer } from './writer.ts';
+import { Writer } from './writer.ts';
 import type { NodeHook } from './xdp-hooks.ts';
 
 export interface EbpfEngineOptions {

@@ -101,7 +101,10 @@ async function openParts(
   const lastSeen = new LastSeenFile(join(stateDir, 'last-seen.json'), nodeName, log);
   undo.defer(() => lastSeen.close());
   const links = new PodLinks();
-  links.bridge.onMade((ifindex) => engine.attachPodBridge?.(ifindex));
+  links.bridge.onMade((ifindex, before) => {
+    if (before !== undefined) engine.detachPodLink(before);
+    engine.attachPodBridge?.(ifindex);
+  });
   undo.defer(() => links.close());
   let told = '';
   let reachedFrom = addresses.map(String).join();

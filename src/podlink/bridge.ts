@@ -11,8 +11,8 @@ export interface PodBridgeOptions {
   readonly setSysctl: (name: string, value: number) => void;
 }
 
-/** Told when a bridge was made, or made anew: with another index. */
-type BridgeListener = (ifindex: number) => void;
+/** Told when a bridge was made, or made anew: with another index than `before`. */
+type BridgeListener = (ifindex: number, before: number | undefined) => void;
 
 /** The bridge of a node's pods: made, repaired, removed. All calls are synchronous. */
 export class PodBridge {
@@ -56,12 +56,13 @@ export class PodBridge {
     const found = tables.link(BRIDGE_NAME);
     if (found && !isOwn(found)) throw podlinkError('PODLINK_BRIDGE_FOREIGN', { name: BRIDGE_NAME });
     const link = found ?? this.#create();
+    const before = this.#ifindex;
     this.#ifindex = link.ifindex;
     if (!found || exact.sysctls) this.#setSysctls(networks);
     const addrs = found ? tables.addrs({ ifindex: link.ifindex }) : [];
     const changes = planBridge(networks, { link, addrs }, exact.prune);
     this.#apply(changes);
-    if (!found) this.#listener(link.ifindex);
+    if (!found) this.#listener(link.ifindex, before);
     return changes.length + (found ? 0 : 1);
   }
 

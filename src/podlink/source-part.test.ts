@@ -53,7 +53,7 @@ test('pods of a bridge are asked where they come in, at the bridge, and told apa
     text.split('\n').filter((line) => /element|source_prerouting .*@/.test(line)),
     [
       'add rule ip portolan source_prerouting iifname @source_links iifname . ip saddr != @source_pods goto source_other comment "pods: sends with an address that is none of its own"',
-      'add rule ip portolan source_prerouting iifname "portolan0" ether saddr . ip saddr != @source_ports goto source_other comment "pods: sends with an address that is none of its own"',
+      'add rule ip portolan source_prerouting iifname "portolan0" meta iiftype ether ether saddr . ip saddr != @source_ports goto source_other comment "pods: sends with an address that is none of its own"',
       'add element ip portolan source_links { poa }',
       'add element ip portolan source_pods { poa . 10.244.1.7 }',
       'add element ip portolan source_ports { 02:00:00:00:00:00 . 10.244.1.5, 02:00:00:00:00:01 . 10.244.1.6 }',

@@ -50,6 +50,9 @@ export function sourceLinkOf(attachment: Parameters<typeof podLinkSpec>[0]): Sou
 /** NF_IP_PRI_RAW, before conntrack: what is dropped shall leave nothing behind. */
 const RAW = -300;
 
+/** include/uapi/linux/if_arp.h */
+const ARPHRD_ETHER = 1;
+
 const MULTICAST = parseCidr('ff00::/8');
 const LINK_LOCAL = parseCidr('fe80::/10');
 const UNSPECIFIED = parseCidr('::/128');
@@ -86,10 +89,10 @@ export function sourcePart(family: Family, links: readonly SourceLink[]): NftPar
     comment: 'what each pod on the bridge may send with',
     elements: bridged.flatMap(({ mac, addresses }) => addresses.map((address) => ({ key: [mac, address] }))),
   };
-  const check = (from: NftStatement, side: NftField, set: string) =>
+  const check = (from: readonly NftStatement[], side: NftField, set: string) =>
     ruleOf(
       [
-        from,
+        ...from,
         { kind: 'lookup', fields: [side, `${ip} saddr`], set: `${PREFIX}${set}`, not: true },
         goTo(`${PREFIX}other`),
       ],
@@ -123,8 +126,16 @@ export function sourcePart(family: Family, links: readonly SourceLink[]): NftPar
         name: `${PREFIX}prerouting`,
         hook: { type: 'filter', hook: 'prerouting', priority: RAW, policy: 'accept' },
         rules: [
-          check(inSet(['iifname'], `${PREFIX}links`), 'iifname', 'pods'),
-          ...(bridged.length > 0 ? [check(equals('iifname', BRIDGE_NAME), 'ether saddr', 'ports')] : []),
+          check([inSet(['iifname'], `${PREFIX}links`)], 'iifname', 'pods'),
+          ...(bridged.length > 0
+            ? [
+                check(
+                  [equals('iifname', BRIDGE_NAME), equals('meta iiftype', ARPHRD_ETHER)],
+                  'ether saddr',
+                  'ports',
+                ),
+              ]
+            : []),
         ],
       },
     ],

@@ -296,6 +296,7 @@ s.bind((sys.argv[1],0)); s.sendto(b'x',(sys.argv[2],82))`,
   assert.equal(own(), 2);
   const rules = inNetns(node.nodeName, 'nft', 'list', 'ruleset');
   assert.match(rules, /set source_ports \{\s*type ether_addr \. ipv4_addr/);
+  assert.match(rules, /iifname "portolan0" ether saddr \. ip saddr != @source_ports goto source_other/);
   const counted = [...rules.matchAll(/counter packets (\d+) bytes \d+ drop comment "pods: a source/g)];
   assert.equal(
     counted.reduce((sum, [, packets]) => sum + Number(packets), 0),

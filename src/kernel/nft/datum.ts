@@ -85,6 +85,7 @@ const TYPES: readonly DatumType[] = [
   number(13, 'inet_service', 2, false),
   number(14, 'icmp_type', 1, false),
   number(15, 'tcp_flag', 1, false),
+  number(21, 'arphrd', 2, true),
   number(26, 'ct_state', 4, true),
   number(29, 'icmpv6_type', 1, false),
   number(38, 'fib_addrtype', 4, true),

@@ -45,7 +45,9 @@ const ICMPV6_NAMES = {
 };
 
 export const FIELDS = {
-  /** Where a packet came in; one of the node's own has none. */
+  /** Kind of the interface: ARPHRD_* of include/uapi/linux/if_arp.h. */
+  'meta iiftype': { type: 'arphrd', source: { from: 'meta', key: 8 }, names: { 1: 'ether' } },
+  /** Where a packet came in; one of the node's own has none. nft shows it by name behind `meta iiftype ether` only. */
   'ether saddr': {
     type: 'ether_addr',
     source: { from: 'payload', base: 'link', offset: 6, length: 6 },

@@ -90,6 +90,7 @@ export function openEgress(options: NodeEgressOptions, undo: AsyncDisposableStac
       nodes: known,
       localAddresses: () => local.now.filter(reachable),
       role: (address) => options.announcer().role(address),
+      whyNot: (address) => options.announcer().reason(address),
       mayHold: (address) =>
         local.now.some((each) => String(each) === address) || options.announcer().stands(address),
       remotePods: (wanted) => pods.of(wanted),

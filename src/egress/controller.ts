@@ -36,6 +36,8 @@ export interface EgressSources {
   /** Addresses of this node's links. */
   readonly localAddresses: () => readonly IpAddress[];
   readonly role: (address: string) => Role;
+  /** What this node knows about why nobody holds an address. */
+  readonly whyNot?: (address: string) => string | undefined;
   /** Whether this node holds an address or may be elected to. */
   readonly mayHold: (address: string) => boolean;
   /** Pods of other nodes in these namespaces; listed from now on, if they are not yet. */
@@ -208,6 +210,7 @@ export class EgressController {
       nodes: [self, ...known.filter(({ name }) => name !== node)],
       local: [...this.#locals.values()],
       remote: this.#remotePods(new Set(mine.map(({ namespace }) => namespace))),
+      whyNot: sources.whyNot,
       routes: wishes.size === 0 ? [] : this.#kernel.observe().routes,
       cluster,
       own: sources.ownCidrs(),

@@ -18,6 +18,8 @@ export interface EgressInput {
   readonly local: readonly EgressPod[];
   /** Pods of other nodes, in namespaces whose address this node may hold. */
   readonly remote: readonly EgressPod[];
+  /** What this node knows about why nobody holds an address. */
+  readonly whyNot?: ((address: string) => string | undefined) | undefined;
   /** Routes of Portolan in all tables. */
   readonly routes: readonly Route[];
   /** Networks of pods and Services. */
@@ -64,7 +66,7 @@ export function desiredEgress(input: EgressInput): EgressDesired {
   const states: EgressState[] = [];
   for (const wish of [...wishes.values()].sort((a, b) => (a.namespace < b.namespace ? -1 : 1)))
     for (const family of families) {
-      const fate = fateOf(wish, family, holders, slots.get(family)!, node);
+      const fate = fateOf(wish, family, holders, slots.get(family)!, input);
       if (!fate) continue;
       fates.set(`${wish.namespace} ${family}`, fate);
       const pods = input.local.filter(
@@ -132,14 +134,21 @@ function fateOf(
   family: Family,
   holders: ReadonlyMap<string, Holder | undefined>,
   slots: ReadonlyMap<string, Slot>,
-  node: string,
+  { node, whyNot }: EgressInput,
 ): Fate | undefined {
   if (problem !== undefined)
     return { kind: 'closed', address: undefined, why: `its annotation is wrong: ${problem}` };
   const address = addresses[family];
   if (!address) return undefined;
   const holder = holders.get(String(address));
-  if (!holder) return { kind: 'closed', address, why: `no node holds ${address}` };
+  if (!holder) {
+    const more = whyNot?.(String(address));
+    return {
+      kind: 'closed',
+      address,
+      why: `no node holds ${address}${more === undefined ? '' : `: ${more}`}`,
+    };
+  }
   if (holder.node === node) return { kind: 'here', address };
   const slot = slots.get(holder.node);
   if (slot) return { kind: 'via', address, node: holder.node, slot: slot.number };

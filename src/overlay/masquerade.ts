@@ -2,6 +2,7 @@ import { type Cidr, FAMILIES, type Family, type IpAddress, parseCidr } from '../
 import { type NetError, nftError } from '../errors/index.ts';
 import {
   COUNTER,
+  ctState,
   DROP,
   equals,
   inCidrs,
@@ -20,6 +21,8 @@ import {
 /** The table that all parts of Portolan share, each with its own prefix of chains and sets. */
 export const NFT_TABLE = 'portolan';
 const PREFIX = 'overlay_';
+/** Before chains of policies and of others, which need not look at it. */
+const INVALID_PRIORITY = -10;
 
 /**
  * kube-proxy's mark for packets that it masquerades itself. It is a bit, tested with a mask: others may set more
@@ -54,6 +57,9 @@ export interface FilterSpec {
  *     C -> outside                 masquerade, not for multicast
  *     outside -> C                 masquerade: pods elsewhere must answer through this node
  *
+ *     overlay_forward
+ *     P -> outside, ct invalid     dropped: NAT does not touch it, so it would have a pod's address
+ *
  * Each run makes the chains anew in one transaction, so a chain of ours with a foreign hook is put right too. IPv6
  * tunnels are guarded in table ip6, by the outer address.
  */
@@ -63,7 +69,7 @@ export function filterPart(spec: FilterSpec): NftPart {
   const peers = `${PREFIX}peers`;
   const nat = spec.masquerade && clusterCidrs.length > 0 && ownCidrs.length > 0;
   const chains: NftPartChain[] = [];
-  if (nat) chains.push(natChain(spec));
+  if (nat) chains.push(natChain(spec), invalidChain(spec));
   // Before conntrack and other people's chains: a forged packet shall cost nothing.
   const early = (name: string, hook: NftHook['hook'], rule: NftRule): NftPartChain => ({
     name: `${PREFIX}${name}`,
@@ -122,6 +128,23 @@ function natChain({ family, clusterCidrs, ownCidrs }: FilterSpec): NftPartChain 
         [from(clusterCidrs, true), to(clusterCidrs)],
         'overlay: from outside to a pod elsewhere',
       ),
+    ],
+  };
+}
+
+/**
+ * What connection tracking cannot place is not translated: a late reset, a segment far outside of the window. Nobody
+ * outside could make anything of it with a pod's address; on some links it is taken for an attack.
+ */
+function invalidChain({ family, clusterCidrs, ownCidrs }: FilterSpec): NftPartChain {
+  const ip = family === 4 ? 'ip' : 'ip6';
+  const inside = [...clusterCidrs, MULTICAST[family]];
+  const match = [ctState('invalid'), inCidrs(`${ip} saddr`, ownCidrs), inCidrs(`${ip} daddr`, inside, true)];
+  return {
+    name: `${PREFIX}forward`,
+    hook: { type: 'filter', hook: 'forward', priority: INVALID_PRIORITY, policy: 'accept' },
+    rules: [
+      ruleOf([...match, COUNTER, DROP], 'overlay: of no connection, it would keep the address of its pod'),
     ],
   };
 }

@@ -350,7 +350,7 @@ test('an address of a node is its own, and it is closed when that takes it away'
   });
   assert.deepEqual([...sources], []);
   const row = await rowOf('node1');
-  assert.equal(row?.why, `no node holds ${own[4]}`);
+  assert.equal(row?.why, `no node holds ${own[4]}: no link of this node is in its network`);
   assert.ok(row.dropped > 0, 'counted');
   await until(
     async () =>
@@ -379,6 +379,27 @@ test('an annotation that cannot be read closes its namespace and says why', asyn
   );
   const status = await lab.ask<{ problems: { object: string }[] }>('node1', 'status');
   assert.ok(status.problems.some(({ object }) => object === 'egress address of namespace shop'));
+});
+
+test('an address that somebody has on the link is not taken from it', async () => {
+  await annotate('172.31.0.1,fd00:172:31::1');
+  for (const family of FAMILIES)
+    await until(
+      async () =>
+        /^no node holds .*: ([0-9a-f]{2}:){5}[0-9a-f]{2} has it on the link$/.test(
+          (await rowOf('node1', family))?.why ?? '',
+        ),
+      {
+        what: `the reason, IPv${family}`,
+      },
+    );
+  const { items } = await lab.get<{ items: { metadata: { name: string } }[] }>('leases', '-n', 'kube-system');
+  assert.deepEqual(
+    items
+      .map(({ metadata }) => metadata.name)
+      .filter((name) => /^portolan-l2-(172\.31\.0\.1|fd00-172-31-.*-1)$/.test(name)),
+    [],
+  );
 });
 
 test('a pod that starts in such a namespace never leaves with another address', async () => {

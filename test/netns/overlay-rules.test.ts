@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import test, { after, before } from 'node:test';
 import { parseCidr } from '../../src/addr/index.ts';
 import { type Lease, OverlayReconciler } from '../../src/overlay/index.ts';
+import { capture } from '../lib/capture.ts';
 import { inside, pings, type TestNet, type TestNode, testNet, until } from '../lib/overlay-net.ts';
 
 let net: TestNet;
@@ -88,7 +89,7 @@ async function sourceSeen(listenIn: string, at: string, sendFrom: string, bind?:
   );
   try {
     const probe = six ? `[${at}]` : at;
-    for (let tries = 0; tries < 5; tries++) {
+    for (let tries = 0; tries < 20; tries++) {
       await new Promise((resolve) => setTimeout(resolve, 60));
       const seen = ask(
         sendFrom,
@@ -106,6 +107,38 @@ test('a pod that talks to the outside does so with the address of its node', asy
   const [one] = net.nodes as [TestNode];
   assert.equal(await sourceSeen(net.underlay, OUTSIDE4, one.pod.netns), one.ip4);
   assert.match(await sourceSeen(net.underlay, OUTSIDE6, one.pod.netns), /^fd00:192:/);
+});
+
+test("what belongs to no connection does not leave with a pod's address", async () => {
+  const [one] = net.nodes as [TestNode];
+  const wire = await capture(net.underlay, 'any', `tcp and (dst host ${OUTSIDE4} or dst host ${OUTSIDE6})`);
+  // A reset that nobody waits for: connection tracking cannot place it, so NAT leaves it as it is.
+  for (const [family, to] of [
+    ['AF_INET', OUTSIDE4],
+    ['AF_INET6', OUTSIDE6],
+  ] as const)
+    inside(
+      one.pod.netns,
+      'python3',
+      '-c',
+      [
+        'import socket, struct',
+        `s = socket.socket(socket.${family}, socket.SOCK_RAW, socket.IPPROTO_TCP)`,
+        family === 'AF_INET6' ? 's.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_CHECKSUM, 16)' : '',
+        `s.connect(('${to}', 0))`,
+        "segment = struct.pack('!HHIIBBHHH', 4444, 7777, 1, 0, 0x50, 0x04, 0, 0, 0)",
+        family === 'AF_INET'
+          ? `words = struct.unpack('!16H', socket.inet_aton(s.getsockname()[0]) + socket.inet_aton('${to}') + struct.pack('!HH', 6, 20) + segment); total = sum(words); total = (total >> 16) + (total & 0xffff); total += total >> 16; segment = segment[:16] + struct.pack('!H', ~total & 0xffff) + segment[18:]`
+          : '',
+        's.send(segment)',
+      ].join('\n'),
+    );
+  const dropped = (family: string) =>
+    /counter packets (\d+) .*of no connection/.exec(
+      nft(one, 'list', 'chain', family, 'portolan', 'overlay_forward'),
+    )?.[1];
+  await until(() => dropped('ip') === '1' && dropped('ip6') === '1');
+  assert.deepEqual(await wire.stop(), []);
 });
 
 test('pods see the address of the pod that talks to them, on other nodes too', async () => {

@@ -23,6 +23,8 @@ import { L2Responder } from './responder.ts';
  */
 const TIMING = { leaseDurationMs: 1_500, renewDeadlineMs: 1_000, retryPeriodMs: 400 };
 const NAMESPACE = 'kube-system';
+/** An address that somebody else has is looked for again after this. */
+const TAKEN_AGAIN_MS = 5_000;
 /** Frames get lost, and switches forget: again after these waits, then at the last one for ever. */
 const ANNOUNCE_AFTER_MS = [0, 200, 800, 2_000, 10_000];
 /** How often links and their addresses are looked at, while there is something to announce. */
@@ -69,6 +71,8 @@ interface Running {
   state: 'leader' | 'keeper' | 'candidate';
   /** Who has the Lease, '' when nobody has; undefined while nobody could be asked. */
   holder: string | undefined;
+  /** Who has the address on the link although no Lease says so. */
+  takenBy: Mac | undefined;
   defendedAtMs: number;
 }
 
@@ -121,11 +125,12 @@ export class Announcer {
   }
 
   list(): Announcement[] {
-    const rows = [...this.#running].map(([address, { candidacy, elector, state }]) => ({
+    const rows = [...this.#running].map(([address, { candidacy, elector, state, takenBy }]) => ({
       address,
       services: candidacy.services,
       holder: elector?.holder ?? '',
       state,
+      ...(takenBy !== undefined && { reason: `${takenBy} has it on the link` }),
     }));
     const left = [...this.#left].map(([address, reason]) => ({
       address,
@@ -142,6 +147,7 @@ export class Announcer {
     const running = this.#running.get(address);
     if (!running) return this.#left.has(address) ? undefined : 'undecided';
     if (running.state !== 'candidate') return running.state;
+    if (running.takenBy !== undefined) return undefined;
     return running.holder === undefined ? 'undecided' : undefined;
   }
 
@@ -231,6 +237,7 @@ export class Announcer {
       elector: undefined,
       state: 'candidate',
       holder: undefined,
+      takenBy: undefined,
       defendedAtMs: 0,
     };
     this.#running.set(address, running);
@@ -258,6 +265,10 @@ export class Announcer {
     const { client, nodeName, log, onEvent, onRole } = this.#options;
     const { signal } = running.stop;
     while (!signal.aborted) {
+      if (await this.#isTaken(address, running)) {
+        await sleep(TAKEN_AGAIN_MS, signal);
+        continue;
+      }
       const elector = new LeaderElector({
         client,
         namespace: NAMESPACE,
@@ -300,6 +311,39 @@ export class Announcer {
       }
     }
     this.#silence(running);
+  }
+
+  /**
+   * Whether some host has the address that is none of ours: taking it away would cut off whoever that is, perhaps the
+   * router. Only before the first election: who has led before may answer still.
+   */
+  async #isTaken(address: string, running: Running): Promise<boolean> {
+    const { client, nodeName, log, onEvent, onRole } = this.#options;
+    const { candidacy, stop } = running;
+    let by: Mac | undefined;
+    try {
+      const named = { namespace: NAMESPACE, name: leaseName(candidacy.address) };
+      await client.get(resources.leases, named, { retryForMs: 0 });
+    } catch (error) {
+      // Without the API nobody is elected, and that is told by the election.
+      if (isNetError(error, 'CLIENT_NOT_FOUND'))
+        by = await this.#responders.get(candidacy.ifindex)?.owner(candidacy.address, stop.signal);
+    }
+    const isNew = by !== running.takenBy;
+    running.takenBy = by;
+    if (!isNew) return by !== undefined;
+    onRole?.(address);
+    if (by === undefined) return false;
+    const message = `${nodeName} does not announce ${address}: ${by} has it on the link`;
+    log.warn({ address, by }, 'somebody else has the address');
+    onEvent?.(candidacy.services, 'Warning', 'AddressConflict', message);
+    return true;
+  }
+
+  /** Why this node does not lead for an address, when there is more to say than that another one does. */
+  reason(address: string): string | undefined {
+    const taken = this.#running.get(address)?.takenBy;
+    return taken === undefined ? this.#left.get(address) : `${taken} has it on the link`;
   }
 
   /** Answers and announces until leadership is over; who keeps the address after it is decided elsewhere. */

@@ -2,7 +2,14 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import fc from 'fast-check';
 import { parseIp, parseMac } from '../../addr/index.ts';
-import { announcementFrames, answerFrame, type Question, readFrame, solicitedNodeGroup } from './frames.ts';
+import {
+  announcementFrames,
+  answerFrame,
+  probeFrame,
+  type Question,
+  readFrame,
+  solicitedNodeGroup,
+} from './frames.ts';
 
 const mac = parseMac('02:00:00:00:00:01');
 const asker = parseMac('02:00:00:00:00:02');
@@ -40,6 +47,25 @@ test('one that looks whether an address is free claims nothing', () => {
     readFrame(probe).map((one) => `${one.kind} ${one.target}`),
     ['question 172.31.0.200'],
   );
+});
+
+test('who asks whether an address is free claims nothing, and is asked back for nothing', () => {
+  assert.deepEqual(
+    probeFrame(parseIp('172.31.0.200'), asker),
+    bytes(`ffffffffffff 020000000002 0806 0001 0800 06 04 0001 020000000002 00000000 000000000000 ac1f00c8`),
+  );
+  for (const text of ['172.31.0.200', 'fd00:172:31::200'])
+    assert.deepEqual(
+      readFrame(probeFrame(parseIp(text), asker)).map((one) => ({ ...one, target: String(one.target) })),
+      [
+        {
+          kind: 'question',
+          target: text,
+          asker: parseIp(text.includes(':') ? '::' : '0.0.0.0'),
+          askerMac: asker,
+        },
+      ],
+    );
 });
 
 test('announcements and answers are claims to whoever reads them', () => {

@@ -116,6 +116,16 @@ export function announcementFrames(target: IpAddress, mac: Mac): Uint8Array[] {
   ];
 }
 
+/**
+ * Frames that ask whether anybody has an address, by one who does not say that it is its own: an ARP probe (RFC 5227,
+ * 2.1.1), a solicitation as of duplicate address detection (RFC 4862, 5.4.2).
+ */
+export function probeFrame(target: IpAddress, mac: Mac): Uint8Array {
+  if (target.family === 4) return arpFrame(1, BROADCAST, mac, IpAddress.v4(0), new Uint8Array(6), target);
+  const group = solicitedNodeGroup(target);
+  return ndFrame({ type: SOLICITATION, target, mac, from: IpAddress.v6(0n), to: group, flags: 0 });
+}
+
 function arpFrame(
   operation: 1 | 2,
   to: Uint8Array,
@@ -146,7 +156,24 @@ function advertisement(
   toMac: Uint8Array | undefined,
   flags: number,
 ): Uint8Array {
-  const size = 32;
+  return ndFrame({ type: ADVERTISEMENT, target, mac, from: target, to, toMac, flags, option: OPTION_TARGET });
+}
+
+interface NdFrame {
+  readonly type: number;
+  readonly target: IpAddress;
+  readonly mac: Mac;
+  readonly from: IpAddress;
+  readonly to: IpAddress;
+  /** Default that of a group. */
+  readonly toMac?: Uint8Array | undefined;
+  readonly flags: number;
+  /** Which option carries the MAC; none from who has no address (RFC 4861, 4.3). */
+  readonly option?: number;
+}
+
+function ndFrame({ type, target, mac, from, to, toMac, flags, option }: NdFrame): Uint8Array {
+  const size = option === undefined ? 24 : 32;
   const frame = new Uint8Array(54 + size);
   const view = new DataView(frame.buffer);
   frame.set(toMac ?? [0x33, 0x33, ...to.toBytes().subarray(12)], 0);
@@ -156,14 +183,16 @@ function advertisement(
   view.setUint16(18, size);
   frame[20] = ICMP6;
   frame[21] = 255;
-  target.writeTo(frame, 22);
+  from.writeTo(frame, 22);
   to.writeTo(frame, 38);
-  frame[54] = ADVERTISEMENT;
+  frame[54] = type;
   frame[58] = flags;
   target.writeTo(frame, 62);
-  frame[78] = OPTION_TARGET;
-  frame[79] = 1;
-  frame.set(macBytes(mac), 80);
+  if (option !== undefined) {
+    frame[78] = option;
+    frame[79] = 1;
+    frame.set(macBytes(mac), 80);
+  }
   view.setUint16(56, checksum(frame.subarray(22, 54), frame.subarray(54)));
   return frame;
 }

@@ -36,7 +36,7 @@ export interface PortMapsOptions {
   readonly pods: TableSource<HostPortFacts>;
   readonly controller: () => Pick<
     ServiceController,
-    'ready' | 'node' | 'plans' | 'failed' | 'ownerOf' | 'settled'
+    'ready' | 'node' | 'plans' | 'failed' | 'ownerOf' | 'tried'
   >;
   readonly engine: () => Pick<ServiceEngine, 'diff'>;
 }
@@ -107,7 +107,7 @@ export class PortMaps implements PortPublisher {
     const key = keyOf(attachment);
     this.#published.set(idOf(attachment), attachment);
     this.#update([key]);
-    await controller.settled();
+    await controller.tried();
     const failure = controller.failed.get(key);
     if (failure)
       throw cniError(
@@ -131,7 +131,7 @@ export class PortMaps implements PortPublisher {
     this.#claimed.delete(idOf(attachment));
     if (!this.#published.delete(idOf(attachment))) return;
     this.#update([keyOf(attachment)]);
-    await this.#options.controller().settled();
+    await this.#options.controller().tried();
   }
 
   check(attachment: Attachment): string[] {

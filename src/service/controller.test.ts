@@ -136,3 +136,28 @@ test('a Service that fails is told once, tried again, and told when it works', a
   assert.equal(controller.failed.size, 0);
   controller.close();
 });
+
+test('tried() resolves although more is told all the time, and after what was told before', async () => {
+  const { services, slices, engine, controller } = parts();
+  const facts = (name: string) => serviceFacts(aService({}, { name }));
+  let applied = 0;
+  const slow = Object.assign(engine, {
+    apply: async (delta: PlanDelta) => {
+      await new Promise((resolve) => setTimeout(resolve, 1));
+      engine.deltas.push(delta);
+      // Each change brings the next one: it does not settle for long.
+      if (++applied < 50) services.put(`default/other-${applied}`, facts(`other-${applied}`));
+      return { changes: 0, failed: new Map<string, Error>() };
+    },
+  });
+  services.fill();
+  slices.fill();
+  await controller.start();
+  services.put('default/mine', facts('mine'));
+  await controller.tried();
+  assert.ok(slow.deltas.some(({ upsert }) => upsert.some(({ key }) => key === 'default/mine')));
+  assert.ok(applied < 10, String(applied));
+  await controller.settled();
+  assert.equal(applied, 50);
+  controller.close();
+});

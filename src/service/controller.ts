@@ -85,6 +85,9 @@ export class ServiceController {
   readonly #hostPorts = new Set<string>();
   #timing: Timing = { count: 0, totalMs: 0, lastMs: 0, maxMs: 0 };
   #firstEventMs: number | undefined;
+  /** How many times something was told to have changed, and of these what was taken up. */
+  #told = 0;
+  #tried = 0;
   #running: Promise<void> | undefined;
   #everything = false;
   #ready = false;
@@ -181,7 +184,13 @@ export class ServiceController {
     return this.#enqueue(() => this.#apply(this.#planner.everything()));
   }
 
-  /** Resolves when all changes told so far are in the kernel. */
+  /** Resolves when what was told until now has been tried, however much is told meanwhile. */
+  async tried(): Promise<void> {
+    const wanted = this.#told;
+    while (this.#tried < wanted && this.#running) await this.#running;
+  }
+
+  /** Resolves when there is nothing left to do. */
   async settled(): Promise<void> {
     do await this.#running;
     while (this.#running);
@@ -242,6 +251,7 @@ export class ServiceController {
 
   #mark(dirty: Set<string>, keys: ReadonlySet<string>): void {
     for (const key of keys) dirty.add(key);
+    this.#told++;
     this.#firstEventMs ??= this.#now();
     if (this.#ready) this.#schedule();
   }
@@ -271,6 +281,7 @@ export class ServiceController {
 
   async #flush(): Promise<void> {
     if (this.#closed) return;
+    const told = this.#told;
     const services = [...this.#services];
     const slices = [...this.#slices];
     const hostPorts = [...this.#hostPorts];
@@ -281,6 +292,7 @@ export class ServiceController {
     const everything = this.#everything;
     this.#everything = false;
     await this.#apply(everything ? this.#planner.everything() : delta);
+    this.#tried = told;
   }
 
   async #apply(delta: PlanDelta): Promise<void> {

@@ -6,7 +6,7 @@
  * Traffic sees the old rules or the new ones, and never none. When only elements differ, only they are changed.
  */
 import type { Family } from '../addr/index.ts';
-import { changesText, type NftChange, type NftSetShape, ruleText } from '../kernel/nft/index.ts';
+import { changesText, type NftChange, type NftSetShape, removal, ruleText } from '../kernel/nft/index.ts';
 import { comment, nftFamily, TABLE } from './names.ts';
 import type { Chain, SetTable, Tables } from './tables.ts';
 
@@ -72,13 +72,7 @@ export function clearChanges(
   chains: Iterable<string>,
   sets: Iterable<{ readonly name: string; readonly map: boolean }>,
 ): NftChange[] {
-  const table = { family: nftFamily(family), table: TABLE };
-  const names = [...chains];
-  return [
-    ...names.map((chain): NftChange => ({ ...table, change: 'flush chain', chain })),
-    ...[...sets].map((set): NftChange => ({ ...table, change: 'delete set', set })),
-    ...names.map((chain): NftChange => ({ ...table, change: 'delete chain', chain })),
-  ];
+  return removal({ family: nftFamily(family), table: TABLE }, { chains: [...chains], sets: [...sets] });
 }
 
 function shapeOf({ name, kind, comment: about }: SetTable): NftSetShape {

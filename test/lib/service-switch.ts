@@ -2,6 +2,7 @@
  * A process that opens a Service engine as the agent does, programs Services, takes away what the other engine left,
  * and ends. Argument: JSON of `SwitchInput`. To be run inside the node's network namespace.
  */
+import { execFileSync } from 'node:child_process';
 import { openEngine } from '../../src/agent/service-engine.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
@@ -28,6 +29,8 @@ export interface SwitchInput {
   readonly nodeLinks: readonly { readonly ifindex: number; readonly ip4: string; readonly ip6: string }[];
   readonly nodeAddresses: readonly string[];
   readonly services: readonly SwitchService[];
+  /** At the end conntrack is emptied, and the engine looks after itself. */
+  readonly forget?: boolean;
 }
 
 const input = JSON.parse(process.argv[2]!) as SwitchInput;
@@ -82,5 +85,11 @@ const planner = new ServicePlanner(
 const { failed } = await engine.apply(planner.planAll());
 for (const error of failed.values()) throw error;
 await retireOther();
+const passed = () => engine.status().stores.find((store) => store.name === 'lb_passed')?.entries;
+const before = passed();
+if (input.forget) {
+  execFileSync('conntrack', ['-F'], { stdio: 'ignore' });
+  await engine.heal?.();
+}
 const { engine: name, because } = engine.status();
-console.log(JSON.stringify({ engine: name, because }));
+console.log(JSON.stringify({ engine: name, because, passed: input.forget ? [before, passed()] : undefined }));

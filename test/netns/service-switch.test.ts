@@ -24,11 +24,17 @@ describe('change of the Service engine', () => {
   async function change(
     engine: SwitchInput['engine'],
     env: Record<string, string> = {},
-  ): Promise<{ engine: string; because?: string }> {
+    more: Partial<SwitchInput> = {},
+  ): Promise<{ engine: string; because?: string; passed?: [before: number, after: number] }> {
     const script = join(import.meta.dirname, '../lib/service-switch.ts');
     const { stdout } = await run(
       'nsenter',
-      [`--net=/run/netns/${node.prefix}`, process.execPath, script, JSON.stringify({ ...input, engine })],
+      [
+        `--net=/run/netns/${node.prefix}`,
+        process.execPath,
+        script,
+        JSON.stringify({ ...input, ...more, engine }),
+      ],
       { encoding: 'utf8', env: { ...process.env, ...env } },
     );
     return JSON.parse(stdout);
@@ -222,7 +228,11 @@ describe('change of the Service engine', () => {
     assert.equal(engine, 'nftables');
     assert.match(because!, /not eBPF: .*cgroup socket hooks/);
     await works();
-    assert.equal((await change('auto')).engine, 'ebpf');
+    // What conntrack has forgotten is not left alone any more.
+    const { engine: now, passed } = await change('auto', {}, { forget: true });
+    assert.equal(now, 'ebpf');
+    assert.ok(passed![0] > 0);
+    assert.equal(passed![1], 0);
     await works();
   });
 });

@@ -12,6 +12,7 @@ export { movableAddresses, wantedAddresses } from './holders.ts';
 export { DROPS, EGRESS_PREFIX } from './rules.ts';
 export { isSlotTable, planSlots } from './slots.ts';
 export {
+  type Claim,
   type Claims,
   EGRESS_ANNOTATION,
   type EgressNode,

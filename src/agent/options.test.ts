@@ -68,6 +68,7 @@ test('agentOptions() refuses what it cannot use, and names the option', () => {
     [{ nodeName: 'Node_1' }, /--node-name Node_1: want a lower-case host name/],
     [{ nodeName: '' }, /--node-name/],
     [{ backend: 'wireguard' }, /--backend wireguard: want vxlan or host-gw/],
+    [{ podSources: 'none' }, /--pod-sources none: want own or any/],
     [{ pods: 'docker' }, /--pods docker: want process or none/],
     [{ cniBinDir: '/opt/cni/bin' }, /--cni-bin-dir .*both --cni-bin-dir and --cni-conf-dir/],
     [{ stateDir: 'run' }, /--state-dir run: want an absolute path/],

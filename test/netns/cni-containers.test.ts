@@ -272,6 +272,16 @@ for (const engine of ['ebpf', 'nftables'] as const)
           : []),
       ];
       const late = container('late', []);
+      if (engine === 'nftables') {
+        const sctp = { portMappings: [{ hostPort: 8101, containerPort: 80, protocol: 'sctp' }] };
+        await tool.add({ ...late, capabilityArgs: sctp });
+        const maps = await lab.ask<string[]>(NODE, 'service', 'maps');
+        assert.ok(
+          maps.some((line) => line.includes(':8101/SCTP')),
+          maps.join('\n'),
+        );
+        await tool.del(late);
+      }
       for (const [mapping, code, text] of cases)
         await assert.rejects(
           tool.add({ ...late, capabilityArgs: { portMappings: [mapping] } }),

@@ -83,7 +83,8 @@ export const clusterIpCases: readonly Case[] = [
         for (const to of targets)
           await reach(cluster, 'packets a1', kind, to, 80, ['a1'], {
             ...{ bind: 45_678, times: 1 },
-            // A server in TIME_WAIT may ask back first (RFC 9293 section 3.6.1): the client tries again after 1 s.
+            // A server that has not seen the last acknowledgement asks back first (RFC 9293 section 3.10.7.4): the
+            // client tries again after 1 s. One that is still closing sees another port.
             timeout: 6,
           });
     },

@@ -26,7 +26,8 @@ test('an annotation names one address a family, in any order', () => {
 
 test('what nobody outside could answer to is wrong, and so is what says nothing', () => {
   const cases: [string, RegExp][] = [
-    ['', /no IP address/],
+    ['', /is empty/],
+    [' ', /is empty/],
     ['192.0.2.50;fd00::50', /no IP address/],
     ['192.0.2.0/24', /no IP address/],
     ['192.0.2.50,', /no IP address/],

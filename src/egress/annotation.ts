@@ -14,6 +14,7 @@ const MOST_CLAIMS = 10_000;
 export function readWish(namespace: string, text: string, cluster: readonly Cidr[]): Wish {
   const addresses: { [F in Family]?: IpAddress } = {};
   const wrong = (problem: string): Wish => ({ namespace, addresses: {}, problem });
+  if (text.trim() === '') return wrong('it is empty');
   if (text.length > LONGEST) return wrong(`it has ${text.length} characters`);
   for (const part of text.split(',').map((each) => each.trim())) {
     const address = tryParseIp(part);

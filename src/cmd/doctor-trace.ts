@@ -1,6 +1,6 @@
 /** `portolan doctor firewall --trace`: which rules packets of a flow meet, and which one drops them. */
 import { type IpAddress, tryParseIp } from '../addr/index.ts';
-import { policyError } from '../errors/index.ts';
+import { nftError } from '../errors/index.ts';
 import { Rtnl } from '../kernel/rtnl/index.ts';
 import { readRuleTexts, type TracedFlow, type TracedPacket, traceFlow } from '../trace/firewall/index.ts';
 import { type AskFlags, ask } from './asking.ts';
@@ -20,7 +20,7 @@ export interface TraceFlags extends AskFlags {
   packets: number;
 }
 
-/** Exit code 1 when a packet was dropped. Throws POLICY_NO_SUCH_ENDPOINT, NFT_*. */
+/** Exit code 1 when a packet was dropped. Throws NFT_TRACE_NO_SUCH_END, NFT_*. */
 export async function trace(flags: TraceFlags): Promise<void> {
   const target = targetOf(flags.to);
   const flow: TracedFlow = { ...target, from: await sourceOf(flags, target.to.family) };
@@ -100,7 +100,7 @@ function summaryText(summary: { packets: number; dropped: number; incomplete: bo
   return lines.map((line) => styled('dim', line)).join('\n');
 }
 
-/** `10.244.1.5:80`, `[fd00::5]:53/udp`, `10.244.1.5`; TCP unless it says otherwise. Throws POLICY_NO_SUCH_ENDPOINT. */
+/** `10.244.1.5:80`, `[fd00::5]:53/udp`, `10.244.1.5`; TCP unless it says otherwise. Throws NFT_TRACE_NO_SUCH_END. */
 export function targetOf(text: string): Pick<TracedFlow, 'to' | 'protocol' | 'port'> {
   const [where = '', name] = text.split('/');
   const match = /^\[(?<six>[^\]]+)\](?::(?<port6>\d{1,5}))?$|^(?<four>[\d.]+)(?::(?<port4>\d{1,5}))?$/.exec(
@@ -112,7 +112,10 @@ export function targetOf(text: string): Pick<TracedFlow, 'to' | 'protocol' | 'po
   const port = digits === undefined ? undefined : Number(digits);
   const protocol = name ?? (port === undefined ? undefined : 'tcp');
   if (!to || (port ?? 1) > 65_535 || (port ?? 1) < 1 || !isProtocol(protocol))
-    throw policyError('POLICY_NO_SUCH_ENDPOINT', { text });
+    throw nftError('NFT_TRACE_NO_SUCH_END', {
+      text,
+      want: 'an address, with port and protocol behind it: 10.244.2.7:80 or [fd00::7]:53/udp',
+    });
   return { to, protocol, port };
 }
 
@@ -120,7 +123,7 @@ function isProtocol(text: string | undefined): text is TracedFlow['protocol'] {
   return text === undefined || text === 'tcp' || text === 'udp' || text === 'sctp';
 }
 
-/** An address, or that of a pod of this node. Throws POLICY_NO_SUCH_ENDPOINT, AGENT_NOT_RUNNING. */
+/** An address, or that of a pod of this node. Throws NFT_TRACE_NO_SUCH_END, AGENT_NOT_RUNNING. */
 async function sourceOf(flags: TraceFlags, family: 4 | 6): Promise<IpAddress | undefined> {
   const { from } = flags;
   if (from === undefined) return undefined;
@@ -130,7 +133,11 @@ async function sourceOf(flags: TraceFlags, family: 4 | 6): Promise<IpAddress | u
   const pods = address ? [] : await ask<PodView[]>(flags, '/pods');
   const pod = pods.find((each) => each.namespace === namespace && each.name === name);
   const own = pod?.ips.map(tryParseIp).find((ip) => ip?.family === family);
-  if (!own) throw policyError('POLICY_NO_SUCH_ENDPOINT', { text: from });
+  if (!own)
+    throw nftError('NFT_TRACE_NO_SUCH_END', {
+      text: from,
+      want: `a pod of this node as namespace/name, or an IPv${family} address`,
+    });
   return own;
 }
 

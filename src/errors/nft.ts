@@ -53,6 +53,10 @@ export const nftCatalogue = {
     (c: { what: string }) => `Cannot list ${c.what}`,
     () => 'Needs root (CAP_NET_ADMIN) and nf_tables in the kernel (CONFIG_NF_TABLES)',
   ),
+  NFT_TRACE_NO_SUCH_END: entry(
+    (c: { text: string; want: string }) => `Cannot trace packets of "${c.text}": want ${c.want}`,
+    () => '"portolan pod list" names the pods of this node; for a Service, name a backend',
+  ),
   NFT_TRACE_UNSUPPORTED: entry(
     () => 'Cannot trace packets: this kernel has no nftables tables that go with their owner',
     () => 'Requires Linux >= 5.12; "nft monitor trace" does it by hand',

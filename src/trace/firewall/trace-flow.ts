@@ -57,16 +57,15 @@ export async function traceFlow(options: TraceOptions): Promise<TraceSummary> {
   const table = `portolan-trace-${process.pid}`;
   const traced = new TracedPackets(table, rules);
   let [packets, dropped, incomplete] = [0, 0, false];
-  const tell = (packet: TracedPacket | undefined) => {
-    // What only the tracing itself saw has met nobody's chain.
-    if (!packet || packets >= options.packets) return;
+  const tell = (packet: TracedPacket) => {
+    if (packets >= options.packets) return;
     packets++;
     if (packet.droppedBy) dropped++;
     onPacket(packet);
   };
   const monitor = monitorNftTrace({
     netns,
-    onEvent: (event) => tell(traced.add(event, performance.now())),
+    onEvent: (event) => traced.add(event, performance.now()),
     onLost: () => {
       incomplete = true;
     },
@@ -78,12 +77,12 @@ export async function traceFlow(options: TraceOptions): Promise<TraceSummary> {
     const end = performance.now() + options.milliseconds;
     while (performance.now() < end && packets < options.packets && !signal?.aborted) {
       await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
-      for (const packet of traced.rested(performance.now())) tell(packet);
+      for (const packet of traced.take(performance.now())) tell(packet);
     }
   } finally {
     monitor.close();
   }
-  for (const packet of traced.rested(performance.now(), true)) tell(packet);
+  for (const packet of traced.take(performance.now(), true)) tell(packet);
   return { packets, dropped, incomplete };
 }
 

@@ -45,7 +45,8 @@ test('a packet ends at its drop, with every rule that it met and none of the tra
     event({ chain: 'DOCKER', type: 'return', handle: undefined }),
     event({ verdict: 'drop' }),
   ];
-  const [packet, ...none] = events.flatMap((each) => packets.add(each, 0) ?? []);
+  for (const each of events) packets.add(each, 0);
+  const [packet, ...none] = packets.take(0);
   assert.deepEqual(none, []);
   assert.deepEqual(
     packet!.steps.map(({ chain, rule, verdict }) => `${chain}: ${rule}: ${verdict}`),
@@ -56,14 +57,27 @@ test('a packet ends at its drop, with every rule that it met and none of the tra
 
 test('a number that is used again is another packet; one without a beginning is left out; silence ends one', () => {
   const packets = new TracedPackets('mine', new Map());
-  assert.equal(packets.add(event({ id: 9 }), 0), undefined);
-  assert.equal(packets.add(event({ headers: headers('1 5') }), 0), undefined);
-  const before = packets.add(event({ headers: headers('2 6') }), 10);
-  assert.equal(before?.steps.length, 1);
-  assert.equal(before?.droppedBy, undefined);
-  assert.deepEqual(packets.rested(100), []);
-  assert.equal(packets.rested(300).length, 1);
-  assert.deepEqual(packets.rested(300, true), []);
+  packets.add(event({ id: 9 }), 0);
+  packets.add(event({ headers: headers('1 5') }), 0);
+  assert.deepEqual(packets.take(5), []);
+  packets.add(event({ headers: headers('2 6') }), 10);
+  const [before, ...none] = packets.take(15);
+  assert.deepEqual([before?.steps.length, before?.droppedBy, none], [1, undefined, []]);
+  assert.deepEqual(packets.take(100), []);
+  assert.equal(packets.take(300).length, 1);
+  assert.deepEqual(packets.take(300, true), []);
+});
+
+test('packets are told in the order in which they began, also when a later one ends first', () => {
+  const packets = new TracedPackets('mine', new Map());
+  packets.add(event({ id: 1, headers: headers('1 5'), iif: 1 }), 0);
+  packets.add(event({ id: 2, headers: headers('2 6'), iif: 2, verdict: 'drop' }), 10);
+  assert.deepEqual(packets.take(20), []);
+  packets.add(event({ id: 1, verdict: 'accept' }), 30);
+  assert.deepEqual(
+    packets.take(500).map(({ iif }) => iif),
+    [1, 2],
+  );
 });
 
 test('the table of the tracing goes with its owner and marks packets there and back', () => {

@@ -30,6 +30,8 @@ export interface TracedPacket {
 export type RuleTexts = ReadonlyMap<string, string>;
 
 interface Open {
+  /** Packets are told in the order in which they began. */
+  readonly order: number;
   readonly mark: string;
   readonly flow: PacketFlow;
   readonly iif: number;
@@ -47,6 +49,8 @@ export class TracedPackets {
   readonly #ownTable: string;
   readonly #rules: RuleTexts;
   readonly #open = new Map<number, Open>();
+  #done: { readonly order: number; readonly packet: TracedPacket }[] = [];
+  #begun = 0;
 
   /** `ownTable`: what the tracing itself adds is not told. */
   constructor(ownTable: string, rules: RuleTexts) {
@@ -54,46 +58,48 @@ export class TracedPackets {
     this.#rules = rules;
   }
 
-  /** Takes an event. Returns a packet of which nothing more will come: it was dropped, or another one has its number. */
-  add(event: NftTraceEvent, nowMs: number): TracedPacket | undefined {
-    if (event.type === 'none') return undefined;
+  add(event: NftTraceEvent, nowMs: number): void {
+    if (event.type === 'none') return;
     const { headers } = event;
     let packet = this.#open.get(event.id);
-    let finished: TracedPacket | undefined;
+    // Another packet has its number: nothing more will come of the first.
     if (packet && headers && headers.mark !== packet.mark) {
-      finished = this.#close(event.id);
+      this.#close(event.id);
       packet = undefined;
     }
     if (!packet) {
       // Without headers it is not known whose it is: its beginning was missed.
-      if (!headers) return finished;
+      if (!headers) return;
       const { flow, mark } = headers;
-      packet = { mark, flow, iif: event.iif, oif: 0, steps: [], droppedBy: undefined, at: nowMs };
+      const order = this.#begun++;
+      packet = { order, mark, flow, iif: event.iif, oif: 0, steps: [], droppedBy: undefined, at: nowMs };
       this.#open.set(event.id, packet);
     }
     packet.at = nowMs;
     if (event.oif !== 0) packet.oif = event.oif;
-    if (event.table === this.#ownTable || isEndOfChain(event)) return finished;
+    if (event.table === this.#ownTable || isEndOfChain(event)) return;
     const step = this.#step(event);
     packet.steps.push(step);
-    if (event.verdict !== 'drop') return finished;
+    if (event.verdict !== 'drop') return;
     packet.droppedBy = step;
-    return finished ?? this.#close(event.id);
+    this.#close(event.id);
   }
 
-  /** Packets of which nothing came for a while; with `all`, whatever there is. */
-  rested(nowMs: number, all = false): TracedPacket[] {
-    return [...this.#open]
-      .filter(([, { at }]) => all || nowMs - at >= REST_MS)
-      .flatMap(([id]) => this.#close(id) ?? []);
+  /** Packets that were dropped, or of which nothing came for a while; with `all`, whatever there is. */
+  take(nowMs: number, all = false): TracedPacket[] {
+    for (const [id, { at }] of [...this.#open]) if (all || nowMs - at >= REST_MS) this.#close(id);
+    const oldest = Math.min(...[...this.#open.values()].map(({ order }) => order));
+    const ready = this.#done.filter(({ order }) => order < oldest).sort((a, b) => a.order - b.order);
+    this.#done = this.#done.filter(({ order }) => order > oldest);
+    return ready.map(({ packet }) => packet);
   }
 
-  #close(id: number): TracedPacket | undefined {
+  #close(id: number): void {
     const packet = this.#open.get(id);
+    if (!packet) return;
     this.#open.delete(id);
-    if (!packet) return undefined;
-    const { flow, iif, oif, steps, droppedBy } = packet;
-    return { flow, iif, oif, steps, droppedBy };
+    const { order, flow, iif, oif, steps, droppedBy } = packet;
+    this.#done.push({ order, packet: { flow, iif, oif, steps, droppedBy } });
   }
 
   #step({ family, table, chain, type, handle, verdict, to }: NftTraceEvent): TraceStep {

@@ -27,7 +27,7 @@ serviceConformance({
   },
   cannot: {
     'servicecorner-050': 'TCP and UDP only; the Service is refused with SERVICE_PROTOCOL_UNSUPPORTED',
-    'masquerade-2': 'a process of a pod is connected to the endpoint at its socket: no node is between them',
-    'servicecorner-012': 'the same; the agent refuses --masquerade-all with this engine',
+    'servicecorner-012':
+      'a process of a pod is connected to the endpoint at its socket: the agent refuses --masquerade-all with this engine',
   },
 });

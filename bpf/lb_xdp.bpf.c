@@ -124,6 +124,17 @@ static __always_inline int send(struct xdp_md *ctx, const struct lb_packet *p, _
 	return leave(ctx, hop);
 }
 
+/* Whether XDP can send the packet of the flow that lb_nat_wanted() left. */
+static __always_inline bool nat_goes(const struct lb_packet *p)
+{
+	struct lb_nat_room *room;
+	__u32 only = 0;
+
+	room = bpf_map_lookup_elem(&lb_nat_rooms, &only);
+	return room && room->hop.ifindex && (room->hop.tick & LB_HOP_XDP) &&
+	       (!room->hop.mtu || p->l4 - ETH_HLEN + p->payload <= room->hop.mtu);
+}
+
 static __always_inline int forward(struct xdp_md *ctx)
 {
 	struct lb_packet p = {};
@@ -147,6 +158,9 @@ static __always_inline int forward(struct xdp_md *ctx)
 		int action = lb_xdp_new(ctx, &p);
 
 		if (action == TAKE_NAT) {
+			/* Else tc opens it: not both, for a backend that has just gone is chosen anew each time. */
+			if (!nat_goes(&p))
+				return XDP_PASS;
 			found = lb_nat_take(&p);
 			if (!found)
 				return XDP_DROP;

@@ -18,7 +18,7 @@
 #include "lb_outer.h"
 #include "lb_outside.h"
 
-static __always_inline int lb_wrap4(struct __sk_buff *skb, __be32 source, __be32 target, __be16 fragment)
+static __always_inline int lb_wrap4(struct __sk_buff *skb, __be32 source, __be32 target, __be16 fragment, __u32 length)
 {
 	struct iphdr outer;
 
@@ -26,18 +26,18 @@ static __always_inline int lb_wrap4(struct __sk_buff *skb, __be32 source, __be32
 	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_FIXED_GSO))
 		return -1;
-	outer = lb_outer4(source, target, fragment, skb->len - ETH_HLEN - sizeof(outer));
+	outer = lb_outer4(source, target, fragment, length);
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), BPF_F_RECOMPUTE_CSUM) ? -1 : 0;
 }
 
-static __always_inline int lb_wrap6(struct __sk_buff *skb, const __be32 *source, const __be32 *target)
+static __always_inline int lb_wrap6(struct __sk_buff *skb, const __be32 *source, const __be32 *target, __u32 length)
 {
 	struct ipv6hdr outer;
 
 	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 | BPF_F_ADJ_ROOM_FIXED_GSO))
 		return -1;
-	outer = lb_outer6(source, target, skb->len - ETH_HLEN - sizeof(outer));
+	outer = lb_outer6(source, target, length);
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), BPF_F_RECOMPUTE_CSUM) ? -1 : 0;
 }
 
@@ -47,7 +47,7 @@ __noinline int lb_direct_send(struct __sk_buff *skb, const struct lb_packet *p, 
 	struct lb_nat_room *room;
 	struct lb_towards *to;
 	__be16 fragment = 0;
-	__u32 only = 0;
+	__u32 only = 0, length;
 
 	room = bpf_map_lookup_elem(&lb_nat_rooms, &only);
 	if (!p || !flow || !room)
@@ -60,11 +60,13 @@ __noinline int lb_direct_send(struct __sk_buff *skb, const struct lb_packet *p, 
 		return TOO_BIG + to->hop.mtu - lb_wrapping(p);
 	if (lb_age(skb, p))
 		return EXPIRED;
+	/* A short frame may have padding behind the packet. */
+	length = skb->gso_size ? skb->len - ETH_HLEN : p->l4 - ETH_HLEN + p->payload;
 	if (p->ip4) {
 		bpf_skb_load_bytes(skb, ETH_HLEN + 6, &fragment, 2);
-		if (lb_wrap4(skb, to->source[3], flow->backend[3], fragment))
+		if (lb_wrap4(skb, to->source[3], flow->backend[3], fragment, length))
 			return dropped(LB_DROP_REWRITE);
-	} else if (lb_wrap6(skb, to->source, flow->backend)) {
+	} else if (lb_wrap6(skb, to->source, flow->backend, length)) {
 		return dropped(LB_DROP_REWRITE);
 	}
 	return lb_leave(skb, &to->hop, &room->fib, to->route);

@@ -355,6 +355,11 @@ static __always_inline struct lb_flow *keep_flow(const struct lb_packet *p, cons
 			flags = LB_FLOW_USED | (backend->flags & LB_B_NEAR ? 0 : way_of_direct(choice->frontend));
 		lb_count(flags & LB_FLOW_DIRECT ? LB_FORWARD_DIRECT : LB_FORWARD_FLOW);
 	}
+	/* Where the hash decides, the first packet may be the last one. */
+	if (p->tcp_flags & LB_TCP_RST)
+		flags |= LB_FLOW_RESET;
+	if (p->tcp_flags & LB_TCP_FIN)
+		flags |= LB_FLOW_FIN_CLIENT;
 	flow->flags = flags | (p->protocol == IPPROTO_UDP ? LB_FLOW_UDP : 0);
 	if (lb_count_packets)
 		lb_count_packet(choice->id, p->payload);

@@ -83,6 +83,7 @@ static __always_inline __u32 lb_nat_take(const struct lb_packet *p)
 		return 0;
 	}
 	flow->to_backend = room->hop;
+	lb_nat_track(flow, p->tcp_flags, true);
 	lb_count(LB_FORWARD_NAT);
 	return number;
 }

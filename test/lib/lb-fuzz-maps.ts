@@ -22,12 +22,20 @@ export function addressBytes(words: Uint32Array): Uint8Array {
   return out;
 }
 
+/**
+ * Of flows with direct return nobody sees answers: a client that goes on confirms them, and after XDP has opened one tc
+ * takes the same packet for that.
+ */
+function flagsText(flags: number): string {
+  return (flags & ((flags & FLOW.DIRECT) !== 0 ? ~FLOW.CONFIRMED : -1)).toString(16);
+}
+
 /** A flow as text: everything but times. */
 function textOf(flow: Flow, protocol: number): string {
   const address = (words: Uint32Array) => readAddress(addressBytes(words));
   return [
     ...[protocol, address(flow.client), flow.clientPort, address(flow.vip), flow.vipPort],
-    ...[address(flow.backend), flow.backendPort, flow.backendId, flow.flags.toString(16)],
+    ...[address(flow.backend), flow.backendPort, flow.backendId, flagsText(flow.flags)],
   ].join(' ');
 }
 
@@ -35,7 +43,7 @@ function textOfBytes(flow: KernelFlow): string {
   return [
     ...[(flow.flags & FLOW.UDP) !== 0 ? PROTOCOL.UDP : PROTOCOL.TCP, readAddress(flow.client)],
     ...[flow.client_port, readAddress(flow.vip), flow.vip_port, readAddress(flow.backend)],
-    ...[flow.backend_port, flow.backend_id, flagsOf(flow).toString(16)],
+    ...[flow.backend_port, flow.backend_id, flagsText(flagsOf(flow))],
   ].join(' ');
 }
 

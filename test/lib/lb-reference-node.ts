@@ -25,7 +25,7 @@ import {
   sumOfBytes,
 } from './lb-reference-packet.ts';
 import { putTold, readTold, type ToldWords, takeTold, toldSize } from './lb-reference-told.ts';
-import { type World, words } from './lb-reference-world.ts';
+import { type Backend, type World, words } from './lb-reference-world.ts';
 
 const SEGMENT = 1400;
 const NOBODY = new Uint32Array(4);
@@ -44,6 +44,8 @@ export class NodeReference extends Reference {
   readonly nat: NatFlows;
   /** Reads from the maps which port the program gave to a client's flow, where no packet shows it. */
   natPortOf: ((p: Packet) => number | undefined) | undefined;
+  /** The backend for which the last packet opened a flow with direct return, told or wrapped. */
+  directTo: Backend | undefined;
   readonly #around: Surroundings;
   readonly #sources: ReadonlyMap<Link, { four: Uint32Array | undefined; six: Uint32Array | undefined }>;
   readonly #outerTarget = new Uint32Array(4);
@@ -80,6 +82,7 @@ export class NodeReference extends Reference {
     gso: boolean,
   ): number {
     this.#ingress = ingress;
+    this.directTo = undefined;
     if (program !== 'lb_from_overlay') return this.judge(program, input, length, observed, gso);
     this.begin('lb_from_outside', input, length, observed, gso);
     const p = this.packet;
@@ -141,6 +144,7 @@ export class NodeReference extends Reference {
       const verdict = this.#openElsewhere(chosen);
       if (verdict !== undefined) return verdict;
     }
+    if (isDirect(frontend)) this.directTo = backend;
     return this.keep(chosen);
   }
 
@@ -170,6 +174,7 @@ export class NodeReference extends Reference {
       idleS: 0,
     };
     this.nat.put(flow, backend, hurry);
+    this.nat.track(flow, p, true);
     this.count('forward-nat');
     return this.#toBackend(flow);
   }
@@ -293,18 +298,20 @@ export class NodeReference extends Reference {
   #wrap(source: Uint32Array, target: Uint32Array, more: number): void {
     const p = this.packet;
     const { bytes, view } = p;
+    // What the header says, not how long the frame is.
+    const said = p.transportAt - ETHERNET + p.payload;
     const whole = p.four && (view.getUint16(ETHERNET + 6) & 0x4000) !== 0;
     bytes.copyWithin(ETHERNET + more, ETHERNET, this.outLength);
     bytes.fill(0, ETHERNET, ETHERNET + more);
     this.outLength += more;
     if (p.four) {
       view.setUint16(ETHERNET, 0x4500);
-      view.setUint16(ETHERNET + 2, this.outLength - ETHERNET);
+      view.setUint16(ETHERNET + 2, said + more);
       view.setUint16(ETHERNET + 6, whole ? 0x4000 : 0);
       view.setUint16(ETHERNET + 8, (64 << 8) | IN_ANOTHER.four);
     } else {
       bytes[ETHERNET] = 0x60;
-      view.setUint16(ETHERNET + 4, this.outLength - ETHERNET - more);
+      view.setUint16(ETHERNET + 4, said);
       view.setUint16(ETHERNET + 6, (IN_ANOTHER.six << 8) | 64);
     }
     p.writeAddress(p.addressAt('source'), source);

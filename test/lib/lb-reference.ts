@@ -289,6 +289,7 @@ export class Reference {
       else if (this.outside && !frontend.keep) flow.flags |= FLOW.MASQUERADE;
       this.count((flow.flags & FLOW.DIRECT) !== 0 ? 'forward-direct' : 'forward-flow');
     }
+    this.track(flow, true);
     this.usedLinks[this.outside ? 'node' : 'pod'] = true;
     return flow;
   }

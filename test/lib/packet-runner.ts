@@ -69,11 +69,7 @@ export class PacketRunner {
     view.setUint32(this.#context + SKB.gsoSize, options.gso ? 1400 : 0, true);
     this.#xdpMark = undefined;
     view.setUint32(this.#context + SKB.ifindex, options.ifindex ?? 0, true);
-    const ns = this.#netns;
-    const result =
-      ns === undefined
-        ? sys(NR.bpf, TEST_RUN, this.#attr, 80)
-        : sysInNetns(ns, NR.bpf, TEST_RUN, this.#attr, 80);
+    const result = this.#run(this.#attr);
     this.observed.verdict = view.getUint32(at + 4, true);
     this.observed.length = view.getUint32(at + 12, true);
     return result;
@@ -91,7 +87,7 @@ export class PacketRunner {
     view.setUint32(at, fd, true);
     view.setUint32(at + 8, length, true);
     view.setUint32(at + 12, ROOM, true);
-    const result = sys(NR.bpf, TEST_RUN, attr, 80);
+    const result = this.#run(attr);
     if (result !== 0) return result;
     const action = view.getUint32(at + 4, true);
     observed.length = view.getUint32(at + 12, true);
@@ -117,6 +113,11 @@ export class PacketRunner {
       return undefined;
     }
     return 0;
+  }
+
+  #run(attr: Uint8Array): number {
+    const ns = this.#netns;
+    return ns === undefined ? sys(NR.bpf, TEST_RUN, attr, 80) : sysInNetns(ns, NR.bpf, TEST_RUN, attr, 80);
   }
 
   /** Of the last run. */

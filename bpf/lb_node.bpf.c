@@ -48,7 +48,7 @@ const volatile __u32 lb_masquerade_mark = 0x20000;
 
 __noinline int lb_outside(struct __sk_buff *skb, const struct lb_packet *p)
 {
-	bool opens, from_client, known;
+	bool opens, from_client;
 	struct lb_flow *flow;
 	int verdict = DROP;
 	__u32 number;
@@ -61,15 +61,17 @@ __noinline int lb_outside(struct __sk_buff *skb, const struct lb_packet *p)
 		verdict = lb_handed();
 		return verdict ? verdict : lb_nat_send(skb, p, number - 1, from_client);
 	}
-	flow = lb_flow_outside(skb, skb->ifindex, p, opens, &known, &verdict);
-	if (verdict == TAKE_NAT) {
+	flow = lb_flow_known(p, opens, &verdict);
+	if (flow)
+		lb_flow_track(flow, p, true);
+	else if (verdict == NO_FLOW)
+		flow = lb_flow_opened(skb, skb->ifindex, p, opens, &verdict);
+	if (!flow && verdict == TAKE_NAT) {
 		number = lb_nat_take(p);
 		return number ? lb_nat_send(skb, p, number - 1, true) : DROP;
 	}
 	if (!flow)
 		return verdict;
-	if (known)
-		lb_flow_track(flow, p, true);
 	if (flow->flags & LB_FLOW_DIRECT)
 		return flow->flags & LB_FLOW_OPTION ? lb_tell_send(skb, p, flow) : lb_direct_send(skb, p, flow);
 	if (lb_rewrite(skb, p, false, flow->backend, flow->backend_port))

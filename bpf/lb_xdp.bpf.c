@@ -23,15 +23,27 @@
 /* Whether packets are counted for their backends. */
 const volatile bool lb_xdp_counts = true;
 
-/* Gives a packet to its backend, which is on this node. The stack brings it there. */
-static __always_inline int to_near(struct xdp_md *ctx, const struct lb_packet *p, const struct lb_flow *flow)
+/* Gives a packet to its backend, which is on this node. The stack brings it there. A function for the sake of the stack. */
+__noinline int lb_xdp_near(struct xdp_md *ctx, const struct lb_packet *p, const struct lb_flow *flow)
 {
-	struct way way = { p->source, flow->backend, p->source_port, flow->backend_port };
+	struct way way;
 
+	if (!p || !flow)
+		return XDP_PASS;
+	way = (struct way){ p->source, flow->backend, p->source_port, flow->backend_port };
 	if (p->ip4 ? rewrite_packet(ctx, p, &way, false, true) : rewrite_packet(ctx, p, &way, false, false))
 		return XDP_PASS;
 	lb_say(ctx, flow->flags & LB_FLOW_MASQUERADE ? LB_SAID_MASQUERADE : LB_SAID_DONE);
 	return XDP_PASS;
+}
+
+/* Makes room for a word to tc. False where the driver has none. */
+static __always_inline bool may_say(struct xdp_md *ctx)
+{
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(__u32)))
+		return false;
+	lb_say(ctx, LB_SAID_NOTHING);
+	return true;
 }
 
 /* A packet of no flow of lb_nat_flows. Returns an action of XDP, REFUSED plus the reason, TAKE_NAT, or WRAP. */
@@ -39,20 +51,28 @@ __noinline int lb_xdp_new(struct xdp_md *ctx, const struct lb_packet *p)
 {
 	struct lb_flow *flow;
 	int verdict = DROP;
-	bool known;
+	bool opens;
 
-	if (!p)
-		return XDP_ABORTED;
 	/* While flows change hands, tc decides. What can't be told to it, or be answered here, is left to it whole. */
-	if (lb_hold() || !in_one_part(ctx, p) || bpf_xdp_adjust_meta(ctx, -(int)sizeof(__u32)))
+	if (!p || lb_hold() || !in_one_part(ctx, p))
 		return XDP_PASS;
-	lb_say(ctx, LB_SAID_NOTHING);
-	flow = lb_flow_outside(ctx, ctx->ingress_ifindex, p, opens_connection(p), &known, &verdict);
-	if (flow && !(flow->flags & LB_FLOW_DIRECT)) {
-		if (known)
-			lb_flow_track(flow, p, true);
-		return to_near(ctx, p, flow);
+	opens = opens_connection(p);
+	flow = lb_flow_known(p, opens, &verdict);
+	if (flow && (flow->flags & LB_FLOW_DIRECT)) {
+		if (!lb_xdp_goes(ctx, p, flow))
+			return XDP_PASS;
+		lb_flow_track(flow, p, true);
+		return WRAP;
 	}
+	if (!may_say(ctx))
+		return XDP_PASS;
+	if (flow) {
+		lb_flow_track(flow, p, true);
+		return lb_xdp_near(ctx, p, flow);
+	}
+	flow = lb_flow_opened(ctx, ctx->ingress_ifindex, p, opens, &verdict);
+	if (flow && !(flow->flags & LB_FLOW_DIRECT))
+		return lb_xdp_near(ctx, p, flow);
 	if (!flow && verdict == NEXT) {
 		/* Answers come to ports of the range; one to a port of an earlier range goes by tc. */
 		if (!lb_nat_find_answer(p))
@@ -61,13 +81,8 @@ __noinline int lb_xdp_new(struct xdp_md *ctx, const struct lb_packet *p)
 	}
 	if (bpf_xdp_adjust_meta(ctx, sizeof(__u32)))
 		return XDP_ABORTED;
-	if (flow) {
-		if ((flow->flags & LB_FLOW_OPTION) || !direct_goes(ctx, p, flow->backend))
-			return XDP_PASS;
-		if (known)
-			lb_flow_track(flow, p, true);
-		return WRAP;
-	}
+	if (flow)
+		return lb_xdp_goes(ctx, p, flow) ? WRAP : XDP_PASS;
 	return verdict >= REFUSED ? verdict : XDP_DROP;
 }
 

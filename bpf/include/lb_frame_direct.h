@@ -11,26 +11,30 @@
  * Whether XDP can send a packet there; leaves in lb_nat_rooms how. A way that is not known, or too narrow, is a matter
  * of tc.
  */
-static __always_inline bool direct_goes(struct xdp_md *ctx, const struct lb_packet *p, const __be32 *backend)
+__noinline bool lb_xdp_goes(struct xdp_md *ctx, const struct lb_packet *p, const struct lb_flow *flow)
 {
 	struct lb_nat_room *room;
 	struct lb_towards *to;
 	__u32 only = 0;
 
+	/* Telling by an option is tc's. */
+	if (!p || !flow || (flow->flags & LB_FLOW_OPTION))
+		return false;
+
 	room = bpf_map_lookup_elem(&lb_nat_rooms, &only);
 	if (!room)
 		return false;
-	to = lb_towards(ctx, ctx->ingress_ifindex, p, backend, &room->fib);
+	to = lb_towards(ctx, ctx->ingress_ifindex, p, flow->backend, &room->fib);
 	if (!to || to->route != LB_ROUTE_FOUND || !(to->hop.tick & LB_HOP_XDP) ||
 	    (to->hop.mtu && p->l4 - ETH_HLEN + p->payload + lb_wrapping(p) > to->hop.mtu))
 		return false;
 	room->hop = to->hop;
 	lb_copy_address(room->wish.source, to->source);
-	lb_copy_address(room->wish.backend, backend);
+	lb_copy_address(room->wish.backend, flow->backend);
 	return true;
 }
 
-/* Puts the outer header on and sends the packet, as direct_goes() left it. */
+/* Puts the outer header on and sends the packet, as lb_xdp_goes() left it. */
 __noinline int lb_xdp_wrap(struct xdp_md *ctx, const struct lb_packet *p)
 {
 	struct lb_nat_room *room;

@@ -89,26 +89,32 @@ static __always_inline __u32 lb_nat_take(const struct lb_packet *p)
 }
 
 /*
- * A packet that is in no flow of lb_nat_flows: the flow of lb_flows that it goes on in (`known`; whoever sends it notes
- * it there) or opens. NULL with the verdict in `verdict`; TAKE_NAT stands for lb_nat_take().
+ * The flow of lb_flows that a packet goes on in; whoever sends the packet notes it there. NULL with NO_FLOW in `verdict`
+ * for none, or with another verdict while flows change hands.
  */
-static __always_inline struct lb_flow *lb_flow_outside(void *ctx, __u32 ifindex, const struct lb_packet *p, bool opens,
-						       bool *known, int *verdict)
+static __always_inline struct lb_flow *lb_flow_known(const struct lb_packet *p, bool opens, int *verdict)
 {
-	struct choice choice = {};
 	struct lb_flow *flow;
 	__u32 number;
 
-	*known = false;
+	*verdict = NO_FLOW;
 	number = lb_has_flows(NODE_LINK) ? lb_flow_to(p) : 0;
 	flow = number ? lb_flow_at(number - 1) : NULL;
-	if (flow && lb_flow_goes_on(flow, opens, p->protocol)) {
-		*verdict = lb_handed();
-		if (*verdict)
-			return NULL;
-		*known = true;
-		return flow;
-	}
+	if (!flow || !lb_flow_goes_on(flow, opens, p->protocol))
+		return NULL;
+	*verdict = lb_handed();
+	return *verdict ? NULL : flow;
+}
+
+/*
+ * The flow of lb_flows that a packet opens which goes on in none. NULL with the verdict in `verdict`; TAKE_NAT stands for
+ * lb_nat_take().
+ */
+static __always_inline struct lb_flow *lb_flow_opened(void *ctx, __u32 ifindex, const struct lb_packet *p, bool opens,
+						      int *verdict)
+{
+	struct choice choice = {};
+
 	choose_backend(p, opens, true, &choice, verdict);
 	if (!choice.backend) {
 		forget_direct(p, &choice, opens, NODE_LINK);

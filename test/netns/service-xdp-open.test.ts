@@ -312,7 +312,8 @@ describe('new flows in XDP', () => {
       } while (restarting);
       return [...results];
     };
-    const clients = Promise.all([30_001, 30_002, 30_003].map(connect));
+    // Not both Services of the pod: from one client port to one backend there is room for one of them (Known limits).
+    const clients = Promise.all([30_001, 30_003].map(connect));
     // What is pinned outlives the process either way; a killed one closes nothing else.
     for (let times = 0; times < 3; times++) {
       engine.close();
@@ -321,7 +322,7 @@ describe('new flows in XDP', () => {
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
     restarting = false;
-    assert.deepEqual(await clients, [['ok'], ['ok'], ['ok']]);
+    assert.deepEqual(await clients, [['ok'], ['ok']]);
     for (const each of held) assert.equal(await each.ask('still'), 'echo still');
   });
 });

@@ -80,7 +80,7 @@ async function sourceSeen(listenIn: string, at: string, sendFrom: string, bind?:
       listenIn,
       'socat',
       `-T1`,
-      `UDP${six ? 6 : 4}-RECVFROM:7777,reuseaddr,bind=${six ? `[${at}]` : at}`,
+      `UDP${six ? 6 : 4}-RECVFROM:7777,fork,reuseaddr,bind=${six ? `[${at}]` : at}`,
       'SYSTEM:echo $SOCAT_PEERADDR',
     ],
     {

@@ -187,8 +187,11 @@ static __always_inline void lb_flow_track(struct lb_flow *flow, const struct lb_
 
 	if (!from_client)
 		flags |= LB_FLOW_REPLIED;
-	/* Answers that go back directly are not seen here. */
-	else if ((flags & (LB_FLOW_REPLIED | LB_FLOW_DIRECT)) &&
+	/*
+	 * Answers that go back directly are not seen here. What XDP opens and leaves to tc is the same packet there: a
+	 * client that goes on does so later.
+	 */
+	else if (((flags & LB_FLOW_REPLIED) || ((flags & LB_FLOW_DIRECT) && now != flow->seen)) &&
 		 (p->protocol == IPPROTO_UDP || (p->tcp_flags & (LB_TCP_SYN | LB_TCP_ACK)) == LB_TCP_ACK))
 		flags |= LB_FLOW_CONFIRMED;
 	if (p->tcp_flags & LB_TCP_RST)

@@ -5,6 +5,7 @@ import { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
 import { aNode, aService, aSlice } from '../../src/service/testing.ts';
+import { withOption } from '../lib/dsr-option.ts';
 import { frame, ipPacket, type Read, readFrame, readIp, type Segment, TCP } from '../lib/packet.ts';
 import { ServiceNode } from '../lib/services.ts';
 
@@ -275,6 +276,27 @@ describe('packet programs', () => {
         fromPod({ ...lost, payload: inner.map((b, at) => (at === inner.length - 6 ? 1 : b)) }).verdict,
         'drop',
       );
+    });
+
+    test(`${f.family}: what only nodes say is dropped when a pod says it, and nothing else that looks like it`, () => {
+      const told = withOption(frame(syn({ to: f.router, protocol: 'udp' })), {
+        vip: f.vip,
+        port: 80,
+        node: f.router,
+      });
+      const before = engine.counters()['drop-option']!;
+      assert.equal(run('lb_from_pod', told).verdict, 'drop');
+      assert.equal(engine.counters()['drop-option'], before + 1);
+      // Each byte that makes it what it is: type, length, and in IPv6 the header's length and the mark.
+      const at = f.family === 'IPv4' ? [34, 35] : [55, 56, 57, 60, 61];
+      for (const place of at) {
+        const other = told.slice();
+        other[place]! ^= 0x01;
+        const { verdict, data } = run('lb_from_pod', other);
+        assert.equal(verdict, 'next', `byte ${place}`);
+        assert.deepEqual(data, other);
+      }
+      assert.equal(engine.counters()['drop-option'], before + 1);
     });
 
     test(`${f.family}: a packet cut at any byte is never a fault`, () => {

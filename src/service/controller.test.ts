@@ -118,6 +118,31 @@ test('changes of one moment are one step, and touch only their Services', async 
   controller.close();
 });
 
+test('an engine that fails as a whole is given everything again, at the start and later', async () => {
+  const { services, slices, engine, controller, service } = parts();
+  services.fill();
+  slices.fill();
+  service('a', '10.96.0.1');
+  const apply = engine.apply.bind(engine);
+  let fails = 2;
+  engine.apply = (delta) => {
+    if (fails-- > 0) throw new Error('no memory for a moment');
+    return apply(delta);
+  };
+  const tries = async (count: number) => {
+    while (engine.deltas.length < count) await new Promise((resolve) => setTimeout(resolve, 1));
+  };
+  await controller.start();
+  await tries(1);
+  assert.equal(engine.deltas[0]!.full, true);
+  fails = 1;
+  service('b', '10.96.0.2');
+  await tries(2);
+  assert.equal(engine.deltas[1]!.full, true);
+  assert.deepEqual(engine.deltas[1]!.upsert.map(({ key }) => key).sort(), ['default/a', 'default/b']);
+  controller.close();
+});
+
 test('a Service that fails is told once, tried again, and told when it works', async () => {
   const { services, slices, engine, controller, service, results } = parts();
   services.fill();

@@ -90,6 +90,8 @@ export class ServiceController {
   #tried = 0;
   #running: Promise<void> | undefined;
   #everything = false;
+  /** A step failed as a whole: the next try compares everything. */
+  #unknown = false;
   #ready = false;
   #closed = false;
   #retryTimer: NodeJS.Timeout | undefined;
@@ -164,11 +166,15 @@ export class ServiceController {
     this.#hostPorts.clear();
     const delta = this.#planner.planAll();
     this.#ready = true;
-    await this.#apply(delta);
-    this.#options.log?.info(
-      { services: delta.upsert.length, ms: Math.round(this.#now() - began), failed: this.#failed.size },
-      'Services are programmed',
-    );
+    try {
+      await this.#apply(delta);
+      this.#options.log?.info(
+        { services: delta.upsert.length, ms: Math.round(this.#now() - began), failed: this.#failed.size },
+        'Services are programmed',
+      );
+    } catch (error) {
+      this.#broken(error);
+    }
     this.#schedule();
     this.#healLater();
   }
@@ -267,8 +273,7 @@ export class ServiceController {
   #enqueue(step: () => Promise<void>): Promise<void> {
     const before = this.#running ?? Promise.resolve();
     const run = before.then(step).catch((error: unknown) => {
-      this.#options.log?.warn({ err: error }, 'Cannot program Services');
-      this.#retry();
+      this.#broken(error);
     });
     this.#running = run;
     void run.then(() => {
@@ -331,12 +336,21 @@ export class ServiceController {
     else this.#retryMs = 0;
   }
 
+  /** A step failed as a whole, so nobody knows what it did. */
+  #broken(error: unknown): void {
+    this.#options.log?.warn({ err: error }, 'Cannot program Services');
+    this.#unknown = true;
+    this.#retry();
+  }
+
   #retry(): void {
     if (this.#retryTimer || this.#closed) return;
     const { firstMs = 1000, maxMs = 30_000 } = this.#options.retry ?? {};
     this.#retryMs = Math.min(maxMs, this.#retryMs === 0 ? firstMs : this.#retryMs * 2);
     this.#retryTimer = setTimeout(() => {
       this.#retryTimer = undefined;
+      this.#everything ||= this.#unknown;
+      this.#unknown = false;
       for (const [key, error] of this.#failed) {
         // What is wrong with the object itself does not heal by time.
         if (isNetError(error, 'SERVICE_PROTOCOL_UNSUPPORTED')) continue;

@@ -4,7 +4,12 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { after, before, describe } from 'node:test';
+import { isNetError } from '../../src/errors/index.ts';
 import { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
+import { Writer } from '../../src/service/engines/ebpf/writer.ts';
+import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
+import { ServicePlanner } from '../../src/service/planner.ts';
+import { aNode, aService, aSlice } from '../../src/service/testing.ts';
 import type { AgentInput } from '../lib/service-agent.ts';
 import { type Seen, ServiceNode, type Talker, type TestPod } from '../lib/services.ts';
 
@@ -97,6 +102,59 @@ describe('restart of the engine', () => {
     const failed = seen.filter((s) => s.result !== 'ok');
     assert.deepEqual(failed, [], `${failed.length} of ${seen.length} failed`);
     await kill();
+  });
+
+  test('while the kernel refuses writes, an agent that starts takes nothing away; then it goes on', async (t) => {
+    const endpoints = [
+      aSlice(
+        input.endpoints.map((address) => `${address} node-a`),
+        { name: 'web-1', service: 'web' },
+      ),
+    ];
+    const service = serviceFacts(aService({ clusterIPs: [VIP] }, { name: 'web' }));
+    const others = Array.from({ length: 300 }, (_, n) =>
+      serviceFacts(aService({ clusterIPs: [`10.96.${8 + (n >> 8)}.${n & 255}`] }, { name: `after-${n}` })),
+    );
+    const facts = [service, ...others];
+    const slices = endpoints.map(sliceFacts);
+    const plans = () =>
+      new ServicePlanner(
+        {
+          services: new Map(facts.map((one) => [one.key, one])),
+          slices: new Map(slices.map((slice) => [slice.key, slice])),
+        },
+        aNode(),
+      ).planAll();
+    const open = () =>
+      EbpfEngine.open({
+        bpffsDir: node.bpffs,
+        cgroupPath: node.cgroup,
+        netns: node.netns,
+        nodeName: 'node-a',
+      });
+    const served = async () =>
+      (await node.attempt('tcp', { netns: client.netns, cgroup: false }, VIP, 80, { timeout: 0.5 }))[0]!
+        .result;
+    {
+      const first = open();
+      assert.equal(first.apply(plans()).failed.size, 0);
+      first.close();
+    }
+    assert.equal(await served(), 'ok');
+    const second = open();
+    // The first piece of a first sync, and with it whatever it staged.
+    const flush = t.mock.method(Writer.prototype, 'flush');
+    flush.mock.mockImplementationOnce(() => {
+      throw new Error('no memory for a moment');
+    }, 0);
+    const report = second.apply(plans());
+    assert.ok(report.failed.size > 0 && report.failed.size < facts.length, `${report.failed.size} failed`);
+    for (const error of report.failed.values()) assert.ok(isNetError(error, 'SERVICE_PROGRAM_FAILED'));
+    assert.equal(await served(), 'ok');
+    assert.equal(second.apply(plans()).failed.size, 0);
+    assert.equal(await served(), 'ok');
+    assert.equal(second.diff(plans().upsert).missing.length, 0);
+    second.close();
   });
 
   test('an engine that ends in order leaves everything at work, remove() takes everything away', async () => {

@@ -2,7 +2,7 @@ import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { IpAddress } from '../../../addr/index.ts';
 import { viewOf } from '../../../codec/index.ts';
-import { serviceError } from '../../../errors/index.ts';
+import { isNetError, serviceError } from '../../../errors/index.ts';
 import { type NetnsLike, unpin } from '../../../kernel/bpf/index.ts';
 import type {
   ApplyReport,
@@ -165,6 +165,8 @@ export class EbpfEngine implements NodeServiceEngine {
     const failed = new Map<string, Error>();
     const gone: GoneBackend[] = [];
     let changes = 0;
+    // Whether all that an earlier process left and that is wanted has been claimed.
+    let claimed = true;
     let staged: string[] = [];
     const flush = () => {
       try {
@@ -178,6 +180,7 @@ export class EbpfEngine implements NodeServiceEngine {
             serviceError('SERVICE_PROGRAM_FAILED', { service, step: 'writing maps' }, cause),
           );
         // What was written is unknown: read it back, and let the next full delta compare.
+        claimed = false;
         this.#writer.close();
         this.#writer = this.#newWriter();
         this.#portsOf.clear();
@@ -188,6 +191,7 @@ export class EbpfEngine implements NodeServiceEngine {
     for (const plan of delta.upsert) {
       const error = this.#putService(plan);
       if (error) failed.set(plan.key, error);
+      if (isNetError(error, 'SERVICE_PROGRAM_FAILED')) claimed = false;
       staged.push(plan.key);
       // A frontend may pass from one Service to another, which must be one flush; only a first sync is cut.
       if (delta.full && staged.length >= FLUSH_EVERY) flush();
@@ -196,7 +200,8 @@ export class EbpfEngine implements NodeServiceEngine {
     if (delta.full) {
       const wanted = new Set(delta.upsert.map(({ key }) => key));
       for (const key of [...this.#portsOf.keys()]) if (!wanted.has(key)) this.#dropService(key);
-      this.#writer.dropLeftovers();
+      // What could not be claimed is served as it was, until it can be.
+      if (claimed) this.#writer.dropLeftovers();
     }
     flush();
     this.#tellStale(gone);
@@ -471,7 +476,7 @@ export class EbpfEngine implements NodeServiceEngine {
         this.#putPort(port);
         now.push(port.key);
       } catch (error) {
-        failure ??= error as Error;
+        failure ??= refusal(plan.key, error);
         if (before.includes(port.key)) now.push(port.key);
       }
     }
@@ -504,4 +509,11 @@ export class EbpfEngine implements NodeServiceEngine {
       wasTranslated: (cookie, address, port) => this.backendOfSocket(cookie, address, port) !== undefined,
     });
   }
+}
+
+/** What a Service that is not programmed is told: it does not fit, or the kernel failed and it is tried again. */
+function refusal(service: string, cause: unknown): Error {
+  return isNetError(cause, 'SERVICE_MAP_FULL') || isNetError(cause, 'SERVICE_PROTOCOL_UNSUPPORTED')
+    ? cause
+    : serviceError('SERVICE_PROGRAM_FAILED', { service, step: 'making maps' }, cause);
 }

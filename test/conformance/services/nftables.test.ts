@@ -8,7 +8,6 @@ serviceConformance({
     return NftablesEngine.open({ netns, nodeName });
   },
   cannot: {
-    'masquerade-2': 'pods keep their address, so that policies at the backend know them: nobody hides them',
     'loopback-route':
       'what is translated on its way to 127.0.0.1 leaves by another link: route_localnet allows it',
     'servicecorner-002-datagrams': 'a datagram that is taken away at its own sender is EPERM there',

@@ -2,6 +2,7 @@
  * A policy controller as a process of its own, for tests that kill it: node netns, node name, then `key=ip4,ip6` of
  * local pods. A policy denies everything to pods of namespace x; others that allow nobody come and go without a pause.
  */
+import { flushCompileCache } from 'node:module';
 import { parseIp } from '../../src/addr/index.ts';
 import { openNetns } from '../../src/kernel/netns/index.ts';
 import type { PodFacts, PolicyFacts } from '../../src/policy/index.ts';
@@ -58,6 +59,8 @@ const controller = new PolicyController({
   netns: openNetns(netns),
 });
 await controller.start(attachments);
+// Whoever kills it lets it keep nothing at its end.
+flushCompileCache();
 process.stdout.write('ready\n');
 for (let round = 1; ; round++) {
   const key = `x/extra${round % 3}`;

@@ -37,6 +37,8 @@ function freePort(): Promise<number> {
 async function start(dataDir: string, port: number): Promise<ChildProcess> {
   const child = spawn(process.execPath, [program, dataDir, String(port)], {
     stdio: ['ignore', 'pipe', 'inherit'],
+    // Fifty starts: most of each is reading TypeScript.
+    env: { ...process.env, NODE_COMPILE_CACHE: join(dataDir, 'compiled') },
   });
   await new Promise<void>((resolve, reject) => {
     child.once('exit', (code) => reject(new Error(`the server ended with ${code}`)));

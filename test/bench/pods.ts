@@ -5,14 +5,13 @@
  * The runner starts a process on a read-only view of the host's files, containerd one of an image that is there
  * already: neither pulls.
  */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, rmdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, rmdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { createNetns, deleteNetns, type Netns } from '../../src/kernel/netns/index.ts';
 import { CniNode } from '../lib/cni-node.ts';
+import { containerdMissing, startContainerd } from '../lib/containerd.ts';
 import { CriClient, type Fields } from '../lib/cri-client.ts';
-import { busyboxImage } from '../lib/oci-image.ts';
 import { containerConfig, sandboxConfig, type TestNode, testNode } from '../lib/pods.ts';
 import { type AreaOptions, atLeastTimes, type Figure, median } from './figure.ts';
 
@@ -34,13 +33,7 @@ export async function benchPods({ quick }: AreaOptions): Promise<Figure[]> {
   const closing: (() => Promise<void> | void)[] = [];
   try {
     const runtimes = new Map<string, Runtime>([['ours', await ourRuntime(pods, node)]]);
-    const missing = [
-      '/usr/bin/containerd',
-      '/usr/bin/ctr',
-      '/usr/sbin/runc',
-      '/bin/busybox',
-      `${PLUGINS}/bridge`,
-    ].find((path) => !existsSync(path));
+    const missing = containerdMissing(`${PLUGINS}/bridge`);
     if (!missing) {
       symlinkSync(`${PLUGINS}/loopback`, join(node.binDir, 'loopback'));
       const other = createNetns(`${node.prefix}-ref`);
@@ -51,8 +44,7 @@ export async function benchPods({ quick }: AreaOptions): Promise<Figure[]> {
       writeFileSync(join(referenceConf, '10-bridge.conflist'), JSON.stringify(bridgeChain(node.folder)));
       const start = async (name: string, netns: Netns, cni: { binDir: string; confDir: string }) => {
         const folder = join(node.folder, name);
-        mkdirSync(folder);
-        const { socket, stop } = await startContainerd(folder, netns, cni);
+        const { socket, stop } = await startContainerd({ folder, netns, image: IMAGE, ...cni });
         closing.push(stop);
         runtimes.set(name, containerdRuntime(folder, socket, name, closing));
       };
@@ -171,79 +163,12 @@ function bridgeChain(folder: string): object {
   };
 }
 
-async function startContainerd(
-  folder: string,
-  netns: Netns,
-  cni: { binDir: string; confDir: string },
-): Promise<{ socket: string; stop: () => Promise<void> }> {
-  const socket = join(folder, 'c.sock');
-  const config = join(folder, 'config.toml');
-  const off = [
-    'snapshotter.v1.btrfs',
-    'snapshotter.v1.zfs',
-    'snapshotter.v1.aufs',
-    'snapshotter.v1.devmapper',
-    'internal.v1.opt',
-    'internal.v1.tracing',
-  ];
-  writeFileSync(
-    config,
-    `version = 2
-root = "${folder}/root"
-state = "${folder}/state"
-disabled_plugins = [${off.map((name) => `"io.containerd.${name}"`).join(', ')}]
-[grpc]
-  address = "${socket}"
-[ttrpc]
-  address = "${socket}.ttrpc"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "${IMAGE}"
-  disable_apparmor = true
-  restrict_oom_score_adj = true
-  netns_mounts_under_state_dir = true
-  stream_server_address = "127.0.0.1"
-  stream_server_port = "0"
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "${cni.binDir}"
-    conf_dir = "${cni.confDir}"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "native"
-`,
-  );
-  const log = join(folder, 'log');
-  const child: ChildProcess = spawn(
-    'nsenter',
-    [`--net=${netns.path}`, 'sh', '-c', `exec /usr/bin/containerd --config ${config} > ${log} 2>&1`],
-    { stdio: 'ignore' },
-  );
-  const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
-  const stop = async () => {
-    child.kill('SIGTERM');
-    await exited;
-  };
-  for (let tries = 0; ; tries++)
-    try {
-      execFileSync('ctr', ['-a', socket, 'version'], { stdio: 'ignore', timeout: 2000 });
-      return { socket, stop };
-    } catch {
-      if (tries > 100 || child.exitCode !== null) {
-        await stop();
-        throw new Error(`containerd did not start:\n${readFileSync(log, 'utf8').slice(-2000)}`);
-      }
-      await sleep(100);
-    }
-}
-
 function containerdRuntime(
   folder: string,
   socket: string,
   prefix: string,
   closing: (() => Promise<void> | void)[],
 ): Runtime {
-  const archive = busyboxImage(folder, IMAGE);
-  execFileSync('ctr', ['-a', socket, '-n', 'k8s.io', 'image', 'import', '--snapshotter', 'native', archive], {
-    stdio: 'pipe',
-  });
   const cri = new CriClient(socket);
   closing.push(() => cri.close());
   let count = 0;

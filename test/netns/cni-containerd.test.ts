@@ -3,82 +3,20 @@
  * namespace on folders of its own; the native snapshotter copies, so it works on any file system.
  */
 import assert from 'node:assert/strict';
-import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, rmdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { rmdirSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { PortMaps } from '../../src/agent/port-maps.ts';
 import { NftablesEngine, ServiceController } from '../../src/service/index.ts';
 import { aNode } from '../../src/service/testing.ts';
 import { CniNode, inNetns } from '../lib/cni-node.ts';
+import { containerdMissing, startContainerd } from '../lib/containerd.ts';
 import { CriClient, type Fields, type Message } from '../lib/cri-client.ts';
-import { busyboxImage } from '../lib/oci-image.ts';
 
 const IMAGE = 'docker.io/portolan/busybox:test';
-const missing = [
-  '/usr/bin/containerd',
-  '/usr/bin/ctr',
-  '/usr/sbin/runc',
-  '/bin/busybox',
-  '/usr/lib/cni/loopback',
-].find((path) => !existsSync(path));
+const missing = containerdMissing('/usr/lib/cni/loopback');
 const skip = missing ? `${missing} is not installed` : false;
-
-async function startContainerd(node: CniNode): Promise<{ socket: string; stop: () => Promise<void> }> {
-  const folder = join(node.folder, 'containerd');
-  mkdirSync(folder);
-  const socket = join(folder, 'c.sock');
-  const config = join(folder, 'config.toml');
-  writeFileSync(
-    config,
-    `version = 2
-root = "${folder}/root"
-state = "${folder}/state"
-disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.internal.v1.opt", "io.containerd.internal.v1.tracing"]
-[grpc]
-  address = "${socket}"
-[ttrpc]
-  address = "${socket}.ttrpc"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "${IMAGE}"
-  disable_apparmor = true
-  restrict_oom_score_adj = true
-  netns_mounts_under_state_dir = true
-  stream_server_address = "127.0.0.1"
-  stream_server_port = "0"
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "${node.binDir}"
-    conf_dir = "${node.folder}/net.d"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "native"
-`,
-  );
-  const log = join(folder, 'log');
-  const child: ChildProcess = spawn(
-    'nsenter',
-    [`--net=${node.netns.path}`, 'sh', '-c', `exec /usr/bin/containerd --config ${config} > ${log} 2>&1`],
-    { stdio: 'ignore' },
-  );
-  const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
-  const stop = async () => {
-    child.kill('SIGTERM');
-    await exited;
-  };
-  for (let tries = 0; ; tries++) {
-    try {
-      execFileSync('ctr', ['-a', socket, 'version'], { stdio: 'ignore', timeout: 2000 });
-      break;
-    } catch {
-      if (tries > 100 || child.exitCode !== null) {
-        await stop();
-        throw new Error(`containerd did not start:\n${readFileSync(log, 'utf8').slice(-2000)}`);
-      }
-      await sleep(100);
-    }
-  }
-  return { socket, stop };
-}
 
 /** Serves port mappings of a node at 192.0.2.1, in nftables. */
 async function servePorts(node: CniNode, undo: AsyncDisposableStack): Promise<PortMaps> {
@@ -128,19 +66,17 @@ test('containerd runs pods through the plugin: addresses, traffic, and nothing l
   maps = await servePorts(node, undo);
   // containerd before 2.0 runs this plugin for every pod besides those of the list.
   symlinkSync('/usr/lib/cni/loopback', join(node.binDir, 'loopback'));
-  const containerd = await startContainerd(node);
+  const containerd = await startContainerd({
+    folder: join(node.folder, 'containerd'),
+    netns: node.netns,
+    image: IMAGE,
+    binDir: node.binDir,
+    confDir: join(node.folder, 'net.d'),
+  });
   const cri = new CriClient(containerd.socket);
   const parent = `/portolan-test-${process.pid}`;
   const sandboxes: string[] = [];
   try {
-    const archive = busyboxImage(join(node.folder, 'containerd'), IMAGE);
-    execFileSync(
-      'ctr',
-      ['-a', containerd.socket, '-n', 'k8s.io', 'image', 'import', '--snapshotter', 'native', archive],
-      {
-        stdio: 'pipe',
-      },
-    );
     const conditions = first((await cri.call('Status', [])).messages(1)).messages(1);
     assert.deepEqual(
       conditions.map((each) => [each.text(1), each.number(2)]),

@@ -1,13 +1,14 @@
-/** The programs' maps beside the memory of their reference: compared byte for byte, then both forget. */
+/** What the programs did and keep in maps beside what their reference did and remembers: compared byte for byte. */
 import assert from 'node:assert/strict';
 import { viewOf } from '../../src/codec/index.ts';
 import type { Flow as KernelFlow } from '../../src/service/engines/ebpf/flow-table.ts';
 import type { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
 import { FLOW, REASONS, readAddress } from '../../src/service/engines/ebpf/layout.ts';
-import type { Reference } from './lb-reference.ts';
+import { type Reference, VERDICT } from './lb-reference.ts';
 import type { Flow } from './lb-reference-flows.ts';
 import { ETHERNET, fold, PROTOCOL, sumOfBytes } from './lb-reference-packet.ts';
 import { pseudoSum } from './packet-generator.ts';
+import type { PacketRunner } from './packet-runner.ts';
 
 /** Above them the flags of such a flow say when its node was told last. */
 const FLAGS = (1 << 11) - 1;
@@ -60,6 +61,25 @@ export function compareAndForget(engine: EbpfEngine, reference: Reference): void
   for (const map of [lb_fragments, lb_affinities]) for (const old of [...map.keys()]) map.delete(old);
   for (const link of [0, 1]) lb_links.set(Uint8Array.from([link, 0, 0, 0]), new Uint8Array(4));
   reference.clear();
+}
+
+/** Both say the same of a packet: verdict, and unless it was dropped bytes and mark. */
+export function compareOutcome(
+  runner: PacketRunner,
+  verdict: number,
+  reference: Reference,
+  where: () => string,
+): void {
+  const { observed } = runner;
+  if (verdict !== observed.verdict) assert.fail(`verdict ${observed.verdict}, want ${verdict}: ${where()}`);
+  if (verdict === VERDICT.DROP) return;
+  const got = observed.bytes.subarray(0, observed.length);
+  const want = reference.out.subarray(0, reference.outLength);
+  if (Buffer.compare(got, want) !== 0)
+    assert.fail(
+      `${where()}\n  came out as\n${Buffer.from(got).toString('hex')}\n  want\n${Buffer.from(want).toString('hex')}`,
+    );
+  if (runner.mark !== reference.mark) assert.fail(`mark ${runner.mark}: ${where()}`);
 }
 
 /** What the programs counted since `before` is what the reference counted. */

@@ -174,7 +174,18 @@ export class ServiceNode {
 
   /** Runs lines of ip(8) in the node's namespace. */
   ip(...lines: string[]): void {
-    execFileSync('ip', ['-n', this.prefix, '-b', '-'], { input: lines.join('\n'), encoding: 'utf8' });
+    this.ipAt(this.prefix, ...lines);
+  }
+
+  /** The same in another namespace: a pod's or host's. */
+  ipAt(netns: string, ...lines: string[]): void {
+    execFileSync('ip', ['-n', netns, '-b', '-'], { input: lines.join('\n'), encoding: 'utf8' });
+  }
+
+  /** A link as ip(8) shows it, by default in the node's namespace. */
+  link(name: string, netns = this.prefix): { readonly ifindex: number; readonly address: string } {
+    const shown = execFileSync('ip', ['-j', '-n', netns, 'link', 'show', name], { encoding: 'utf8' });
+    return (JSON.parse(shown) as { ifindex: number; address: string }[])[0]!;
   }
 
   exec(command: string[], netns = this.prefix): string {
@@ -196,22 +207,18 @@ export class ServiceNode {
       `addr add fe80::1/64 dev ${link} nodad`,
       `link set ${link} up`,
     );
-    execFileSync('ip', ['-n', netns, '-b', '-'], {
-      input: [
-        'link set lo up',
-        `addr add ${ip4}/32 dev eth0`,
-        `addr add ${ip6}/128 dev eth0 nodad`,
-        'link set eth0 up',
-        'route add 169.254.1.1 dev eth0',
-        'route add default via 169.254.1.1 dev eth0',
-        'route add default via fe80::1 dev eth0',
-      ].join('\n'),
-    });
+    this.ipAt(
+      netns,
+      'link set lo up',
+      `addr add ${ip4}/32 dev eth0`,
+      `addr add ${ip6}/128 dev eth0 nodad`,
+      'link set eth0 up',
+      'route add 169.254.1.1 dev eth0',
+      'route add default via 169.254.1.1 dev eth0',
+      'route add default via fe80::1 dev eth0',
+    );
     this.ip(`route add ${ip4}/32 dev ${link}`, `route add ${ip6}/128 dev ${link}`);
-    const [info] = JSON.parse(
-      execFileSync('ip', ['-j', '-n', this.prefix, 'link', 'show', link], { encoding: 'utf8' }),
-    ) as { ifindex: number }[];
-    const pod = { name, netns, ip4, ip6, ifindex: info!.ifindex };
+    const pod = { name, netns, ip4, ip6, ifindex: this.link(link).ifindex };
     this.pods.push(pod);
     return pod;
   }
@@ -233,20 +240,16 @@ export class ServiceNode {
       `addr add ${here.ip6}/64 dev ${link} nodad`,
       `link set ${link} up`,
     );
-    execFileSync('ip', ['-n', netns, '-b', '-'], {
-      input: [
-        'link set lo up',
-        `addr add ${there.ip4}/24 dev eth0`,
-        `addr add ${there.ip6}/64 dev eth0 nodad`,
-        'link set eth0 up',
-        `route add 192.168.77.1/32 via ${here.ip4}`,
-        `route add fd77::1/128 via ${here.ip6}`,
-      ].join('\n'),
-    });
-    const [info] = JSON.parse(
-      execFileSync('ip', ['-j', '-n', this.prefix, 'link', 'show', link], { encoding: 'utf8' }),
-    ) as { ifindex: number }[];
-    return { name, netns, ...there, ifindex: info!.ifindex };
+    this.ipAt(
+      netns,
+      'link set lo up',
+      `addr add ${there.ip4}/24 dev eth0`,
+      `addr add ${there.ip6}/64 dev eth0 nodad`,
+      'link set eth0 up',
+      `route add 192.168.77.1/32 via ${here.ip4}`,
+      `route add fd77::1/128 via ${here.ip6}`,
+    );
+    return { name, netns, ...there, ifindex: this.link(link).ifindex };
   }
 
   /** The command in a namespace, in the cgroup or not. */

@@ -4,11 +4,12 @@
  */
 import assert from 'node:assert/strict';
 import test, { after, before, describe } from 'node:test';
-import { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
-import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
+import type { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
+import { serviceFacts } from '../../src/service/facts.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
-import { aNode, aService, aSlice } from '../../src/service/testing.ts';
+import { aNode, aService } from '../../src/service/testing.ts';
 import type { ServiceFacts, SliceFacts } from '../../src/service/types.ts';
+import { applyAll, openEngine, slicesOf } from '../lib/service-engine.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
 
 const VIP4 = '10.96.0.10';
@@ -32,26 +33,12 @@ describe('Services without tcx', () => {
 
   function endpoints(pods: TestPod[]): void {
     slices.clear();
-    for (const family of ['ip4', 'ip6'] as const)
-      for (const { name, protocol } of ports) {
-        const slice = sliceFacts(
-          aSlice(
-            pods.map((pod) => `${pod[family]} node-a`),
-            { name: `web-${family}-${name}`, portName: name, protocol },
-          ),
-        );
-        slices.set(slice.key, slice);
-      }
-    assert.equal(engine.apply(planner.planAll()).failed.size, 0);
+    for (const slice of slicesOf(pods, ports)) slices.set(slice.key, slice);
+    applyAll(engine, planner);
   }
 
   function open(): EbpfEngine {
-    const opened = EbpfEngine.open({
-      bpffsDir: node.bpffs,
-      cgroupPath: node.cgroup,
-      netns: node.netns,
-      nodeName: 'node-a',
-    });
+    const opened = openEngine(node);
     opened.setServiceRanges(['10.96.0.0/16', 'fd00:10:96::/112']);
     return opened;
   }

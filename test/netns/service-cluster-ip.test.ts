@@ -2,12 +2,13 @@
 import assert from 'node:assert/strict';
 import test, { after, before, describe } from 'node:test';
 import { type Netns, openNetns } from '../../src/kernel/netns/index.ts';
-import { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
+import type { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
 import { destroyStaleSockets } from '../../src/service/stale-sockets.ts';
 import { aNode, aService, aSlice } from '../../src/service/testing.ts';
 import type { ServiceFacts, SliceFacts } from '../../src/service/types.ts';
+import { applyAll, openEngine, slicesOf } from '../lib/service-engine.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
 
 const VIP4 = '10.96.0.10';
@@ -32,18 +33,8 @@ describe('ClusterIP', () => {
   /** Puts the endpoints of the Service, both ports and families. */
   function endpoints(pods: TestPod[]): void {
     slices.clear();
-    for (const family of ['ip4', 'ip6'] as const)
-      for (const { name, protocol } of ports) {
-        const slice = sliceFacts(
-          aSlice(
-            pods.map((pod) => `${pod[family]} node-a`),
-            { name: `web-${family}-${name}`, portName: name, protocol },
-          ),
-        );
-        slices.set(slice.key, slice);
-      }
-    const report = engine.apply(planner.planAll());
-    assert.equal(report.failed.size, 0);
+    for (const slice of slicesOf(pods, ports)) slices.set(slice.key, slice);
+    applyAll(engine, planner);
   }
 
   const hostCgroup = () => ({ netns: node.prefix, cgroup: true });
@@ -57,11 +48,7 @@ describe('ClusterIP', () => {
     two = node.addPod('two');
     for (const pod of [one, two])
       for (const address of [pod.ip4, pod.ip6]) await node.serve(pod.name, pod.netns, address, 8080);
-    engine = EbpfEngine.open({
-      bpffsDir: node.bpffs,
-      cgroupPath: node.cgroup,
-      netns: node.netns,
-      nodeName: 'node-a',
+    engine = openEngine(node, {
       onStaleSockets: destroyStaleSockets({
         namespaces: () => [node.netns, ...podNamespaces],
         onDone: (count, error) => {

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import test, { after, before, describe } from 'node:test';
 import { openNetns } from '../../src/kernel/netns/index.ts';
-import { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
+import type { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { countOpenSockets } from '../../src/service/open-sockets.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
@@ -10,6 +10,7 @@ import { showService } from '../../src/service/show.ts';
 import { aNode, aService, aSlice } from '../../src/service/testing.ts';
 import type { ServiceFacts, SliceFacts } from '../../src/service/types.ts';
 import { bpftool, u32Bytes } from '../lib/bpf.ts';
+import { openEngine } from '../lib/service-engine.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
 
 const WEB = '10.96.0.10';
@@ -60,12 +61,7 @@ describe('counters of Services', () => {
     client = node.addPod('client');
     servers = ['one', 'two'].map((name) => node.addPod(name));
     for (const pod of servers) await node.serve(pod.name, pod.netns, pod.ip4, 8080);
-    engine = EbpfEngine.open({
-      bpffsDir: node.bpffs,
-      cgroupPath: node.cgroup,
-      netns: node.netns,
-      nodeName: 'node-a',
-    });
+    engine = openEngine(node);
     engine.setServiceRanges(['10.96.0.0/16']);
     for (const pod of node.pods) engine.attachPodLink(pod.ifindex);
     for (const [name, ip] of [
@@ -183,12 +179,7 @@ describe('counters of Services', () => {
   test('counts outlive the process', () => {
     const before = look();
     engine.close();
-    engine = EbpfEngine.open({
-      bpffsDir: node.bpffs,
-      cgroupPath: node.cgroup,
-      netns: node.netns,
-      nodeName: 'node-a',
-    });
+    engine = openEngine(node);
     engine.apply({ full: true, upsert: [...planner.plans.values()], remove: [] });
     assert.deepEqual(look(), before);
   });

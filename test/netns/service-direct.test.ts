@@ -2,12 +2,13 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import test, { after, before, describe } from 'node:test';
-import { EbpfEngine, type NodeHook } from '../../src/service/engines/ebpf/index.ts';
-import { FORWARDING_ANNOTATION, serviceFacts, sliceFacts } from '../../src/service/facts.ts';
-import { ServicePlanner } from '../../src/service/planner.ts';
-import { aNode, aService, aSlice } from '../../src/service/testing.ts';
+import type { EbpfEngine, NodeHook } from '../../src/service/engines/ebpf/index.ts';
+import { FORWARDING_ANNOTATION, serviceFacts } from '../../src/service/facts.ts';
+import { aService } from '../../src/service/testing.ts';
 import { capture } from '../lib/capture.ts';
+import { applyAll, openEngine, plannerOf, slicesOf } from '../lib/service-engine.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
+import { BETWEEN, EDGE, joinNodes } from '../lib/two-nodes.ts';
 
 /** A link's members report to routers with a hop-by-hop header in front (RFC 3810 section 5): tcpdump's icmp6 does not see them. */
 const NO_REPORTS = 'and not ip6 multicast';
@@ -26,24 +27,8 @@ describe('direct server return', () => {
   let first: EbpfEngine;
   let second: EbpfEngine;
 
-  const ifindex = (node: ServiceNode, link: string) =>
-    (
-      JSON.parse(
-        execFileSync('ip', ['-j', '-n', node.prefix, 'link', 'show', link], { encoding: 'utf8' }),
-      ) as {
-        ifindex: number;
-      }[]
-    )[0]!.ifindex;
-
   function open(node: ServiceNode, nodeName: string, nodeHook: NodeHook = 'tc'): EbpfEngine {
-    const engine = EbpfEngine.open({
-      bpffsDir: node.bpffs,
-      cgroupPath: node.cgroup,
-      netns: node.netns,
-      nodeName,
-      sizes: { natPorts: 1024 },
-      nodeHook,
-    });
+    const engine = openEngine(node, { nodeName, sizes: { natPorts: 1024 }, nodeHook });
     const facts = serviceFacts(
       aService(
         { type: 'LoadBalancer', clusterIPs: ['10.96.0.10', 'fd00:10:96::10'], ports },
@@ -51,18 +36,8 @@ describe('direct server return', () => {
         { loadBalancer: { ingress: [{ ip: VIP.ip4 }, { ip: VIP.ip6 }] } },
       ),
     );
-    const slices = families.flatMap((family) =>
-      ports.map(({ name, protocol }) =>
-        sliceFacts(
-          aSlice([`${web[family]} node-b`], { name: `${family}-${name}`, portName: name, protocol }),
-        ),
-      ),
-    );
-    const planner = new ServicePlanner(
-      { services: new Map([[facts.key, facts]]), slices: new Map(slices.map((slice) => [slice.key, slice])) },
-      { ...aNode({ nodePortAddresses: [] }), nodeName },
-    );
-    assert.equal(engine.apply(planner.planAll()).failed.size, 0);
+    const slices = slicesOf([web], ports, { nodeNameOf: () => 'node-b' });
+    applyAll(engine, plannerOf([facts], slices, { nodeName }));
     return engine;
   }
 
@@ -72,52 +47,19 @@ describe('direct server return', () => {
     client = a.addHost('out', 20);
     web = b.addPod('web');
     for (const family of families) await b.serve('web', web.netns, web[family], 8080);
-    // a and b side by side, and b's own way to the client.
-    a.ip(`link add ab type veth peer name ba netns ${b.prefix}`);
-    b.ip(`link add cl type veth peer name eth1 netns ${client.netns}`);
-    for (const [netns, lines] of [
-      [
-        a.prefix,
-        [
-          'addr add 172.40.0.1/24 dev ab',
-          'addr add fd00:40::1/64 dev ab nodad',
-          'link set ab up',
-          'route add 10.244.8.0/24 via 172.40.0.2',
-          'route add fd00:10:244:8::/64 via fd00:40::2',
-        ],
-      ],
-      [
-        b.prefix,
-        [
-          'addr add 172.40.0.2/24 dev ba',
-          'addr add fd00:40::2/64 dev ba nodad',
-          'link set ba up',
-          'addr add 172.41.0.1/24 dev cl',
-          'addr add fd00:41::1/64 dev cl nodad',
-          'link set cl up',
-          'route add 172.20.7.0/24 via 172.41.0.9',
-          'route add fd00:20:7::/64 via fd00:41::9',
-        ],
-      ],
-      [
-        client.netns,
-        [
-          'addr add 172.41.0.9/24 dev eth1',
-          'addr add fd00:41::9/64 dev eth1 nodad',
-          'link set eth1 up',
-          `route add ${VIP.ip4}/32 via 172.20.7.1`,
-          `route add ${VIP.ip6}/128 via fd00:20:7::1`,
-        ],
-      ],
-    ] as const)
-      for (const line of lines) execFileSync('ip', ['-n', netns, ...line.split(' ')]);
+    joinNodes(a, b, client);
+    a.ipAt(
+      client.netns,
+      `route add ${VIP.ip4}/32 via ${EDGE.a.ip4}`,
+      `route add ${VIP.ip6}/128 via ${EDGE.a.ip6}`,
+    );
     first = open(a, 'node-a');
-    first.attachNodeInterface(client.ifindex, { ip4: '172.20.7.1', ip6: 'fd00:20:7::1' });
-    first.attachNodeInterface(ifindex(a, 'ab'), { ip4: '172.40.0.1', ip6: 'fd00:40::1' });
+    first.attachNodeInterface(client.ifindex, EDGE.a);
+    first.attachNodeInterface(a.link('ab').ifindex, BETWEEN.a);
     second = open(b, 'node-b');
     second.attachPodLink(web.ifindex);
-    second.attachNodeInterface(ifindex(b, 'ba'), { ip4: '172.40.0.2', ip6: 'fd00:40::2' });
-    second.attachNodeInterface(ifindex(b, 'cl'), { ip4: '172.41.0.1', ip6: 'fd00:41::1' });
+    second.attachNodeInterface(b.link('ba').ifindex, BETWEEN.b);
+    second.attachNodeInterface(b.link('cl').ifindex, EDGE.b);
   });
 
   after(async () => {
@@ -198,8 +140,8 @@ s.sendto(ip(17, '198.51.100.1', '${inner}', udp), ('${outer}', 0))
       first.close();
       first = open(a, 'node-a', 'native');
       for (let twice = 0; twice < 2; twice++) {
-        first.attachNodeInterface(client.ifindex, { ip4: '172.20.7.1', ip6: 'fd00:20:7::1' });
-        first.attachNodeInterface(ifindex(a, 'ab'), { ip4: '172.40.0.1', ip6: 'fd00:40::1' });
+        first.attachNodeInterface(client.ifindex, EDGE.a);
+        first.attachNodeInterface(a.link('ab').ifindex, BETWEEN.a);
       }
       assert.deepEqual(
         first.status().nodeHooks!.map(({ hook }) => hook),

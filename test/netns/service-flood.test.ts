@@ -8,10 +8,11 @@ import test, { after, before, describe } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { mapMemoryBytes } from '../../src/kernel/bpf/index.ts';
 import { writeNftParts } from '../../src/kernel/nft/index.ts';
-import { EbpfEngine, masqueradeParts } from '../../src/service/engines/ebpf/index.ts';
+import { type EbpfEngine, masqueradeParts } from '../../src/service/engines/ebpf/index.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
 import { aNode, aService, aSlice } from '../../src/service/testing.ts';
+import { openEngine } from '../lib/service-engine.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
 import { compiled, firstLine } from '../lib/soak.ts';
 
@@ -75,13 +76,7 @@ describe('flood', () => {
     }
     // Answers to the flood find somebody who is silent, as victims of forged addresses should be.
     node.ip(`route add 198.18.0.0/15 via ${attacker.ip4}`);
-    engine = EbpfEngine.open({
-      bpffsDir: node.bpffs,
-      cgroupPath: node.cgroup,
-      netns: node.netns,
-      nodeName: 'node-a',
-      sizes: { flows: FLOWS, flowsUnproven: FLOWS },
-    });
+    engine = openEngine(node, { sizes: { flows: FLOWS, flowsUnproven: FLOWS } });
     engine.setServiceRanges(['10.96.0.0/16']);
     for (const pod of node.pods) engine.attachPodLink(pod.ifindex);
     for (const { ifindex } of [attacker, honest]) engine.attachNodeInterface(ifindex);

@@ -2,13 +2,14 @@
 import assert from 'node:assert/strict';
 import { rmSync } from 'node:fs';
 import test, { after, before, describe } from 'node:test';
-import { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
+import type { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
 import { encodeEndpoint } from '../../src/service/engines/ebpf/layout.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
 import { aNode, aService, aSlice } from '../../src/service/testing.ts';
 import type { ServiceFacts, SliceFacts } from '../../src/service/types.ts';
 import { bpftool } from '../lib/bpf.ts';
+import { openEngine } from '../lib/service-engine.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
 
 const VIP = '10.96.0.10';
@@ -63,12 +64,7 @@ describe('what others change', () => {
     client = node.addPod('client');
     const server = node.addPod('server');
     await node.serve('server', server.netns, server.ip4, 8080);
-    engine = EbpfEngine.open({
-      bpffsDir: node.bpffs,
-      cgroupPath: node.cgroup,
-      netns: node.netns,
-      nodeName: 'node-a',
-    });
+    engine = openEngine(node);
     engine.setServiceRanges(['10.96.0.0/16']);
     for (const pod of node.pods) engine.attachPodLink(pod.ifindex);
     const facts = serviceFacts(

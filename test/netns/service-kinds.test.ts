@@ -3,11 +3,13 @@ import assert from 'node:assert/strict';
 import test, { after, before, beforeEach, describe } from 'node:test';
 import { writeNftParts } from '../../src/kernel/nft/index.ts';
 import type { Service } from '../../src/model/kubernetes.ts';
-import { EbpfEngine, masqueradeParts } from '../../src/service/engines/ebpf/index.ts';
-import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
+import { type EbpfEngine, masqueradeParts } from '../../src/service/engines/ebpf/index.ts';
+import { serviceFacts } from '../../src/service/facts.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
-import { aNode, aService, aSlice } from '../../src/service/testing.ts';
+import { aNode, aService } from '../../src/service/testing.ts';
 import type { ServiceFacts, SliceFacts } from '../../src/service/types.ts';
+import { applyAll, openEngine, slicesOf } from '../lib/service-engine.ts';
+import { addNeighbours } from '../lib/service-neighbours.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
 
 const ports = [
@@ -41,13 +43,9 @@ describe('kinds of Services', () => {
     const facts = serviceFacts(service);
     services.set(facts.key, facts);
     slices.clear();
-    for (const family of ['ip4', 'ip6'] as const)
-      for (const { name, protocol } of ports) {
-        const words = endpoints.map((pod) => `${pod[family]} ${pod === remote ? 'node-b' : 'node-a'}`);
-        const slice = sliceFacts(aSlice(words, { name: `web-${family}-${name}`, portName: name, protocol }));
-        slices.set(slice.key, slice);
-      }
-    assert.deepEqual([...engine.apply(planner.planAll()).failed], []);
+    const nodeNameOf = (pod: TestPod) => (pod === remote ? 'node-b' : 'node-a');
+    for (const slice of slicesOf(endpoints, ports, { nodeNameOf })) slices.set(slice.key, slice);
+    applyAll(engine, planner);
   }
 
   const fromOutside = () => ({ netns: outside.netns, cgroup: false });
@@ -61,26 +59,12 @@ describe('kinds of Services', () => {
 
   before(async () => {
     node = ServiceNode.create('k');
-    client = node.addPod('client');
-    one = node.addPod('one');
-    two = node.addPod('two');
-    outside = node.addHost('out', 20);
-    remote = node.addHost('rem', 30);
-    for (const pod of [one, two, remote])
-      for (const family of families) await node.serve(pod.name, pod.netns, pod[family], 8080);
-    engine = EbpfEngine.open({
-      bpffsDir: node.bpffs,
-      cgroupPath: node.cgroup,
-      netns: node.netns,
-      nodeName: 'node-a',
-    });
+    ({ client, one, two, outside, remote } = await addNeighbours(node));
+    engine = openEngine(node);
     engine.setServiceRanges(['10.96.0.0/16', 'fd00:10:96::/112']);
     for (const pod of node.pods) engine.attachPodLink(pod.ifindex);
     engine.attachNodeInterface(outside.ifindex);
     writeNftParts(masqueradeParts(), { netns: node.netns });
-    // The other node's pod answers pods of this node, and nobody outside.
-    node.exec(['ip', 'route', 'add', '10.244.7.0/24', 'via', '172.30.7.1'], remote.netns);
-    node.exec(['ip', 'route', 'add', 'fd00:10:244:7::/64', 'via', 'fd00:30:7::1'], remote.netns);
     node.exec(['ip', 'route', 'add', `${LB.ip4}/32`, 'via', '172.20.7.1'], outside.netns);
     node.exec(['ip', 'route', 'add', `${LB.ip6}/128`, 'via', 'fd00:20:7::1'], outside.netns);
     node.exec(['ip', 'route', 'add', '10.96.0.0/16', 'via', '172.20.7.1'], outside.netns);

@@ -4,12 +4,12 @@ import { execFileSync } from 'node:child_process';
 import test, { after, before, describe } from 'node:test';
 import { viewOf } from '../../src/codec/index.ts';
 import { writeNftParts } from '../../src/kernel/nft/index.ts';
-import { EbpfEngine, masqueradeParts } from '../../src/service/engines/ebpf/index.ts';
+import { type EbpfEngine, masqueradeParts } from '../../src/service/engines/ebpf/index.ts';
 import { natFlowStruct } from '../../src/service/engines/ebpf/layout.ts';
-import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
-import { ServicePlanner } from '../../src/service/planner.ts';
-import { aNode, aService, aSlice } from '../../src/service/testing.ts';
+import { serviceFacts } from '../../src/service/facts.ts';
+import { aService } from '../../src/service/testing.ts';
 import { capture } from '../lib/capture.ts';
+import { applyAll, openEngine, plannerOf, slicesOf } from '../lib/service-engine.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
 
 const ports = [
@@ -31,31 +31,15 @@ describe('backends on other nodes, for clients outside', () => {
     outside = node.addHost('out', 20);
     remote = node.addHost('rem', 30);
     for (const family of families) await node.serve(remote.name, remote.netns, remote[family], 8080);
-    engine = EbpfEngine.open({
-      bpffsDir: node.bpffs,
-      cgroupPath: node.cgroup,
-      netns: node.netns,
-      nodeName: 'node-a',
-      sizes: { natPorts: 1024 },
-    });
+    engine = openEngine(node, { sizes: { natPorts: 1024 } });
     engine.attachNodeInterface(outside.ifindex, { ip4: '172.20.7.1', ip6: 'fd00:20:7::1' });
     engine.attachNodeInterface(remote.ifindex, HERE);
     writeNftParts(masqueradeParts(), { netns: node.netns });
     const facts = serviceFacts(
       aService({ type: 'NodePort', clusterIPs: ['10.96.0.10', 'fd00:10:96::10'], ports }),
     );
-    const slices = families.flatMap((family) =>
-      ports.map(({ name, protocol }) =>
-        sliceFacts(
-          aSlice([`${remote[family]} node-b`], { name: `${family}-${name}`, portName: name, protocol }),
-        ),
-      ),
-    );
-    const planner = new ServicePlanner(
-      { services: new Map([[facts.key, facts]]), slices: new Map(slices.map((slice) => [slice.key, slice])) },
-      aNode({ nodePortAddresses: [NODE.ip4, NODE.ip6] }),
-    );
-    assert.equal(engine.apply(planner.planAll()).failed.size, 0);
+    const slices = slicesOf([remote], ports, { nodeNameOf: () => 'node-b' });
+    applyAll(engine, plannerOf([facts], slices, { nodePortAddresses: [NODE.ip4, NODE.ip6] }));
   });
 
   after(async () => {

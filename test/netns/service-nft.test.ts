@@ -3,10 +3,12 @@ import assert from 'node:assert/strict';
 import test, { after, before, beforeEach, describe } from 'node:test';
 import type { Service } from '../../src/model/kubernetes.ts';
 import { NftablesEngine } from '../../src/service/engines/nftables/index.ts';
-import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
+import { serviceFacts } from '../../src/service/facts.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
-import { aNode, aService, aSlice } from '../../src/service/testing.ts';
+import { aNode, aService } from '../../src/service/testing.ts';
 import type { ServiceFacts, SliceFacts } from '../../src/service/types.ts';
+import { applyAll, slicesOf } from '../lib/service-engine.ts';
+import { addNeighbours } from '../lib/service-neighbours.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
 
 const ports = [
@@ -44,13 +46,9 @@ describe('Services in nftables', () => {
     const facts = serviceFacts(service);
     services.set(facts.key, facts);
     slices.clear();
-    for (const family of families)
-      for (const { name, protocol } of ports) {
-        const words = endpoints.map((pod) => `${pod[family]} ${pod === remote ? 'node-b' : 'node-a'}`);
-        const slice = sliceFacts(aSlice(words, { name: `web-${family}-${name}`, portName: name, protocol }));
-        slices.set(slice.key, slice);
-      }
-    assert.deepEqual([...engine.apply(planner.planAll()).failed], []);
+    const nodeNameOf = (pod: TestPod) => (pod === remote ? 'node-b' : 'node-a');
+    for (const slice of slicesOf(endpoints, ports, { nodeNameOf })) slices.set(slice.key, slice);
+    applyAll(engine, planner);
   }
 
   const fromOutside = () => ({ netns: outside.netns, cgroup: false });
@@ -83,13 +81,7 @@ describe('Services in nftables', () => {
 
   before(async () => {
     node = ServiceNode.create('n');
-    client = node.addPod('client');
-    one = node.addPod('one');
-    two = node.addPod('two');
-    outside = node.addHost('out', 20);
-    remote = node.addHost('rem', 30);
-    for (const pod of [one, two, remote])
-      for (const family of families) await node.serve(pod.name, pod.netns, pod[family], 8080);
+    ({ client, one, two, outside, remote } = await addNeighbours(node));
     // Output needs a route before its packets can be translated, as a node always has one.
     node.ip('route add default via 172.20.7.9', 'route add default via fd00:20:7::9');
     engine = NftablesEngine.open({
@@ -100,8 +92,6 @@ describe('Services in nftables', () => {
     engine.setServiceRanges(['10.96.0.0/16', 'fd00:10:96::/112']);
     for (const pod of node.pods) engine.attachPodLink(pod.ifindex);
     for (const link of [outside, remote]) engine.attachNodeInterface(link.ifindex);
-    node.exec(['ip', 'route', 'add', '10.244.7.0/24', 'via', '172.30.7.1'], remote.netns);
-    node.exec(['ip', 'route', 'add', 'fd00:10:244:7::/64', 'via', 'fd00:30:7::1'], remote.netns);
     for (const target of [`${LB.ip4}/32`, '10.96.0.0/16'])
       node.exec(['ip', 'route', 'add', target, 'via', '172.20.7.1'], outside.netns);
     for (const target of [`${LB.ip6}/128`, 'fd00:10:96::/112'])

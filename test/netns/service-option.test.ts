@@ -9,23 +9,24 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import test, { after, before, describe } from 'node:test';
 import { setTimeout as wait } from 'node:timers/promises';
-import { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
-import { FORWARDING_ANNOTATION, serviceFacts, sliceFacts } from '../../src/service/facts.ts';
-import { ServicePlanner } from '../../src/service/planner.ts';
-import { aNode, aService, aSlice } from '../../src/service/testing.ts';
+import type { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
+import { FORWARDING_ANNOTATION, serviceFacts } from '../../src/service/facts.ts';
+import { aService } from '../../src/service/testing.ts';
 import { capture } from '../lib/capture.ts';
 import { type Told, withOption } from '../lib/dsr-option.ts';
 import { frame, type Segment } from '../lib/packet.ts';
+import { applyAll, openEngine, plannerOf, slicesOf } from '../lib/service-engine.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
+import { BETWEEN, EDGE, joinNodes } from '../lib/two-nodes.ts';
 
 const VIPS = {
   web: { ip4: '203.0.113.7', ip6: 'fd00:113::7' },
   far: { ip4: '203.0.113.8', ip6: 'fd00:113::8' },
 } as const;
-const NODE_A = { ip4: '172.40.0.1', ip6: 'fd00:40::1' } as const;
+const NODE_A = BETWEEN.a;
 const NODE_PORT = 30_080;
 /** Address of a at the client's link: its nodePorts. */
-const FRONT = { ip4: '172.20.7.1', ip6: 'fd00:20:7::1' } as const;
+const FRONT = EDGE.a;
 const families = ['ip4', 'ip6'] as const;
 const OPTION_BYTES = { ip4: 12, ip6: 40 } as const;
 const ports = [
@@ -43,14 +44,6 @@ describe('direct server return by an option', () => {
   let first: EbpfEngine;
   let second: EbpfEngine;
 
-  const linkOf = (netns: string, link: string) =>
-    (
-      JSON.parse(execFileSync('ip', ['-j', '-n', netns, 'link', 'show', link], { encoding: 'utf8' })) as {
-        ifindex: number;
-        address: string;
-      }[]
-    )[0]!;
-
   function program(engine: EbpfEngine, nodeName: string, forwarding: string, more: object = {}): void {
     const services = (['web', 'far'] as const).map((name, at) =>
       serviceFacts(
@@ -67,41 +60,14 @@ describe('direct server return by an option', () => {
       ),
     );
     const slices = (['web', 'far'] as const).flatMap((service) =>
-      families.flatMap((family) =>
-        ports.map(({ name, protocol }) =>
-          sliceFacts(
-            aSlice([`${pods[service][family]} node-b`], {
-              name: `${service}-${family}-${name}`,
-              service,
-              portName: name,
-              protocol,
-            }),
-          ),
-        ),
-      ),
+      slicesOf([pods[service]], ports, { service, nodeNameOf: () => 'node-b' }),
     );
-    const planner = new ServicePlanner(
-      {
-        services: new Map(services.map((facts) => [facts.key, facts])),
-        slices: new Map(slices.map((slice) => [slice.key, slice])),
-      },
-      {
-        ...aNode({ nodePortAddresses: nodeName === 'node-a' ? [FRONT.ip4, FRONT.ip6] : ['172.40.0.2'] }),
-        nodeName,
-      },
-    );
-    assert.equal(engine.apply(planner.planAll()).failed.size, 0);
+    const nodePortAddresses = nodeName === 'node-a' ? [FRONT.ip4, FRONT.ip6] : [BETWEEN.b.ip4];
+    applyAll(engine, plannerOf(services, slices, { nodeName, nodePortAddresses }));
   }
 
   function open(node: ServiceNode, nodeName: string, forwarding = 'dsr-option'): EbpfEngine {
-    const engine = EbpfEngine.open({
-      bpffsDir: node.bpffs,
-      cgroupPath: node.cgroup,
-      netns: node.netns,
-      nodeName,
-      sizes: { natPorts: 1024 },
-      nodeHook: 'tc',
-    });
+    const engine = openEngine(node, { nodeName, sizes: { natPorts: 1024 }, nodeHook: 'tc' });
     program(engine, nodeName, forwarding);
     return engine;
   }
@@ -109,8 +75,8 @@ describe('direct server return by an option', () => {
   function openFirst(forwarding?: string): EbpfEngine {
     const engine = open(a, 'node-a', forwarding);
     engine.attachNodeInterface(client.ifindex, FRONT);
-    engine.attachNodeInterface(linkOf(a.prefix, 'ab').ifindex, NODE_A);
-    engine.attachOverlay(linkOf(a.prefix, 'vx').ifindex, { ip4: '172.42.0.1', ip6: 'fd00:42:1::' });
+    engine.attachNodeInterface(a.link('ab').ifindex, NODE_A);
+    engine.attachOverlay(a.link('vx').ifindex, { ip4: '172.42.0.1', ip6: 'fd00:42:1::' });
     engine.attachPodLink(own.ifindex);
     return engine;
   }
@@ -118,9 +84,9 @@ describe('direct server return by an option', () => {
   function openSecond(forwarding?: string): EbpfEngine {
     const engine = open(b, 'node-b', forwarding);
     for (const pod of Object.values(pods)) engine.attachPodLink(pod.ifindex);
-    engine.attachNodeInterface(linkOf(b.prefix, 'ba').ifindex, { ip4: '172.40.0.2', ip6: 'fd00:40::2' });
-    engine.attachNodeInterface(linkOf(b.prefix, 'cl').ifindex, { ip4: '172.41.0.1', ip6: 'fd00:41::1' });
-    engine.attachOverlay(linkOf(b.prefix, 'vx').ifindex, { ip4: '172.42.0.2', ip6: 'fd00:42:2::' });
+    engine.attachNodeInterface(b.link('ba').ifindex, BETWEEN.b);
+    engine.attachNodeInterface(b.link('cl').ifindex, EDGE.b);
+    engine.attachOverlay(b.link('vx').ifindex, { ip4: '172.42.0.2', ip6: 'fd00:42:2::' });
     engine.setPeers([NODE_A.ip4, NODE_A.ip6, FRONT.ip4, FRONT.ip6]);
     return engine;
   }
@@ -134,8 +100,7 @@ describe('direct server return by an option', () => {
       pods[name] = b.addPod(name);
       for (const family of families) await b.serve(name, pods[name].netns, pods[name][family], 8080);
     }
-    a.ip(`link add ab type veth peer name ba netns ${b.prefix}`);
-    b.ip(`link add cl type veth peer name eth1 netns ${client.netns}`);
+    joinNodes(a, b, client);
     const vxlan = (here: number, there: number, link: string) => [
       `link add vx type vxlan id 5 dstport 8472 local 172.40.0.${here} remote 172.40.0.${there} dev ${link}`,
       `addr add 172.42.0.${here}/24 dev vx`,
@@ -143,47 +108,18 @@ describe('direct server return by an option', () => {
       `addr add fd00:42:${here}::/32 dev vx nodad`,
       'link set vx up',
     ];
-    for (const [netns, lines] of [
-      [
-        a.prefix,
-        [
-          `addr add ${NODE_A.ip4}/24 dev ab`,
-          `addr add ${NODE_A.ip6}/64 dev ab nodad`,
-          'link set ab up',
-          'route add 10.244.8.0/24 via 172.40.0.2',
-          'route add fd00:10:244:8::/64 via fd00:40::2',
-          ...vxlan(1, 2, 'ab'),
-          `route add ${pods.far.ip4}/32 via 172.42.0.2`,
-          `route add ${pods.far.ip6}/128 via fd00:42:2::`,
-        ],
-      ],
-      [
-        b.prefix,
-        [
-          'addr add 172.40.0.2/24 dev ba',
-          'addr add fd00:40::2/64 dev ba nodad',
-          'link set ba up',
-          ...vxlan(2, 1, 'ba'),
-          'addr add 172.41.0.1/24 dev cl',
-          'addr add fd00:41::1/64 dev cl nodad',
-          'link set cl up',
-          'route add 172.20.7.0/24 via 172.41.0.9',
-          'route add fd00:20:7::/64 via fd00:41::9',
-        ],
-      ],
-      [
-        client.netns,
-        [
-          'addr add 172.41.0.9/24 dev eth1',
-          'addr add fd00:41::9/64 dev eth1 nodad',
-          'link set eth1 up',
-          'route add 203.0.113.0/24 via 172.20.7.1',
-          'route add fd00:113::/64 via fd00:20:7::1',
-          'route add 10.244.8.0/24 via 172.20.7.1',
-        ],
-      ],
-    ] as const)
-      for (const line of lines) execFileSync('ip', ['-n', netns, ...line.split(' ')]);
+    a.ip(
+      ...vxlan(1, 2, 'ab'),
+      `route add ${pods.far.ip4}/32 via 172.42.0.2`,
+      `route add ${pods.far.ip6}/128 via fd00:42:2::`,
+    );
+    b.ip(...vxlan(2, 1, 'ba'));
+    a.ipAt(
+      client.netns,
+      `route add 203.0.113.0/24 via ${FRONT.ip4}`,
+      `route add fd00:113::/64 via ${FRONT.ip6}`,
+      `route add 10.244.8.0/24 via ${FRONT.ip4}`,
+    );
     first = openFirst();
     second = openSecond();
     // As the agent does: b knows its neighbours before anybody asks.
@@ -341,8 +277,8 @@ ${lines}`,
     test(`${family}: nobody but a node is believed`, async () => {
       const told: Told = { vip: VIPS.web[family], port: 53, node: NODE_A[family] };
       const macs = (netns: string, link: string, from = netns, out = link) => ({
-        target: linkOf(netns, link).address,
-        source: linkOf(from, out).address,
+        target: a.link(link, netns).address,
+        source: a.link(out, from).address,
       });
       const segment = (sourcePort: number, to: string): Segment => ({
         from: client[family],

@@ -1,16 +1,14 @@
 /** The engine's process is killed and started again and again while connections are made through a Service. */
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
 import { readdirSync } from 'node:fs';
-import { join } from 'node:path';
 import test, { after, before, describe } from 'node:test';
 import { isNetError } from '../../src/errors/index.ts';
-import { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
 import { Writer } from '../../src/service/engines/ebpf/writer.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
-import { ServicePlanner } from '../../src/service/planner.ts';
-import { aNode, aService, aSlice } from '../../src/service/testing.ts';
+import { aService, aSlice } from '../../src/service/testing.ts';
 import type { AgentInput } from '../lib/service-agent.ts';
+import { agentInput, ServiceAgentProcess } from '../lib/service-agent-process.ts';
+import { openEngine, plannerOf } from '../lib/service-engine.ts';
 import { type Seen, ServiceNode, type Talker, type TestPod } from '../lib/services.ts';
 
 const VIP = '10.96.0.10';
@@ -20,57 +18,23 @@ describe('restart of the engine', () => {
   let client: TestPod;
   let packets: TestPod;
   let input: AgentInput;
-  let agent: ChildProcess | undefined;
-
-  async function start(): Promise<{ changes: number }> {
-    const child = spawn(
-      process.execPath,
-      [join(import.meta.dirname, '../lib/service-agent.ts'), JSON.stringify(input)],
-      {
-        stdio: ['ignore', 'pipe', 'inherit'],
-      },
-    );
-    agent = child;
-    const line = await new Promise<string>((resolve, reject) => {
-      child.stdout!.once('data', (data: Buffer) => resolve(data.toString()));
-      child.once('exit', (code) => reject(new Error(`agent ended with ${code}`)));
-    });
-    return { changes: Number(line.split(' ')[1]) };
-  }
-
-  async function kill(): Promise<void> {
-    const child = agent!;
-    const ended = new Promise((resolve) => child.once('exit', resolve));
-    child.kill('SIGKILL');
-    await ended;
-  }
+  const agent = new ServiceAgentProcess();
 
   before(async () => {
     node = ServiceNode.create('r');
     client = node.addPod('client');
     // Another pod: one address with connections both by socket and by packet could use one port for both.
     packets = node.addPod('packets');
-    const servers = ['one', 'two', 'three'].map((name) => node.addPod(name));
-    for (const pod of servers) await node.serve(pod.name, pod.netns, pod.ip4, 8080);
-    input = {
-      bpffs: node.bpffs,
-      cgroup: node.cgroup,
-      netns: node.prefix,
-      podLinks: node.pods.map((pod) => pod.ifindex),
-      vip: VIP,
-      endpoints: servers.slice(0, 2).map((pod) => pod.ip4),
-      flapping: servers[2]!.ip4,
-      others: 500,
-    };
+    input = await agentInput(node, { vip: VIP, others: 500 });
   });
 
   after(async () => {
-    if (agent?.exitCode === null) agent.kill('SIGKILL');
+    await agent.kill();
     await node?.[Symbol.asyncDispose]();
   });
 
   test('kill -9 and start under load break no connection and refuse none', async () => {
-    await start();
+    await agent.start(input);
     const ways = [
       { netns: client.netns, cgroup: true },
       { netns: packets.netns, cgroup: false },
@@ -90,9 +54,9 @@ describe('restart of the engine', () => {
     for (let round = 0; round < 5; round++) {
       // Somewhere among the changes that it makes all the time.
       await new Promise((resolve) => setTimeout(resolve, 100 + round * 37));
-      await kill();
+      await agent.kill();
       for (const talker of held) assert.equal(await talker.ask(`down ${round}`), `echo down ${round}`);
-      const { changes } = await start();
+      const changes = await agent.start(input);
       assert.ok(changes < 10, `${changes} changes at start ${round}`);
       for (const talker of held) assert.equal(await talker.ask(`up ${round}`), `echo up ${round}`);
     }
@@ -101,7 +65,7 @@ describe('restart of the engine', () => {
     assert.ok(seen.length > 400);
     const failed = seen.filter((s) => s.result !== 'ok');
     assert.deepEqual(failed, [], `${failed.length} of ${seen.length} failed`);
-    await kill();
+    await agent.kill();
   });
 
   test('while the kernel refuses writes, an agent that starts takes nothing away; then it goes on', async (t) => {
@@ -117,31 +81,17 @@ describe('restart of the engine', () => {
     );
     const facts = [service, ...others];
     const slices = endpoints.map(sliceFacts);
-    const plans = () =>
-      new ServicePlanner(
-        {
-          services: new Map(facts.map((one) => [one.key, one])),
-          slices: new Map(slices.map((slice) => [slice.key, slice])),
-        },
-        aNode(),
-      ).planAll();
-    const open = () =>
-      EbpfEngine.open({
-        bpffsDir: node.bpffs,
-        cgroupPath: node.cgroup,
-        netns: node.netns,
-        nodeName: 'node-a',
-      });
+    const plans = () => plannerOf(facts, slices).planAll();
     const served = async () =>
       (await node.attempt('tcp', { netns: client.netns, cgroup: false }, VIP, 80, { timeout: 0.5 }))[0]!
         .result;
     {
-      const first = open();
+      const first = openEngine(node);
       assert.equal(first.apply(plans()).failed.size, 0);
       first.close();
     }
     assert.equal(await served(), 'ok');
-    const second = open();
+    const second = openEngine(node);
     // The first piece of a first sync, and with it whatever it staged.
     const flush = t.mock.method(Writer.prototype, 'flush');
     flush.mock.mockImplementationOnce(() => {
@@ -158,14 +108,7 @@ describe('restart of the engine', () => {
   });
 
   test('an engine that ends in order leaves everything at work, remove() takes everything away', async () => {
-    const open = () =>
-      EbpfEngine.open({
-        bpffsDir: node.bpffs,
-        cgroupPath: node.cgroup,
-        netns: node.netns,
-        nodeName: 'node-a',
-      });
-    const first = open();
+    const first = openEngine(node);
     assert.deepEqual(
       first.status().podLinks,
       [...input.podLinks].sort((a, b) => a - b),
@@ -176,7 +119,7 @@ describe('restart of the engine', () => {
 
     // A pod's link that vanished while nobody looked is forgotten.
     node.ip('link del po6');
-    const second = open();
+    const second = openEngine(node);
     assert.equal(second.status().podLinks.length, input.podLinks.length - 1);
     second.remove();
     assert.deepEqual(

@@ -4,11 +4,12 @@ import { spawn } from 'node:child_process';
 import test, { after, before, describe } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { writeNftParts } from '../../src/kernel/nft/index.ts';
-import { EbpfEngine, masqueradeParts } from '../../src/service/engines/ebpf/index.ts';
+import { type EbpfEngine, masqueradeParts } from '../../src/service/engines/ebpf/index.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
 import { aNode, aService, aSlice } from '../../src/service/testing.ts';
 import type { ServiceFacts, SliceFacts } from '../../src/service/types.ts';
+import { openEngine } from '../lib/service-engine.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
 import { compiled, firstLine } from '../lib/soak.ts';
 
@@ -53,12 +54,7 @@ describe('rolling change', () => {
     const child = spawn('ip', ['netns', 'exec', server.netns, compiled('soak'), 'serve', String(PORT)]);
     stops.push(() => child.kill('SIGKILL'));
     await firstLine(child);
-    engine = EbpfEngine.open({
-      bpffsDir: node.bpffs,
-      cgroupPath: node.cgroup,
-      netns: node.netns,
-      nodeName: 'node-a',
-    });
+    engine = openEngine(node);
     engine.setServiceRanges(['10.96.0.0/16']);
     for (const pod of node.pods) engine.attachPodLink(pod.ifindex);
     engine.attachNodeInterface(outside.ifindex);

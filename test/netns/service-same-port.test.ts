@@ -7,11 +7,11 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import test, { after, before, describe } from 'node:test';
 import { promisify } from 'node:util';
-import { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
-import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
-import { ServicePlanner } from '../../src/service/planner.ts';
-import { aNode, aService, aSlice } from '../../src/service/testing.ts';
+import type { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
+import { serviceFacts } from '../../src/service/facts.ts';
+import { aService } from '../../src/service/testing.ts';
 import { frame, ipPacket, readFrame, readIp, type Segment, TCP } from '../lib/packet.ts';
+import { applyAll, openEngine, plannerOf, slicesOf } from '../lib/service-engine.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
 
 const run = promisify(execFile);
@@ -102,12 +102,7 @@ describe('one port of a client through several Services', () => {
       slows.push(slow);
       await once(slow.stdout, 'data');
     }
-    engine = EbpfEngine.open({
-      bpffsDir: node.bpffs,
-      cgroupPath: node.cgroup,
-      netns: node.netns,
-      nodeName: 'node-a',
-    });
+    engine = openEngine(node);
     engine.setServiceRanges(['10.96.0.0/16', 'fd00:10:96::/112']);
     for (const pod of node.pods) engine.attachPodLink(pod.ifindex);
   });
@@ -120,50 +115,24 @@ describe('one port of a client through several Services', () => {
 
   /** All Services lead to this pod. */
   function lead(pod: TestPod): void {
+    const ports = [
+      { name: 'tcp', port: 80, protocol: 'TCP' as const },
+      { name: 'udp', port: 80, protocol: 'UDP' as const },
+      { name: 'slow', port: 81, protocol: 'TCP' as const, targetPort: 8081 },
+    ];
     const services = VIPS.ip4.map((vip, at) =>
       serviceFacts(
         aService(
           {
             clusterIPs: [vip, VIPS.ip6[at]!],
-            ports: [
-              { name: 'tcp', port: 80, protocol: 'TCP' },
-              { name: 'udp', port: 80, protocol: 'UDP' },
-              { name: 'slow', port: 81, protocol: 'TCP' },
-            ],
+            ports,
           },
           { name: `s${at}` },
         ),
       ),
     );
-    const slices = services.flatMap(({ key }) =>
-      families.flatMap((family) =>
-        (
-          [
-            ['tcp', 'TCP', 8080],
-            ['udp', 'UDP', 8080],
-            ['slow', 'TCP', 8081],
-          ] as const
-        ).map(([portName, protocol, number]) =>
-          sliceFacts(
-            aSlice([`${pod[family]} node-a`], {
-              name: `${key.slice(8)}-${family}-${portName}`,
-              service: key.slice(8),
-              port: number,
-              portName,
-              protocol,
-            }),
-          ),
-        ),
-      ),
-    );
-    const planner = new ServicePlanner(
-      {
-        services: new Map(services.map((facts) => [facts.key, facts])),
-        slices: new Map(slices.map((facts) => [facts.key, facts])),
-      },
-      aNode({ nodePortAddresses: [] }),
-    );
-    assert.deepEqual([...engine.apply(planner.planAll()).failed], []);
+    const slices = services.flatMap(({ key }) => slicesOf([pod], ports, { service: key.slice(8) }));
+    applyAll(engine, plannerOf(services, slices));
   }
 
   const python = async (script: string, vips: readonly string[]) => {

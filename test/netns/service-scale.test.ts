@@ -2,11 +2,12 @@
 import assert from 'node:assert/strict';
 import test, { after, before, describe } from 'node:test';
 import { ServiceController, type TableSource } from '../../src/service/controller.ts';
-import { EbpfEngine, type EngineSizes } from '../../src/service/engines/ebpf/index.ts';
+import type { EngineSizes } from '../../src/service/engines/ebpf/index.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { aNode, aService, aSlice } from '../../src/service/testing.ts';
 import type { ServiceFacts, SliceFacts } from '../../src/service/types.ts';
 import { bpftool } from '../lib/bpf.ts';
+import { openEngine } from '../lib/service-engine.ts';
 import { type Seen, ServiceNode, type TestPod } from '../lib/services.ts';
 
 const VIP = '10.96.0.10';
@@ -72,13 +73,7 @@ describe('scale of the eBPF engine', () => {
   function open(sizes: EngineSizes) {
     const services = new Table<ServiceFacts>();
     const slices = new Table<SliceFacts>();
-    const engine = EbpfEngine.open({
-      bpffsDir: node.bpffs,
-      cgroupPath: node.cgroup,
-      netns: node.netns,
-      nodeName: 'node-a',
-      sizes,
-    });
+    const engine = openEngine(node, { sizes });
     for (const pod of node.pods) engine.attachPodLink(pod.ifindex);
     services.change([service('', VIP)]);
     slices.change([slice('', [server.ip4])]);

@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict';
 import test, { after, before, describe } from 'node:test';
 import { parseIp } from '../../src/addr/index.ts';
-import { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
+import type { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
 import { frame, type Segment } from '../lib/packet.ts';
+import { openEngine } from '../lib/service-engine.ts';
 import { ServiceNode } from '../lib/services.ts';
 
 /** The link that test runs come from. */
@@ -26,12 +27,7 @@ describe('sources of pods', () => {
 
   before(() => {
     node = ServiceNode.create('so');
-    engine = EbpfEngine.open({
-      bpffsDir: node.bpffs,
-      cgroupPath: node.cgroup,
-      netns: node.netns,
-      nodeName: 'node-a',
-    });
+    engine = openEngine(node);
   });
   after(async () => {
     engine?.remove();

@@ -5,6 +5,7 @@ import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { after, before, describe } from 'node:test';
 import { promisify } from 'node:util';
+import { addNeighbours } from '../lib/service-neighbours.ts';
 import type { SwitchInput, SwitchService } from '../lib/service-switch.ts';
 import { ServiceNode, type Talker, type TestPod } from '../lib/services.ts';
 
@@ -84,15 +85,7 @@ describe('change of the Service engine', () => {
 
   before(async () => {
     node = ServiceNode.create('w');
-    client = node.addPod('client');
-    one = node.addPod('one');
-    two = node.addPod('two');
-    outside = node.addHost('out', 20);
-    remote = node.addHost('rem', 30);
-    for (const pod of [one, two, remote])
-      for (const family of families) await node.serve(pod.name, pod.netns, pod[family], 8080);
-    node.exec(['ip', 'route', 'add', '10.244.7.0/24', 'via', '172.30.7.1'], remote.netns);
-    node.exec(['ip', 'route', 'add', 'fd00:10:244:7::/64', 'via', 'fd00:30:7::1'], remote.netns);
+    ({ client, one, two, outside, remote } = await addNeighbours(node));
     node.ip('route add default via 172.20.7.9', 'route add default via fd00:20:7::9');
     input = {
       bpffs: node.bpffs,

@@ -1,12 +1,13 @@
 /** A version with other structures takes over, and the earlier one again, while connections are made and held. */
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { after, before, describe } from 'node:test';
 import { bpftool } from '../lib/bpf.ts';
 import { otherLayout } from '../lib/other-layout.ts';
 import type { AgentInput } from '../lib/service-agent.ts';
+import { agentInput, ServiceAgentProcess } from '../lib/service-agent-process.ts';
 import { type Seen, ServiceNode, type Talker, type TestPod } from '../lib/services.ts';
 
 const VIP = '10.96.0.10';
@@ -15,27 +16,7 @@ describe('a version with other structures', () => {
   let node: ServiceNode;
   let clients: { name: string; pod: TestPod; cgroup: boolean }[];
   let input: AgentInput;
-  let agent: ChildProcess | undefined;
-  const own = join(import.meta.dirname, '../lib/service-agent.ts');
-
-  async function start(script: string): Promise<number> {
-    const child = spawn(process.execPath, [script, JSON.stringify(input)], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    });
-    agent = child;
-    const line = await new Promise<string>((resolve, reject) => {
-      child.stdout!.once('data', (data: Buffer) => resolve(data.toString()));
-      child.once('exit', (code) => reject(new Error(`agent ended with ${code}`)));
-    });
-    return Number(line.split(' ')[1]);
-  }
-
-  async function kill(): Promise<void> {
-    const child = agent!;
-    const ended = new Promise((resolve) => child.once('exit', resolve));
-    child.kill('SIGKILL');
-    await ended;
-  }
+  const agent = new ServiceAgentProcess();
 
   before(async () => {
     node = ServiceNode.create('u');
@@ -43,23 +24,11 @@ describe('a version with other structures', () => {
       { name: 'sockets', cgroup: true },
       { name: 'packets', cgroup: false },
     ].map(({ name, cgroup }) => ({ name, cgroup, pod: node.addPod(name) }));
-    const servers = ['one', 'two', 'three'].map((name) => node.addPod(name));
-    for (const pod of servers) await node.serve(pod.name, pod.netns, pod.ip4, 8080);
-    input = {
-      bpffs: node.bpffs,
-      cgroup: node.cgroup,
-      netns: node.prefix,
-      podLinks: node.pods.map((pod) => pod.ifindex),
-      vip: VIP,
-      endpoints: servers.slice(0, 2).map((pod) => pod.ip4),
-      flapping: servers[2]!.ip4,
-      others: 100,
-      affinity: true,
-    };
+    input = await agentInput(node, { vip: VIP, others: 100, affinity: true });
   });
 
   after(async () => {
-    if (agent?.exitCode === null) agent.kill('SIGKILL');
+    await agent.kill();
     await node?.[Symbol.asyncDispose]();
   });
 
@@ -79,7 +48,7 @@ describe('a version with other structures', () => {
 
   test('takes over flows, affinities and numbers; no connection breaks and none is refused', async () => {
     using other = otherLayout();
-    await start(own);
+    await agent.start(input);
     const from = ({ pod, cgroup }: (typeof clients)[number]) => ({ netns: pod.netns, cgroup });
     const held: Talker[] = [];
     const chosen: string[] = [];
@@ -99,7 +68,7 @@ describe('a version with other structures', () => {
     const sizes = { lb_flows: 576, lb_sockets: 40, lb_affinities: 16 };
     // Killed at moments of its start, the next one goes on where it was.
     const next = other.file('test/lib/service-agent.ts');
-    await kill();
+    await agent.kill();
     for (const ms of [300, 500]) {
       const child = spawn(process.execPath, [next, JSON.stringify(input)], { stdio: 'ignore' });
       const ended = new Promise((resolve) => child.once('exit', resolve));
@@ -110,12 +79,12 @@ describe('a version with other structures', () => {
     }
     const versions = [
       { script: next, more: { lb_flows: 128, lb_sockets: 8, lb_affinities: 8 } },
-      { script: own, more: { lb_flows: 0, lb_sockets: 0, lb_affinities: 0 } },
+      { script: ServiceAgentProcess.script, more: { lb_flows: 0, lb_sockets: 0, lb_affinities: 0 } },
     ];
     for (const [round, { script, more }] of versions.entries()) {
       await new Promise((resolve) => setTimeout(resolve, 300));
-      if (round > 0) await kill();
-      const changes = await start(script);
+      if (round > 0) await agent.kill();
+      const changes = await agent.start(input, script);
       assert.ok(changes < 10, `${changes} changes at start ${round}: numbers were not found again`);
       for (const map of ['lb_flows', 'lb_sockets', 'lb_affinities'] as const)
         assert.equal(valueSize(map), sizes[map] + more[map], map);
@@ -135,6 +104,6 @@ describe('a version with other structures', () => {
     const failed = seen.filter((s) => s.result !== 'ok');
     assert.deepEqual(failed, [], `${failed.length} of ${seen.length} failed`);
     assert.ok(seen.length > 300);
-    await kill();
+    await agent.kill();
   });
 });

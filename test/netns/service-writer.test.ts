@@ -3,11 +3,11 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import test, { after, before, describe } from 'node:test';
 import fc from 'fast-check';
-import { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
 import { aNode, aService, aSlice } from '../../src/service/testing.ts';
 import type { ServiceFacts, SliceFacts } from '../../src/service/types.ts';
+import { openEngine } from '../lib/service-engine.ts';
 import { ServiceNode } from '../lib/services.ts';
 
 const name = fc.constantFrom('a', 'b', 'c');
@@ -53,11 +53,7 @@ describe('writer', () => {
   test('maps are what the plans want after any changes and restarts, and nothing leaks', () => {
     let nowMs = 0;
     const open = () =>
-      EbpfEngine.open({
-        bpffsDir: node.bpffs,
-        cgroupPath: node.cgroup,
-        netns: node.netns,
-        nodeName: 'node-a',
+      openEngine(node, {
         sizes: { frontends: 4, frontendsLimit: 4096 },
         now: () => nowMs,
       });

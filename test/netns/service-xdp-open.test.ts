@@ -6,11 +6,11 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import test, { after, before, describe } from 'node:test';
 import { writeNftParts } from '../../src/kernel/nft/index.ts';
-import { EbpfEngine, masqueradeParts, type NodeHook } from '../../src/service/engines/ebpf/index.ts';
-import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
-import { ServicePlanner } from '../../src/service/planner.ts';
-import { aNode, aService, aSlice } from '../../src/service/testing.ts';
+import { type EbpfEngine, masqueradeParts, type NodeHook } from '../../src/service/engines/ebpf/index.ts';
+import { serviceFacts } from '../../src/service/facts.ts';
+import { aService } from '../../src/service/testing.ts';
 import { capture } from '../lib/capture.ts';
+import { applyAll, openEngine, plannerOf, slicesOf } from '../lib/service-engine.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
 
 const families = ['ip4', 'ip6'] as const;
@@ -32,45 +32,34 @@ describe('new flows in XDP', () => {
   function aNodePort(
     name: string,
     nodePort: number,
-    more: { at?: TestPod | undefined; nodeName?: string; spec?: object; status?: object } = {},
+    more: { at?: TestPod; spec?: object; status?: object } = {},
   ) {
     const index = nodePort % 100;
+    const ports = [
+      { name: 'tcp', port: 80, nodePort, protocol: 'TCP' as const },
+      { name: 'udp', port: 80, nodePort, protocol: 'UDP' as const },
+    ];
     const facts = serviceFacts(
       aService(
         {
           type: more.status ? 'LoadBalancer' : 'NodePort',
           clusterIPs: [`10.96.0.${index}`, `fd00:10:96::${index}`],
-          ports: [
-            { name: 'tcp', port: 80, nodePort, protocol: 'TCP' },
-            { name: 'udp', port: 80, nodePort, protocol: 'UDP' },
-          ],
+          ports,
           ...more.spec,
         },
         { name },
         more.status as never,
       ),
     );
-    const slices = families.flatMap((family) =>
-      (['TCP', 'UDP'] as const).map((protocol) =>
-        sliceFacts(
-          aSlice(more.at ? [`${more.at[family]} ${more.nodeName}`] : [], {
-            name: `${name}-${family}-${protocol}`,
-            service: name,
-            portName: protocol.toLowerCase(),
-            protocol,
-          }),
-        ),
-      ),
-    );
+    const slices = slicesOf(more.at ? [more.at] : [], ports, {
+      service: name,
+      nodeNameOf: () => (more.at === remote ? 'node-b' : 'node-a'),
+    });
     return { facts, slices };
   }
 
   function open(nodeHook: NodeHook): void {
-    engine = EbpfEngine.open({
-      bpffsDir: node.bpffs,
-      cgroupPath: node.cgroup,
-      netns: node.netns,
-      nodeName: 'node-a',
+    engine = openEngine(node, {
       sizes: { natPorts: 1024 },
       nodeHook,
     });
@@ -81,39 +70,33 @@ describe('new flows in XDP', () => {
     }
     engine.attachPodLink(pod.ifindex);
     const made = [
-      aNodePort('far', 30_001, { at: remote, nodeName: 'node-b' }),
-      aNodePort('near', 30_002, { at: pod, nodeName: 'node-a' }),
+      aNodePort('far', 30_001, { at: remote }),
+      aNodePort('near', 30_002, { at: pod }),
       aNodePort('kept', 30_003, {
         at: pod,
-        nodeName: 'node-a',
         spec: { externalTrafficPolicy: 'Local' },
       }),
       aNodePort('none', 30_004),
       aNodePort('elsewhere', 30_005, {
         at: remote,
-        nodeName: 'node-b',
         spec: { externalTrafficPolicy: 'Local' },
       }),
       aNodePort('sticky', 30_006, {
         at: remote,
-        nodeName: 'node-b',
         spec: { sessionAffinity: 'ClientIP' },
       }),
       aNodePort('limited', 30_007, {
         at: remote,
-        nodeName: 'node-b',
         spec: { loadBalancerSourceRanges: ['198.51.100.0/24', 'fd00:51::/64'] },
         status: { loadBalancer: { ingress: [{ ip: VIP.ip4 }, { ip: VIP.ip6 }] } },
       }),
     ];
-    const planner = new ServicePlanner(
-      {
-        services: new Map(made.map(({ facts }) => [facts.key, facts])),
-        slices: new Map(made.flatMap(({ slices }) => slices.map((slice) => [slice.key, slice]))),
-      },
-      aNode({ nodePortAddresses: [NODE.ip4, NODE.ip6] }),
+    const planner = plannerOf(
+      made.map(({ facts }) => facts),
+      made.flatMap(({ slices }) => slices),
+      { nodePortAddresses: [NODE.ip4, NODE.ip6] },
     );
-    assert.equal(engine.apply(planner.planAll()).failed.size, 0);
+    applyAll(engine, planner);
   }
 
   before(async () => {

@@ -2,10 +2,8 @@
 import assert from 'node:assert/strict';
 import test, { after, before, describe } from 'node:test';
 import { viewOf } from '../../src/codec/index.ts';
-import { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
-import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
-import { ServicePlanner } from '../../src/service/planner.ts';
-import { aNode, aService, aSlice } from '../../src/service/testing.ts';
+import type { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
+import { FRONTENDS, openWithFrontends } from '../lib/lb-programs.ts';
 import { checksum, frame, readFrame, readIp, type Segment, TCP } from '../lib/packet.ts';
 import { ServiceNode } from '../lib/services.ts';
 
@@ -16,23 +14,15 @@ const NAMES: Record<number, string> = { 0: 'aborted', 1: 'drop', 2: 'pass', 3: '
 const families = [
   {
     family: 'IPv4',
-    vip: '10.96.0.10',
-    empty: '10.96.0.11',
-    lost: '10.96.0.12',
-    nobody: '10.96.0.99',
+    ...FRONTENDS.IPv4,
     client: '198.51.100.7',
     backend: '10.244.1.2',
-    unreachable: [3, 3],
   },
   {
     family: 'IPv6',
-    vip: 'fd00:10:96::10',
-    empty: 'fd00:10:96::11',
-    lost: 'fd00:10:96::12',
-    nobody: 'fd00:10:96::99',
+    ...FRONTENDS.IPv6,
     client: 'fd00:51::7',
     backend: 'fd00:10:244:1::2',
-    unreachable: [1, 4],
   },
 ] as const;
 
@@ -43,43 +33,7 @@ describe('lb_xdp', () => {
 
   before(() => {
     node = ServiceNode.create('xp');
-    engine = EbpfEngine.open({
-      bpffsDir: node.bpffs,
-      cgroupPath: node.cgroup,
-      netns: node.netns,
-      nodeName: 'node-a',
-    });
-    engine.setServiceRanges(['10.96.0.0/16', 'fd00:10:96::/112']);
-    const ports = [
-      { name: 'tcp', port: 80, protocol: 'TCP' as const },
-      { name: 'udp', port: 53, protocol: 'UDP' as const },
-    ];
-    const clusterIPs = (last: string) => [`10.96.0.${last}`, `fd00:10:96::${last}`];
-    const services = new Map(
-      [
-        aService({ clusterIPs: clusterIPs('10'), ports }),
-        aService({ clusterIPs: clusterIPs('11'), ports }, { name: 'empty' }),
-        aService({ clusterIPs: clusterIPs('12'), ports, internalTrafficPolicy: 'Local' }, { name: 'lost' }),
-      ].map((service) => [`default/${service.metadata.name}`, serviceFacts(service)]),
-    );
-    const slices = new Map(
-      families.flatMap(({ backend, family }) =>
-        (['tcp', 'udp'] as const).map((portName) => {
-          const slice = sliceFacts(
-            aSlice([`${backend} node-a`], {
-              name: `web-${family}-${portName}`,
-              portName,
-              protocol: portName === 'tcp' ? 'TCP' : 'UDP',
-            }),
-          );
-          return [slice.key, slice];
-        }),
-      ),
-    );
-    const report = engine.apply(
-      new ServicePlanner({ services, slices }, aNode({ nodePortAddresses: [] })).planAll(),
-    );
-    assert.equal(report.failed.size, 0);
+    engine = openWithFrontends(node, { ip4: families[0].backend, ip6: families[1].backend }, 'node-a');
   });
 
   after(async () => {

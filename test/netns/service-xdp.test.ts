@@ -4,11 +4,11 @@ import { execFileSync } from 'node:child_process';
 import test, { after, before, describe } from 'node:test';
 import { attachXdp, loadObject } from '../../src/kernel/bpf/index.ts';
 import { distPath } from '../../src/kernel/paths.ts';
-import { EbpfEngine, type NodeHook } from '../../src/service/engines/ebpf/index.ts';
-import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
-import { ServicePlanner } from '../../src/service/planner.ts';
-import { aNode, aService, aSlice } from '../../src/service/testing.ts';
+import type { EbpfEngine, NodeHook } from '../../src/service/engines/ebpf/index.ts';
+import { serviceFacts } from '../../src/service/facts.ts';
+import { aService } from '../../src/service/testing.ts';
 import { capture } from '../lib/capture.ts';
+import { applyAll, openEngine, plannerOf, slicesOf } from '../lib/service-engine.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
 
 const ports = [
@@ -28,11 +28,7 @@ describe('XDP at node interfaces', () => {
     execFileSync('ip', ['netns', 'exec', netns, 'ethtool', '-K', link, ...settings]);
 
   function open(nodeHook: NodeHook): void {
-    engine = EbpfEngine.open({
-      bpffsDir: node.bpffs,
-      cgroupPath: node.cgroup,
-      netns: node.netns,
-      nodeName: 'node-a',
+    engine = openEngine(node, {
       sizes: { natPorts: 1024 },
       nodeHook,
     });
@@ -43,18 +39,8 @@ describe('XDP at node interfaces', () => {
     const facts = serviceFacts(
       aService({ type: 'NodePort', clusterIPs: ['10.96.0.10', 'fd00:10:96::10'], ports }),
     );
-    const slices = families.flatMap((family) =>
-      ports.map(({ name, protocol }) =>
-        sliceFacts(
-          aSlice([`${remote[family]} node-b`], { name: `${family}-${name}`, portName: name, protocol }),
-        ),
-      ),
-    );
-    const planner = new ServicePlanner(
-      { services: new Map([[facts.key, facts]]), slices: new Map(slices.map((slice) => [slice.key, slice])) },
-      aNode({ nodePortAddresses: [NODE.ip4, NODE.ip6] }),
-    );
-    assert.equal(engine.apply(planner.planAll()).failed.size, 0);
+    const slices = slicesOf([remote], ports, { nodeNameOf: () => 'node-b' });
+    applyAll(engine, plannerOf([facts], slices, { nodePortAddresses: [NODE.ip4, NODE.ip6] }));
   }
 
   const hooks = () => engine.status().nodeHooks!.map(({ hook }) => hook);

@@ -6,7 +6,7 @@
 import { parseIp } from '../addr/index.ts';
 import { viewOf } from '../codec/index.ts';
 import { SocketDiag, type SocketInfo } from '../kernel/sockdiag/index.ts';
-import type { StaleSockets } from './engines/ebpf/engine.ts';
+import type { StaleSockets } from './engines/ebpf/index.ts';
 
 export interface StaleSocketOptions {
   /** Namespaces of this node: its own and those of its pods, by descriptor. Asked at each removal. */

@@ -6,6 +6,13 @@ import { IpAddress, parseCidr, parseIp } from '../../../addr/index.ts';
 import { bytes, pad, struct, u8, u16, u16be, u32, u64, viewOf } from '../../../codec/index.ts';
 import type { Protocol } from '../../types.ts';
 
+/** A number as a key: of an interface, or a place in an array. */
+export function u32Bytes(value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  viewOf(bytes).setUint32(0, value, true);
+  return bytes;
+}
+
 /** Key of frontends. */
 export const endpointStruct = struct('lb_endpoint', [
   ['address', bytes(16)],

@@ -1,18 +1,58 @@
-/** What the kernel has for one Service port: its numbers, counters, flows, and its map entries as text. */
+/** What the kernel has for Service ports: their numbers, counters, flows, and their map entries as text. */
 import { viewOf } from '../../../codec/index.ts';
-import type { PortObservation } from '../../engine.ts';
+import type { BpfMap } from '../../../kernel/bpf/index.ts';
+import type { Count, PortObservation } from '../../engine.ts';
+import type { ServicePlan } from '../../types.ts';
 import { NO_COUNT } from './counters.ts';
 import { backendText, frontendText } from './entry-text.ts';
 import type { FlowTable } from './flow-table.ts';
-import { FLOW, LINE_ENTRIES } from './layout.ts';
+import { FLOW, LINE_ENTRIES, REASONS, u32Bytes } from './layout.ts';
 import { bytesOf } from './leftovers.ts';
 import type { Writer } from './writer.ts';
 
 /** Entries of a table that are printed; a consistent-hash table has hundreds. */
 const MOST_SHOWN = 32;
 
-/** Throws BPF_MAP_CALL. undefined: nothing is programmed for this port. */
-export function observePort(
+/** Of the ports of these plans, by the ports' keys; ports without anything are left out. Throws BPF_MAP_CALL. */
+export function observePorts(
+  writer: Writer,
+  flows: FlowTable,
+  plans: Iterable<ServicePlan>,
+): Map<string, PortObservation> {
+  const counts = flowsByBackend(flows);
+  const found = new Map<string, PortObservation>();
+  for (const { ports } of plans)
+    for (const { key } of ports) {
+      const port = observePort(writer, key, counts);
+      if (port) found.set(key, port);
+    }
+  return found;
+}
+
+/** Counts of all Service ports that were ever used, by the ports' keys. */
+export function countsByPort(writer: Writer): Map<string, Count> {
+  const counts = new Map<string, Count>();
+  const used = new Map(writer.serviceCounts.entries());
+  for (const [key, { service }] of writer.ports()) {
+    const count = used.get(service);
+    if (count) counts.set(key, count);
+  }
+  return counts;
+}
+
+/** What lb_counters holds by reason, all CPUs together, since the map was made. */
+export function countsByReason(counters: BpfMap): Record<string, number> {
+  const counts: Record<string, number> = {};
+  REASONS.forEach((reason, at) => {
+    if (at === 0) return;
+    const values = counters.getPerCpu(u32Bytes(at)) ?? [];
+    counts[reason] = values.reduce((sum, value) => sum + Number(viewOf(value).getBigUint64(0, true)), 0);
+  });
+  return counts;
+}
+
+/** undefined: nothing is programmed for this port. */
+function observePort(
   writer: Writer,
   key: string,
   flows: ReadonlyMap<number, number>,
@@ -36,7 +76,7 @@ export function observePort(
 }
 
 /** Translated flows that are not over, by the id of their backend. */
-export function flowsByBackend(flows: FlowTable): Map<number, number> {
+function flowsByBackend(flows: FlowTable): Map<number, number> {
   const counts = new Map<number, number>();
   const over = FLOW.FIN_CLIENT | FLOW.FIN_BACKEND;
   for (const { flow } of flows.all()) {

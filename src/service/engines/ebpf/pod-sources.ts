@@ -2,7 +2,7 @@
 import type { IpAddress } from '../../../addr/index.ts';
 import { viewOf } from '../../../codec/index.ts';
 import type { BpfMap } from '../../../kernel/bpf/index.ts';
-import { podSourceStruct } from './layout.ts';
+import { podSourceStruct, u32Bytes } from './layout.ts';
 
 /** LB_SOURCE_IP4, LB_SOURCE_IP6. */
 const FAMILY_BIT = { 4: 1, 6: 2 } as const;
@@ -28,8 +28,8 @@ export class PodSources {
 
   /** From now on packets with another source are dropped; undefined: none are. */
   set(ifindex: number, addresses: readonly IpAddress[] | undefined): void {
-    if (addresses) this.#map.set(keyOf(ifindex), encodePodSource(addresses));
-    else this.#map.delete(keyOf(ifindex));
+    if (addresses) this.#map.set(u32Bytes(ifindex), encodePodSource(addresses));
+    else this.#map.delete(u32Bytes(ifindex));
   }
 
   /** Forgets links that are not there: the number may be another link's soon. */
@@ -39,10 +39,4 @@ export class PodSources {
       .filter((ifindex) => !there.has(ifindex));
     for (const ifindex of gone) this.set(ifindex, undefined);
   }
-}
-
-function keyOf(ifindex: number): Uint8Array {
-  const key = new Uint8Array(4);
-  viewOf(key).setUint32(0, ifindex, true);
-  return key;
 }

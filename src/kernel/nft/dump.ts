@@ -6,7 +6,6 @@
 import { nftError } from '../../errors/nft.ts';
 import {
   attributeTable,
-  cString,
   type NetlinkSocket,
   type NlMessage,
   type NlWriter,
@@ -16,17 +15,16 @@ import {
   nlU32be,
   nlU64be,
   readAttributes,
-  viewOf,
 } from '../netlink/index.ts';
 import { ERRNO } from '../syscall/index.ts';
 import type { NftHook, NftTableName } from './change.ts';
-import { FAMILY, familyName, HOOKS, NFT, writeHeader } from './messages.ts';
+import { readComment } from './comment.ts';
+import { FAMILY, familyOf, HOOKS, NFT, writeHeader } from './messages.ts';
+import { type Counted, readCounter, readExpression } from './read-expression.ts';
 import type { NftFamily } from './set-element.ts';
 
 const NF_DROP = 0;
 const TABLE_DORMANT = 1;
-/** NFTNL_UDATA_RULE_COMMENT, the same number as of elements. */
-const UDATA_COMMENT = 0;
 
 const tableAttributes = attributeTable('an nftables table', {
   name: [1, 'NFTA_TABLE_NAME', nlString],
@@ -183,7 +181,7 @@ export function readChain(body: Uint8Array): NftChainFound | undefined {
   const { table, name, handle, hook, policy, type } = chainAttributes.readFrom(body, 4);
   if (table === undefined || name === undefined) return undefined;
   const plain = {
-    family: familyName(body[0] ?? 0) ?? String(body[0]),
+    family: familyOf(body),
     table,
     name,
     handle: handle ?? 0n,
@@ -205,40 +203,19 @@ export function readChain(body: Uint8Array): NftChainFound | undefined {
 export function readRule(body: Uint8Array): NftRuleFound {
   const { chain, handle, expressions, userdata } = ruleAttributes.readFrom(body, 4);
   const names: string[] = [];
-  let counted: { packets: number | undefined; bytes: number | undefined } | undefined;
+  let counted: Counted | undefined;
   if (expressions)
     readAttributes(expressions, 0, 'the expressions of a rule', (_, item) => {
-      let name = '';
-      let data: Uint8Array | undefined;
-      readAttributes(item, 0, 'an expression', (part, bytes) => {
-        if (part === 1) name = cString(bytes);
-        else if (part === 2) data = bytes;
-      });
-      names.push(name);
-      if (name === 'counter' && data) counted ??= readCounter(data);
+      const expression = readExpression(item);
+      names.push(expression.name);
+      counted ??= readCounter(expression);
     });
   return {
     chain: chain ?? '',
     handle: handle ?? 0n,
-    comment: userdata ? commentOf(userdata) : '',
+    comment: (userdata && readComment(userdata)) ?? '',
     expressions: names,
     packets: counted?.packets,
     bytes: counted?.bytes,
   };
-}
-
-/** NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS. */
-function readCounter(data: Uint8Array): { packets: number | undefined; bytes: number | undefined } {
-  const found: [number | undefined, number | undefined] = [undefined, undefined];
-  readAttributes(data, 0, 'a counter', (part, value) => {
-    if ((part === 1 || part === 2) && value.length >= 8)
-      found[part - 1] = Number(viewOf(value).getBigUint64(0));
-  });
-  return { bytes: found[0], packets: found[1] };
-}
-
-function commentOf(bytes: Uint8Array): string {
-  for (let at = 0; at + 2 <= bytes.length; at += 2 + bytes[at + 1]!)
-    if (bytes[at] === UDATA_COMMENT) return cString(bytes.subarray(at + 2, at + 2 + bytes[at + 1]!));
-  return '';
 }

@@ -1,12 +1,10 @@
 /** Expressions as NFTA_RULE_EXPRESSIONS. Pure. Source: include/uapi/linux/netfilter/nf_tables.h, enum nft_*_attributes. */
 import type { NlWriter } from '../netlink/index.ts';
 import { COMPARE, type NftExpression, type Register } from './expression.ts';
-import { type NftVerdict, VERDICT_CODES } from './set-element.ts';
+import { NFTA_EXPR } from './read-expression.ts';
+import { NFTA_DATA, NFTA_VERDICT, type NftVerdict, VERDICT_CODES } from './verdict.ts';
 
 const NFTA_LIST_ELEM = 1;
-const NFTA_EXPR = { NAME: 1, DATA: 2 } as const;
-const NFTA_DATA = { VALUE: 1, VERDICT: 2 } as const;
-const NFTA_VERDICT = { CODE: 1, CHAIN: 2 } as const;
 const PAYLOAD_BASE = { link: 0, network: 1, transport: 2 } as const;
 /** NFT_REG_VERDICT, NFT_REG_1, NFT_REG32_00. */
 const REGISTER = { verdict: 0, first: 1, first32: 8 } as const;
@@ -36,6 +34,10 @@ function writeData(w: NlWriter, e: NftExpression): void {
   const u64 = (type: number, value: number | bigint) => w.attribute(type, () => w.u64be(BigInt(value)));
   const text = (type: number, value: string) => w.attribute(type, () => w.string(value));
   const register = (type: number, slot: Register) => u32(type, registerOf(slot));
+  const registers = (type: number, slots: readonly Register[] = []) =>
+    slots.forEach((slot, at) => {
+      register(type + at, slot);
+    });
   const value = (type: number, bytes: Uint8Array) =>
     w.nest(type, () => w.attribute(NFTA_DATA.VALUE, () => w.bytes(bytes)));
   switch (e.name) {
@@ -47,13 +49,10 @@ function writeData(w: NlWriter, e: NftExpression): void {
       return;
     case 'meta':
     case 'ct':
+    case 'rt':
       if ('to' in e) register(1, e.to);
       u32(2, e.key);
       if ('from' in e) register(3, e.from);
-      return;
-    case 'rt':
-      register(1, e.to);
-      u32(2, e.key);
       return;
     case 'fib':
       register(1, e.to);
@@ -112,9 +111,7 @@ function writeData(w: NlWriter, e: NftExpression): void {
       u32(2, NFPROTO[e.family]);
       if ('source' in e) {
         register(3, e.source);
-        e.ports?.forEach((from, at) => {
-          register(5 + at, from);
-        });
+        registers(5, e.ports);
         if (e.random) u32(7, NF_NAT_RANGE.PROTO_RANDOM_FULLY);
         return;
       }
@@ -123,9 +120,7 @@ function writeData(w: NlWriter, e: NftExpression): void {
       return;
     case 'masq':
       u32(1, NF_NAT_RANGE.PROTO_RANDOM_FULLY | (e.ports ? NF_NAT_RANGE.PROTO_SPECIFIED : 0));
-      e.ports?.forEach((from, at) => {
-        register(2 + at, from);
-      });
+      registers(2, e.ports);
       return;
     case 'reject':
       u32(1, e.type);

@@ -10,7 +10,7 @@
  *
  * Source: include/uapi/linux/netfilter/nf_tables.h.
  */
-import type { NftVerdict } from './set-element.ts';
+import type { NftVerdict } from './verdict.ts';
 
 /** Register 0 to 15; an address of IPv6 takes four. */
 export type Register = number;

@@ -43,6 +43,7 @@ export {
 } from './rule.ts';
 export { ruleText } from './rule-text.ts';
 export { NftRuleset } from './ruleset.ts';
-export { formatKey, type NftElement, type NftFamily, type NftSet, type NftVerdict } from './set-element.ts';
+export { formatKey, type NftElement, type NftFamily, type NftSet } from './set-element.ts';
 export { expressionsOf } from './statements.ts';
 export { monitorNftTrace, type NftTraceEvent, type NftTraceHeaders, readNftTrace } from './trace.ts';
+export type { NftVerdict } from './verdict.ts';

@@ -45,9 +45,10 @@ const FAMILY_NAMES = new Map(
   (Object.entries(FAMILY) as [NftFamily, number][]).map(([name, number]) => [number, name]),
 );
 
-/** nft's name of a family in a message; undefined when it has none. */
-export function familyName(number: number): NftFamily | undefined {
-  return FAMILY_NAMES.get(number);
+/** The family that a message is about as nft calls it; its number when it has no name. */
+export function familyOf(body: Uint8Array): string {
+  const number = body[0] ?? 0;
+  return FAMILY_NAMES.get(number) ?? String(number);
 }
 
 /** enum nf_inet_hooks */

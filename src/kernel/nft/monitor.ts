@@ -9,7 +9,7 @@ import {
   viewOf,
 } from '../netlink/index.ts';
 import type { NftPlace } from './change.ts';
-import { familyName, NFT, writeHeader } from './messages.ts';
+import { familyOf, NFT, writeHeader } from './messages.ts';
 
 /** nfnetlink.h and nf_tables.h */
 const NFNLGRP_NFTABLES = 7;
@@ -97,10 +97,9 @@ export function readNftEvent({ type, body }: Pick<NlMessage, 'type' | 'body'>): 
     if (attribute === 2 && about.subject === 'table' && value.length >= 4)
       dormant = (viewOf(value).getUint32(0) & TABLE_DORMANT) !== 0;
   });
-  const family = familyName(body[0]!) ?? String(body[0]);
   return {
     ...about,
-    family,
+    family: familyOf(body),
     table,
     ...(set === undefined ? {} : { set }),
     ...(name === undefined ? {} : { name }),

@@ -7,7 +7,7 @@ import { type Cidr, type Family, type IpAddress, withoutCovered } from '../../ad
 import type { Datum } from './datum.ts';
 import type { NftExpression } from './expression.ts';
 import type { NftField } from './fields.ts';
-import type { NftVerdict } from './set-element.ts';
+import type { NftVerdict } from './verdict.ts';
 
 /** One value, or all from `key` to `keyEnd`, both included; one part for each field. */
 export interface NftValues {

@@ -10,9 +10,11 @@
  */
 import { viewOf } from '../../codec/index.ts';
 import { nftError } from '../../errors/nft.ts';
-import { cString, encodeText, readAttributes, textRoom } from '../netlink/index.ts';
-import { commentBytes } from './comment.ts';
+import { encodeText, readAttributes, textRoom } from '../netlink/index.ts';
+import { commentBytes, readComment } from './comment.ts';
 import { type Datum, type DatumType, readParts, sizeOf, writeParts } from './datum.ts';
+import { readCounter, readExpression } from './read-expression.ts';
+import { NFTA_DATA, NFTA_VERDICT, type NftVerdict, readVerdict, VERDICT_CODES } from './verdict.ts';
 
 /** A set or map as the kernel knows it. */
 export interface NftSet {
@@ -28,10 +30,6 @@ export interface NftSet {
 }
 
 export type NftFamily = 'inet' | 'ip' | 'ip6' | 'arp' | 'bridge' | 'netdev';
-
-export type NftVerdict =
-  | { readonly verdict: 'accept' | 'drop' | 'continue' | 'return' }
-  | { readonly verdict: 'jump' | 'goto'; readonly chain: string };
 
 export interface NftElement {
   readonly key: readonly Datum[];
@@ -57,16 +55,9 @@ const NFTA_SET_ELEM = {
   EXPR: 7,
   KEY_END: 10,
 } as const;
-const NFTA_DATA = { VALUE: 1, VERDICT: 2 } as const;
-const NFTA_VERDICT = { CODE: 1, CHAIN: 2 } as const;
 const NESTED = 0x8000;
 export const INTERVAL_END = 1;
 const CATCHALL = 2;
-/** NFTNL_UDATA_SET_ELEM_COMMENT */
-const UDATA_COMMENT = 0;
-
-/** NF_DROP, NF_ACCEPT and enum nft_verdicts. */
-export const VERDICT_CODES = { drop: 0, accept: 1, continue: -1, jump: -3, goto: -4, return: -5 } as const;
 
 /** Appends elements to one growing block, without a call of a function for each attribute. */
 export class ElementWriter {
@@ -259,7 +250,7 @@ export function readElements(set: NftSet, list: Uint8Array, into: RawElement[]):
           found.expiresMs = milliseconds(value);
           break;
         case NFTA_SET_ELEM.EXPR: {
-          const packets = countedPackets(value);
+          const packets = readCounter(readExpression(value))?.packets;
           if (packets !== undefined) found.packets = packets;
           break;
         }
@@ -294,39 +285,14 @@ function dataValue(bytes: Uint8Array): Uint8Array {
 
 function readData(set: NftSet, bytes: Uint8Array): readonly Datum[] | NftVerdict {
   if (set.data !== 'verdict') return readParts(set.data ?? [], dataValue(bytes));
-  let code = 0;
-  let chain = '';
-  readAttributes(bytes, 0, 'a verdict', (type, nested) => {
-    if (type !== NFTA_DATA.VERDICT) return;
-    readAttributes(nested, 0, 'a verdict', (attribute, value) => {
-      if (attribute === NFTA_VERDICT.CODE && value.length >= 4) code = viewOf(value).getInt32(0);
-      else if (attribute === NFTA_VERDICT.CHAIN) chain = cString(value);
-    });
+  let nested: Uint8Array = new Uint8Array(0);
+  readAttributes(bytes, 0, 'a set value', (type, value) => {
+    if (type === NFTA_DATA.VERDICT) nested = value;
   });
+  const { code = VERDICT_CODES.drop, chain = '' } = readVerdict(nested);
   const verdict = (Object.entries(VERDICT_CODES).find(([, number]) => number === code)?.[0] ??
     'continue') as NftVerdict['verdict'];
   return verdict === 'jump' || verdict === 'goto' ? { verdict, chain } : { verdict };
-}
-
-/** NFTA_EXPR_NAME, NFTA_EXPR_DATA; NFTA_COUNTER_PACKETS. */
-function countedPackets(bytes: Uint8Array): number | undefined {
-  let name = '';
-  let packets: number | undefined;
-  readAttributes(bytes, 0, 'an expression of an element', (type, value) => {
-    if (type === 1) name = cString(value);
-    if (type !== 2 || name !== 'counter') return;
-    readAttributes(value, 0, 'a counter', (attribute, number) => {
-      if (attribute === 2 && number.length >= 8) packets = Number(viewOf(number).getBigUint64(0));
-    });
-  });
-  return packets;
-}
-
-function readComment(bytes: Uint8Array): string | undefined {
-  for (let at = 0; at + 2 <= bytes.length; at += 2 + bytes[at + 1]!) {
-    if (bytes[at] === UDATA_COMMENT) return cString(bytes.subarray(at + 2, at + 2 + bytes[at + 1]!));
-  }
-  return undefined;
 }
 
 /** Joins the two parts of intervals of plain sets, which the kernel lists in any order. */

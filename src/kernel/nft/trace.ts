@@ -9,7 +9,6 @@
  */
 import {
   attributeTable,
-  cString,
   NETLINK,
   NetlinkMonitor,
   type NlMessage,
@@ -17,20 +16,18 @@ import {
   nlString,
   nlU32be,
   nlU64be,
-  readAttributes,
   viewOf,
 } from '../netlink/index.ts';
 import { type PacketFlow, readPacketFlow } from '../nflog/index.ts';
 import type { NftPlace } from './change.ts';
-import { familyName, NFT } from './messages.ts';
-import { VERDICT_CODES } from './set-element.ts';
+import { familyOf, NFT } from './messages.ts';
+import { readVerdict, VERDICT_CODES } from './verdict.ts';
 
 const NFNLGRP_NFTRACE = 9;
 /** struct nfgenmsg */
 const HEADER_BYTES = 4;
 /** enum nft_trace_types */
 const TYPES = ['none', 'policy', 'return', 'rule'] as const;
-const NFTA_VERDICT = { CODE: 1, CHAIN: 2 } as const;
 /** NF_VERDICT_MASK of netfilter.h: the upper half may hold an errno or a queue. */
 const VERDICT_MASK = 0xff;
 const NAMES: ReadonlyMap<number, string> = new Map([
@@ -90,7 +87,7 @@ export function readNftTrace({ type, body }: Pick<NlMessage, 'type' | 'body'>): 
   const { verdict, to } = kind === 'policy' ? policyOf(found.policy) : verdictOf(found.verdict);
   return {
     id: found.id ?? 0,
-    family: familyName(body[0]!) ?? String(body[0]),
+    family: familyOf(body),
     table: found.table ?? '',
     chain: found.chain ?? '',
     type: kind,
@@ -108,13 +105,7 @@ function policyOf(policy: number | undefined): { verdict: string; to: undefined 
 }
 
 function verdictOf(bytes: Uint8Array | undefined): { verdict: string; to: string | undefined } {
-  let code: number = VERDICT_CODES.continue;
-  let to: string | undefined;
-  if (bytes)
-    readAttributes(bytes, 0, 'the verdict of a trace', (attribute, value) => {
-      if (attribute === NFTA_VERDICT.CODE && value.length >= 4) code = viewOf(value).getInt32(0);
-      else if (attribute === NFTA_VERDICT.CHAIN) to = cString(value);
-    });
+  const { code = VERDICT_CODES.continue, chain: to } = readVerdict(bytes ?? new Uint8Array(0));
   return { verdict: NAMES.get(code < 0 ? code : code & VERDICT_MASK) ?? String(code), to };
 }
 

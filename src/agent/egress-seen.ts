@@ -2,10 +2,10 @@
  * What the API said last about egress addresses, for an agent that starts while the API server is away: pods keep their
  * address, and new ones get it. It stands in only until Namespaces and Nodes have been listed.
  */
-import { readFileSync } from 'node:fs';
 import { tryParseCidr, tryParseIp } from '../addr/index.ts';
 import { claimsText, type EgressNode, readClaims } from '../egress/index.ts';
 import { writeAtomically } from '../overlay/index.ts';
+import { isRecord, isTexts, keptText, parseKeptText, readKept } from './kept-text.ts';
 
 export interface EgressSeen {
   /** Annotations of the namespaces that have one. */
@@ -22,19 +22,13 @@ export function egressSeenText(seen: EgressSeen, node: string): string {
     addresses: addresses.map(String),
     held: claimsText(claims),
   }));
-  return `${JSON.stringify({ version: VERSION, node, namespaces: Object.fromEntries(seen.namespaces), nodes })}\n`;
+  const namespaces = Object.fromEntries(seen.namespaces);
+  return keptText({ version: VERSION, node }, { namespaces, nodes });
 }
 
 /** Reads such a text; undefined for another node's, another version's, and whatever else is not of this shape. */
 export function parseEgressSeen(text: string, node: string): EgressSeen | undefined {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-  if (!isRecord(value) || value['version'] !== VERSION || value['node'] !== node) return undefined;
-  const { namespaces, nodes } = value;
+  const { namespaces, nodes } = parseKeptText(text, { version: VERSION, node }) ?? {};
   if (!isRecord(namespaces) || !isTexts(Object.values(namespaces)) || !Array.isArray(nodes)) return undefined;
   const read = nodes.map(readNode);
   if (read.includes(undefined)) return undefined;
@@ -57,14 +51,6 @@ function readNode(value: unknown): EgressNode | undefined {
   };
 }
 
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-function isTexts(value: unknown): value is string[] {
-  return Array.isArray(value) && value.every((one) => typeof one === 'string');
-}
-
 export class EgressSeenFile {
   readonly #path: string;
   readonly #node: string;
@@ -76,11 +62,7 @@ export class EgressSeenFile {
   }
 
   read(): EgressSeen | undefined {
-    try {
-      return parseEgressSeen(readFileSync(this.#path, 'utf8'), this.#node);
-    } catch {
-      return undefined;
-    }
+    return readKept(this.#path, (text) => parseEgressSeen(text, this.#node));
   }
 
   /** Failures do no harm now: it is only a help after a restart. */

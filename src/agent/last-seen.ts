@@ -3,9 +3,10 @@
  * heals and pods can be added; without it the node would wait. It stands in only until the Nodes have been listed, and
  * nothing is ever removed because of it.
  */
-import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { renameSync, rmSync, writeFileSync } from 'node:fs';
 import type { Log } from '../client/index.ts';
 import type { NodeRecord } from '../overlay/index.ts';
+import { isRecord, isTexts, keptText, parseKeptText, readKept } from './kept-text.ts';
 
 export interface LastSeen {
   /** Whose view it is. */
@@ -22,29 +23,14 @@ const GATHER_MS = 500;
 
 /** The text of the file. */
 export function lastSeenText({ node, podCidrs, peers }: LastSeen): string {
-  return `${JSON.stringify({ version: VERSION, node, podCidrs, peers })}\n`;
+  return keptText({ version: VERSION, node }, { podCidrs, peers });
 }
 
 /** Reads such a text; undefined for another node's, another version's, and whatever else is not of this shape. */
 export function parseLastSeen(text: string, node: string): LastSeen | undefined {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-  if (!isRecord(value) || value['version'] !== VERSION || value['node'] !== node) return undefined;
-  const { podCidrs, peers } = value;
+  const { podCidrs, peers } = parseKeptText(text, { version: VERSION, node }) ?? {};
   if (!isTexts(podCidrs) || !Array.isArray(peers) || !peers.every(isNodeRecord)) return undefined;
   return { node, podCidrs, peers };
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-function isTexts(value: unknown): value is string[] {
-  return Array.isArray(value) && value.every((one) => typeof one === 'string');
 }
 
 function isNodeRecord(value: unknown): value is NodeRecord {
@@ -76,11 +62,7 @@ export class LastSeenFile {
 
   /** What an earlier agent of this node saw; undefined when there is nothing of use. */
   read(): LastSeen | undefined {
-    try {
-      return parseLastSeen(readFileSync(this.#path, 'utf8'), this.#node);
-    } catch {
-      return undefined;
-    }
+    return readKept(this.#path, (text) => parseLastSeen(text, this.#node));
   }
 
   save(seen: Omit<LastSeen, 'node'>): void {

@@ -1,7 +1,7 @@
 export { PodBridge } from './bridge.ts';
 export { POD_LINK_KINDS, type PodLinkKind } from './kinds.ts';
 export { type HostEnds, type LinkTables, PodLinks, type PodLinksOptions } from './links.ts';
-export { hostSysctls, planHostEnd, planPodEnd, podSysctls, type Step, vethSpec, vethText } from './plan.ts';
+export { hostSysctls, planHostEnd, planPodEnd, podSysctls, vethSpec, vethText } from './plan.ts';
 export {
   type DesiredPodLink,
   type PodLinkPass,
@@ -20,4 +20,5 @@ export {
   type PodLink,
   type PodLinkSpec,
   podLinkSpec,
+  type Step,
 } from './types.ts';

@@ -4,7 +4,7 @@ import { deleteLink, type Link, RTPROT_PORTOLAN, Rtnl } from '../kernel/rtnl/ind
 import { ERRNO } from '../kernel/syscall/index.ts';
 import { ensureSysctl, readSysctl } from '../kernel/sysctl/index.ts';
 import { PodBridge } from './bridge.ts';
-import { hostSysctls, planHostEnd, planPodEnd, podSysctls, type Step, vethSpec } from './plan.ts';
+import { hostSysctls, planHostEnd, planPodEnd, podSysctls, vethSpec } from './plan.ts';
 import {
   BRIDGE_NAME,
   type HostEnd,
@@ -12,6 +12,7 @@ import {
   type PodEnd,
   type PodLink,
   type PodLinkSpec,
+  type Step,
 } from './types.ts';
 
 /** The part of the routing tables that pod links use; tests pass one that fails where they want. */

@@ -14,8 +14,7 @@ import {
   replaceAddr,
   replaceBridgeFdb,
 } from '../kernel/rtnl/index.ts';
-import type { Step } from './plan.ts';
-import { BRIDGE_ALIAS, BRIDGE_MAC, BRIDGE_NAME, type HostEnd, type PodLinkSpec } from './types.ts';
+import { BRIDGE_ALIAS, BRIDGE_MAC, BRIDGE_NAME, type HostEnd, type PodLinkSpec, type Step } from './types.ts';
 
 /**
  * Pod link `bridge`:

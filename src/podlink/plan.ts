@@ -10,13 +10,12 @@ import {
   type Route,
   RT_TABLE,
   RTPROT_PORTOLAN,
-  type RtnlChange,
   replaceAddr,
   replaceNeigh,
   replaceRoute,
 } from '../kernel/rtnl/index.ts';
 import { planPort, portToChange } from './plan-bridge.ts';
-import { BRIDGE_NAME, type HostEnd, type PodEnd, type PodLinkSpec } from './types.ts';
+import { BRIDGE_NAME, type HostEnd, type PodEnd, type PodLinkSpec, type Step } from './types.ts';
 
 /**
  * Pod link `routed`:
@@ -30,13 +29,6 @@ import { BRIDGE_NAME, type HostEnd, type PodEnd, type PodLinkSpec } from './type
  * here compares with what is there, so making, repairing and checking a link are the same functions.
  */
 const EVERYWHERE: Readonly<Record<Family, Cidr>> = { 4: parseCidr('0.0.0.0/0'), 6: parseCidr('::/0') };
-
-/** One step, and what CHECK says when it is still to do. */
-export interface Step {
-  readonly change: RtnlChange;
-  /** A function: an ADD takes all steps and asks of none why. */
-  readonly missing: () => string;
-}
 
 /**
  * The veth pair, its far end put straight into the pod's namespace under its final name. It has one queue, as a veth

@@ -9,7 +9,7 @@ import {
   parseIp,
 } from '../addr/index.ts';
 import { poolGateway } from '../ipam/index.ts';
-import type { Addr, Fdb, Link, Neigh, Route } from '../kernel/rtnl/index.ts';
+import type { Addr, Fdb, Link, Neigh, Route, RtnlChange } from '../kernel/rtnl/index.ts';
 import type { PodLinkKind } from './kinds.ts';
 
 /**
@@ -63,6 +63,13 @@ export interface PodEnd {
   readonly addrs: readonly Addr[];
   readonly routes: readonly Route[];
   readonly neighs: readonly Neigh[];
+}
+
+/** One step, and what CHECK says when it is still to do. */
+export interface Step {
+  readonly change: RtnlChange;
+  /** A function: an ADD takes all steps and asks of none why. */
+  readonly missing: () => string;
 }
 
 /** Prefix of the names of host ends: only links of this form are ever pruned. */

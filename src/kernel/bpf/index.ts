@@ -27,7 +27,7 @@ export {
   runIterator,
   type XdpMode,
 } from './link.ts';
-export { BpfMap, type MapCreation, type MapInfo, type MapShape, splitPerCpu } from './map.ts';
+export { BpfMap, type MapCreation, splitPerCpu } from './map.ts';
 export {
   type Leaf,
   layoutOfMap,
@@ -38,6 +38,7 @@ export {
   type Translate,
   translator,
 } from './map-layout.ts';
+export type { MapInfo, MapShape } from './map-shape.ts';
 export { BpfObject, type LoadOptions, loadObject } from './object.ts';
 export { type MapDefinition, type ObjectFile, readObjectFile } from './object-file.ts';
 export { ensureBpffs, isBpffs, listPins, unpin } from './pin.ts';

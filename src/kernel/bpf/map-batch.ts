@@ -8,7 +8,7 @@ import { bpfError } from '../../errors/bpf.ts';
 import { Arena, ERRNO, kernelFailure } from '../syscall/index.ts';
 import { bpf } from './call.ts';
 import { CMD, MAP_TYPE } from './constants.ts';
-import type { BpfMap } from './map.ts';
+import type { Chunk, ElementMap, PutEntry } from './map-shape.ts';
 
 const ATTR = 56;
 /** A batch aims at this many bytes of keys and values. */
@@ -16,16 +16,9 @@ const TARGET_BYTES = 256 << 10;
 /** A hash bucket that has more entries than a batch makes the kernel answer ENOSPC; batches then grow up to this. */
 const MOST_ENTRIES = 1 << 20;
 
-/** Entries read at once; copies, so they outlive the next batch. */
-export interface Chunk {
-  readonly count: number;
-  readonly keys: Uint8Array;
-  readonly values: Uint8Array;
-}
-
 /** Memory for one batch at a time of one map. */
 export class BatchBuffer {
-  readonly #map: BpfMap;
+  readonly #map: ElementMap;
   /** True while entries to write are collected here; a source of entries may itself write to the map. */
   busy = false;
   #capacity: number;
@@ -35,7 +28,7 @@ export class BatchBuffer {
   #positionAt = 0;
   #usable: boolean;
 
-  constructor(map: BpfMap) {
+  constructor(map: ElementMap) {
     this.#map = map;
     const each = map.keySize + map.valueBytes;
     this.#capacity = Math.max(16, Math.min(4096, Math.floor(TARGET_BYTES / Math.max(1, each))));
@@ -121,11 +114,7 @@ export class BatchBuffer {
   }
 
   /** Writes entries; `put` writes the key and the value of one into the given places of a view. */
-  setMany<T>(
-    entries: Iterable<T>,
-    put: (view: DataView, keyAt: number, valueAt: number, entry: T) => void,
-    flags: number,
-  ): number {
+  setMany<T>(entries: Iterable<T>, put: PutEntry<T>, flags: number): number {
     const { keySize, valueBytes } = this.#map;
     let total = 0;
     let filled = 0;

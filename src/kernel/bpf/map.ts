@@ -8,29 +8,18 @@ import type { Field } from '../../codec/index.ts';
 import { bpfError } from '../../errors/bpf.ts';
 import { Arena, closeFd, ERRNO, kernelFailure, mapFd } from '../syscall/index.ts';
 import { bpf, objectInfo, pageSize, possibleCpus, putName, textOf } from './call.ts';
-import { CMD, MAP_FLAG, MAP_TYPE, mapTypeName, UPDATE, type UpdateMode } from './constants.ts';
-import { BatchBuffer, type Chunk } from './map-batch.ts';
+import { CMD, MAP_FLAG, MAP_TYPE, UPDATE, type UpdateMode } from './constants.ts';
+import { BatchBuffer } from './map-batch.ts';
+import {
+  type BytesMap,
+  type Chunk,
+  describeShape,
+  type MapInfo,
+  type MapShape,
+  type PutEntry,
+} from './map-shape.ts';
 import { pinObject } from './pin.ts';
 import { TypedMap } from './typed-map.ts';
-
-/** What a map is made of. */
-export interface MapShape {
-  readonly name: string;
-  /** MAP_TYPE.*. */
-  readonly type: number;
-  /** In bytes. */
-  readonly keySize: number;
-  /** In bytes, of one CPU's value in per-CPU maps. */
-  readonly valueSize: number;
-  readonly maxEntries: number;
-  /** MAP_FLAG.*; default 0. */
-  readonly flags?: number;
-}
-
-/** What the kernel says about a map: struct bpf_map_info. */
-export interface MapInfo extends Required<MapShape> {
-  readonly id: number;
-}
 
 /** How a map is created beyond its shape. */
 export interface MapCreation {
@@ -50,7 +39,7 @@ const PER_CPU: ReadonlySet<number> = new Set([
 const ELEM_ATTR = 32;
 const INFO_SIZE = 88;
 
-export class BpfMap {
+export class BpfMap implements BytesMap {
   readonly fd: number;
   /** The name in the source; of an adopted map, what the kernel kept of it (15 letters). */
   readonly name: string;
@@ -272,11 +261,7 @@ export class BpfMap {
   }
 
   /** Like `setMany`; `put` writes keySize and valueBytes bytes of an entry straight to where the kernel reads them. */
-  setManyWith<T>(
-    entries: Iterable<T>,
-    put: (view: DataView, keyAt: number, valueAt: number, entry: T) => void,
-    mode: UpdateMode = 'any',
-  ): number {
+  setManyWith<T>(entries: Iterable<T>, put: PutEntry<T>, mode: UpdateMode = 'any'): number {
     return this.#batches().setMany(entries, put, UPDATE[mode]);
   }
 
@@ -363,11 +348,6 @@ export function splitPerCpu(all: Uint8Array, valueSize: number): Uint8Array[] {
   return Array.from({ length: all.length / stride }, (_, cpu) =>
     all.subarray(cpu * stride, cpu * stride + valueSize),
   );
-}
-
-/** `HASH, key 8, value 16, 1000 entries, flags 0x0`. */
-export function describeShape(shape: MapShape): string {
-  return `${mapTypeName(shape.type)}, key ${shape.keySize}, value ${shape.valueSize}, ${shape.maxEntries} entries, flags 0x${(shape.flags ?? 0).toString(16)}`;
 }
 
 function readMapInfo(fd: number): MapInfo | number {

@@ -10,7 +10,8 @@ import type { Btf } from './btf.ts';
 import { btfForKernel } from './btf-kernel.ts';
 import { MAP_FLAG, MAP_TYPE } from './constants.ts';
 import { fixInstructions, loadBtf, loadProgram } from './load-program.ts';
-import { BpfMap, describeShape, type MapShape } from './map.ts';
+import { BpfMap } from './map.ts';
+import { describeShape, type MapShape } from './map-shape.ts';
 import {
   type DataSection,
   type MapDefinition,

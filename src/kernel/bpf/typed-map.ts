@@ -2,15 +2,15 @@ import type { Field } from '../../codec/index.ts';
 import { viewOf } from '../../codec/index.ts';
 import { bpfError } from '../../errors/bpf.ts';
 import type { UpdateMode } from './constants.ts';
-import type { BpfMap } from './map.ts';
+import type { BytesMap } from './map-shape.ts';
 
 /** A map whose keys and values are structures of the codec. Made by `map.typed(key, value)`. */
 export class TypedMap<K, V> {
-  readonly map: BpfMap;
+  readonly map: BytesMap;
   readonly #key: Field<K>;
   readonly #value: Field<V>;
 
-  constructor(map: BpfMap, key: Field<K>, value: Field<V>) {
+  constructor(map: BytesMap, key: Field<K>, value: Field<V>) {
     const check = (what: string, got: number, want: number) => {
       if (got !== want) throw bpfError('BPF_MAP_SIZE', { map: map.name, what, got, want });
     };

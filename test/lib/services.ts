@@ -35,6 +35,11 @@ export interface Seen {
   readonly ms: number;
 }
 
+/** The address in what tools.py shows: `10.0.0.1:80`, `[fd00::1]:80`. */
+export function host(text = ''): string {
+  return text.replace(/:\d+$/, '').replace(/[[\]]/g, '');
+}
+
 const TOOLS = String.raw`
 import socket, sys, json, time, errno, threading, os
 def fam(h): return socket.AF_INET6 if ':' in h else socket.AF_INET

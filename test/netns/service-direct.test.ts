@@ -7,7 +7,7 @@ import { FORWARDING_ANNOTATION, serviceFacts } from '../../src/service/facts.ts'
 import { aService } from '../../src/service/testing.ts';
 import { capture } from '../lib/capture.ts';
 import { applyAll, openEngine, plannerOf, slicesOf } from '../lib/service-engine.ts';
-import { ServiceNode, type TestPod } from '../lib/services.ts';
+import { host, ServiceNode, type TestPod } from '../lib/services.ts';
 import { BETWEEN, EDGE, joinNodes } from '../lib/two-nodes.ts';
 
 /** A link's members report to routers with a hop-by-hop header in front (RFC 3810 section 5): tcpdump's icmp6 does not see them. */
@@ -70,7 +70,6 @@ describe('direct server return', () => {
   });
 
   const from = () => ({ netns: client.netns, cgroup: false });
-  const host = (text = '') => text.replace(/:\d+$/, '').replace(/[[\]]/g, '');
 
   for (const family of families) {
     for (const kind of ['tcp', 'udp', 'udp-connected'] as const)

@@ -10,7 +10,7 @@ import { serviceFacts } from '../../src/service/facts.ts';
 import { aService } from '../../src/service/testing.ts';
 import { capture } from '../lib/capture.ts';
 import { applyAll, openEngine, plannerOf, slicesOf } from '../lib/service-engine.ts';
-import { ServiceNode, type TestPod } from '../lib/services.ts';
+import { host, ServiceNode, type TestPod } from '../lib/services.ts';
 
 const ports = [
   { name: 'tcp', port: 80, nodePort: 30_080, protocol: 'TCP' as const },
@@ -48,7 +48,6 @@ describe('backends on other nodes, for clients outside', () => {
   });
 
   const from = () => ({ netns: outside.netns, cgroup: false });
-  const host = (client = '') => client.replace(/:\d+$/, '').replace(/[[\]]/g, '');
   const portOf = (client = '') => Number(/:(\d+)$/.exec(client)?.[1]);
   const conntrack = () =>
     execFileSync('ip', ['netns', 'exec', node.prefix, 'conntrack', '-L'], {

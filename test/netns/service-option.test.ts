@@ -16,7 +16,7 @@ import { capture } from '../lib/capture.ts';
 import { type Told, withOption } from '../lib/dsr-option.ts';
 import { frame, type Segment } from '../lib/packet.ts';
 import { applyAll, openEngine, plannerOf, slicesOf } from '../lib/service-engine.ts';
-import { ServiceNode, type TestPod } from '../lib/services.ts';
+import { host, ServiceNode, type TestPod } from '../lib/services.ts';
 import { BETWEEN, EDGE, joinNodes } from '../lib/two-nodes.ts';
 
 const VIPS = {
@@ -134,7 +134,6 @@ describe('direct server return by an option', () => {
   });
 
   const from = () => ({ netns: client.netns, cgroup: false });
-  const host = (text = '') => text.replace(/:\d+$/, '').replace(/[[\]]/g, '');
 
   for (const family of families)
     for (const [name, way] of [

@@ -11,7 +11,7 @@ import { serviceFacts } from '../../src/service/facts.ts';
 import { aService } from '../../src/service/testing.ts';
 import { capture } from '../lib/capture.ts';
 import { applyAll, openEngine, plannerOf, slicesOf } from '../lib/service-engine.ts';
-import { ServiceNode, type TestPod } from '../lib/services.ts';
+import { host, ServiceNode, type TestPod } from '../lib/services.ts';
 
 const families = ['ip4', 'ip6'] as const;
 type Family = (typeof families)[number];
@@ -134,7 +134,6 @@ describe('new flows in XDP', () => {
   });
 
   const from = () => ({ netns: outside.netns, cgroup: false });
-  const host = (client = '') => client.replace(/:\d+$/, '').replace(/[[\]]/g, '');
   const ask = (kind: 'tcp' | 'udp' | 'udp-connected', family: Family, port: number, times = 10) =>
     node.attempt(kind, from(), NODE[family], port, { times, timeout: 2 });
   /** What comes out of XDP at the client's link meanwhile, as tcpdump prints it. */

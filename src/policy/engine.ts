@@ -21,6 +21,7 @@ import {
 import { comment, ISOLATED, nftFamily, PREFIX, SELVES, TABLE, VERDICTS } from './names.ts';
 import { clearChanges, isEmptyPlan, type PolicyPlan, planPolicy } from './plan.ts';
 import { baseChains } from './rules.ts';
+import { inSteps } from './steps.ts';
 import { type Chain, emptyTables, SetTable, type Tables, wantSet } from './tables.ts';
 
 export interface PolicyEngineOptions {
@@ -87,7 +88,7 @@ export class NftPolicyEngine {
   }
 
   /**
-   * Brings the kernel up to date, both families in one transaction. Returns whether there was anything to do. Throws
+   * Brings the kernel up to date, both families in one transaction, or two when there are new chains. Returns whether there was anything to do. Throws
    * POLICY_NOT_PROGRAMMED; trying again is safe.
    */
   apply(tables: Readonly<Record<Family, Tables>>): boolean {
@@ -148,8 +149,10 @@ export class NftPolicyEngine {
   #change(plans: readonly PolicyPlan[]): void {
     const changes = plans.flatMap((plan) => plan.changes);
     if (changes.length === 0) return;
-    this.#ruleset.apply(changes);
-    this.#transactions++;
+    for (const step of inSteps(changes)) {
+      this.#ruleset.apply(step);
+      this.#transactions++;
+    }
   }
 
   #set(family: Family, name: string): NftSet {

@@ -6,6 +6,8 @@ export interface Capture {
   stop(): Promise<string[]>;
 }
 
+const SILENCE_MS = 200;
+
 /** Starts tcpdump on a link of a namespace and waits until it listens. `options` such as `-vv` show more. */
 export async function capture(
   netns: string,
@@ -31,8 +33,11 @@ export async function capture(
   });
   return {
     async stop() {
-      // What is on its way to tcpdump.
-      await new Promise((resolve) => setTimeout(resolve, 100));
+      // What is on its way to tcpdump, which may have to wait for a processor: until it is silent for a moment.
+      for (let before = -1, silent = 0; silent < 4; silent = text.length === before ? silent + 1 : 0) {
+        before = text.length;
+        await new Promise((resolve) => setTimeout(resolve, SILENCE_MS / 4));
+      }
       child.kill('SIGINT');
       await ended;
       return text.split('\n').filter(Boolean);

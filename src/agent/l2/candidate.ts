@@ -91,14 +91,26 @@ export class Candidate {
 
   /** Stands no more; `gone` when no Service has the address any more: then its Lease goes as well. */
   end(gone: boolean): Promise<void> {
-    const led = this.#state !== 'candidate';
     this.#silence();
     this.#stop.abort();
-    return this.#done.then(async () => {
-      if (!gone || !led) return;
-      const named = { namespace: NAMESPACE, name: leaseName(this.candidacy.address) };
-      await this.#options.client.delete(resources.leases, named, { retryForMs: 0 }).catch(() => {});
-    });
+    return this.#done.then(() => (gone ? this.#forget() : undefined));
+  }
+
+  /**
+   * Deletes the Lease, unless another node has it, who does so when it stands no more. Asked of the API and not of the
+   * election: it may have ended while the Lease was being taken.
+   */
+  async #forget(): Promise<void> {
+    const { client, nodeName } = this.#options;
+    const named = { namespace: NAMESPACE, name: leaseName(this.candidacy.address) };
+    const once = { retryForMs: 0 };
+    try {
+      const { spec } = await client.get(resources.leases, named, once);
+      const holder = spec?.holderIdentity ?? '';
+      if (holder === '' || holder === nodeName) await client.delete(resources.leases, named, once);
+    } catch {
+      // It is gone, or nobody can be asked: it is only a record.
+    }
   }
 
   /** A leader only while nobody else can have taken the Lease: it may have slept without noticing. */

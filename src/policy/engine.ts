@@ -7,6 +7,7 @@ import { FAMILIES, type Family, type IpAddress } from '../addr/index.ts';
 import { policyError } from '../errors/index.ts';
 import {
   changeText,
+  inSteps,
   monitorNft,
   type NftChainFound,
   type NftChange,
@@ -21,7 +22,6 @@ import {
 import { comment, ISOLATED, nftFamily, PREFIX, SELVES, TABLE, VERDICTS } from './names.ts';
 import { clearChanges, isEmptyPlan, type PolicyPlan, planPolicy } from './plan.ts';
 import { baseChains } from './rules.ts';
-import { inSteps } from './steps.ts';
 import { type Chain, emptyTables, SetTable, type Tables, wantSet } from './tables.ts';
 
 export interface PolicyEngineOptions {

@@ -45,5 +45,6 @@ export { ruleText } from './rule-text.ts';
 export { NftRuleset } from './ruleset.ts';
 export { formatKey, type NftElement, type NftFamily, type NftSet } from './set-element.ts';
 export { expressionsOf } from './statements.ts';
+export { inSteps } from './steps.ts';
 export { monitorNftTrace, type NftTraceEvent, type NftTraceHeaders, readNftTrace } from './trace.ts';
 export type { NftVerdict } from './verdict.ts';

@@ -51,8 +51,6 @@ export class ServiceApplier {
     const failed = new Map<string, Error>();
     const gone: GoneBackend[] = [];
     let changes = 0;
-    // Whether all that an earlier process left and that is wanted has been claimed.
-    let claimed = true;
     let staged: string[] = [];
     const flush = () => {
       try {
@@ -66,7 +64,6 @@ export class ServiceApplier {
             serviceError('SERVICE_PROGRAM_FAILED', { service, step: 'writing maps' }, cause),
           );
         // What was written is unknown: read it back, and let the next full delta compare.
-        claimed = false;
         this.#writer.close();
         this.#writer = this.#newWriter();
         this.#portsOf.clear();
@@ -77,7 +74,6 @@ export class ServiceApplier {
     for (const plan of delta.upsert) {
       const error = this.#putService(plan);
       if (error) failed.set(plan.key, error);
-      if (isNetError(error, 'SERVICE_PROGRAM_FAILED')) claimed = false;
       staged.push(plan.key);
       // A frontend may pass from one Service to another, which must be one flush; only a first sync is cut.
       if (delta.full && staged.length >= FLUSH_EVERY) flush();
@@ -86,8 +82,9 @@ export class ServiceApplier {
     if (delta.full) {
       const wanted = new Set(delta.upsert.map(({ key }) => key));
       for (const key of [...this.#portsOf.keys()]) if (!wanted.has(key)) this.#dropService(key);
-      // What could not be claimed is served as it was, until it can be.
-      if (claimed) this.#writer.dropLeftovers();
+      // What the kernel refused is served as it was, until it can be written.
+      const refused = [...failed.values()].some((error) => isNetError(error, 'SERVICE_PROGRAM_FAILED'));
+      if (!refused) this.#writer.dropLeftovers();
     }
     flush();
     return { changes, failed, gone };

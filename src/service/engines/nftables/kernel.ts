@@ -6,6 +6,7 @@ import { FAMILIES, type Family } from '../../../addr/index.ts';
 import { isNetError } from '../../../errors/index.ts';
 import {
   expressionsOf,
+  inSteps,
   monitorNft,
   type NftChange,
   type NftElement,
@@ -78,11 +79,15 @@ export class NftKernel {
     });
   }
 
-  /** All or nothing. Throws NFT_ELEMENTS_REFUSED, NFT_CHANGE_REFUSED. */
+  /**
+   * All or nothing, but for new chains that nothing leads to yet. Throws NFT_ELEMENTS_REFUSED, NFT_CHANGE_REFUSED.
+   */
   apply(changes: readonly NftChange[]): void {
     if (changes.length === 0) return;
-    this.#ruleset.apply(changes);
-    this.#transactions++;
+    for (const step of inSteps(changes)) {
+      this.#ruleset.apply(step);
+      this.#transactions++;
+    }
   }
 
   /** Ends `flags dormant`: rules that are there work again. */

@@ -1,4 +1,4 @@
-import type { NftChange } from '../kernel/nft/index.ts';
+import type { NftChange } from './change.ts';
 
 /**
  * A plan as the transactions that it has to be: first the chains that nobody reaches yet, with their rules, then all

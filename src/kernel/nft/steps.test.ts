@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { parseIp } from '../addr/index.ts';
-import { ACCEPT, changeText, DROP, inSet, type NftChange, ruleOf } from '../kernel/nft/index.ts';
+import { parseIp } from '../../addr/index.ts';
+import { changeText, type NftChange } from './change.ts';
+import { ACCEPT, DROP, inSet, ruleOf } from './rule.ts';
 import { inSteps } from './steps.ts';
 
 const at = { family: 'ip', table: 'portolan' } as const;

@@ -49,28 +49,16 @@ static __always_inline bool read_packet(struct xdp_md *ctx, struct lb_packet *p)
 	if ((void *)(ip4 + 1) > end)
 		return false;
 	if (ethernet->h_proto == bpf_htons(ETH_P_IP)) {
-		__u16 length;
-
 		transport = ip4 + 1;
-		length = bpf_ntohs(ip4->tot_len);
 		if (transport + 8 > end || *(__u8 *)ip4 != 0x45 || ip4->frag_off & bpf_htons(0x3fff) ||
-		    ip4->ttl <= 1 || length < sizeof(*ip4))
+		    ip4->ttl <= 1 || bpf_ntohs(ip4->tot_len) < sizeof(*ip4))
 			return false;
-		lb_map_ip4(p->source, ip4->saddr);
-		lb_map_ip4(p->target, ip4->daddr);
-		p->ip4 = true;
-		p->protocol = ip4->protocol;
-		p->l4 = ETH_HLEN + sizeof(*ip4);
-		p->payload = length - sizeof(*ip4);
+		lb_fill4(p, ip4);
 	} else if (ethernet->h_proto == bpf_htons(ETH_P_IPV6)) {
 		transport = ip6 + 1;
 		if (transport + 8 > end || ip6->version != 6 || ip6->hop_limit <= 1)
 			return false;
-		__builtin_memcpy(p->source, &ip6->saddr, 16);
-		__builtin_memcpy(p->target, &ip6->daddr, 16);
-		p->protocol = ip6->nexthdr;
-		p->l4 = ETH_HLEN + sizeof(*ip6);
-		p->payload = bpf_ntohs(ip6->payload_len);
+		lb_fill6(p, ip6);
 	} else {
 		return false;
 	}

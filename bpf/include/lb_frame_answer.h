@@ -47,63 +47,52 @@ static __always_inline int reset_packet(struct xdp_md *ctx, const struct lb_pack
 	return 0;
 }
 
-/* Cuts a packet to what its error keeps, and makes room for the headers of that. */
-static __always_inline int cut_packet(struct xdp_md *ctx, __u32 kept, __u32 headers)
+/* Cuts a packet to what its error keeps, and puts its own Ethernet header, turned round, and the error's `head` in front. */
+static __always_inline int put_error(struct xdp_md *ctx, __u32 kept, const struct ethhdr *ethernet, const void *head,
+				     __u32 size)
 {
 	long length = (long)ctx->data_end - (long)ctx->data;
+	void *data;
 
-	return bpf_xdp_adjust_tail(ctx, ETH_HLEN + kept - length) || bpf_xdp_adjust_head(ctx, -(int)headers) ? -1 : 0;
+	if (bpf_xdp_adjust_tail(ctx, ETH_HLEN + kept - length) || bpf_xdp_adjust_head(ctx, -(int)size))
+		return -1;
+	data = (void *)(long)ctx->data;
+	if (data + ETH_HLEN + size > (void *)(long)ctx->data_end)
+		return -1;
+	swap_macs(data, ethernet);
+	__builtin_memcpy(data + ETH_HLEN, head, size);
+	return 0;
 }
 
 /* Makes an error that says that nobody is there of a datagram. */
 static __always_inline int unreachable4(struct xdp_md *ctx, const struct lb_packet *p)
 {
 	__u32 kept = sizeof(struct iphdr) + LB_ICMP_EMBEDDED;
-	struct {
-		struct ethhdr ethernet;
-		struct lb_error4 error;
-	} __attribute__((packed)) *packet = (void *)(long)ctx->data;
+	void *data = (void *)(long)ctx->data;
 	struct ethhdr ethernet;
 	struct lb_error4 head;
 
-	if ((void *)packet + ETH_HLEN + kept > (void *)(long)ctx->data_end)
+	if (data + ETH_HLEN + kept > (void *)(long)ctx->data_end)
 		return -1;
-	swap_macs(&ethernet, &packet->ethernet);
-	lb_error4_of(p, lb_words_of(LB_PORT_UNREACHABLE), 0,
-		     bpf_csum_diff(NULL, 0, (void *)packet + ETH_HLEN, kept, 0), kept, &head);
-	if (cut_packet(ctx, kept, sizeof(head)))
-		return -1;
-	packet = (void *)(long)ctx->data;
-	if ((void *)(packet + 1) > (void *)(long)ctx->data_end)
-		return -1;
-	packet->ethernet = ethernet;
-	packet->error = head;
-	return 0;
+	ethernet = *(struct ethhdr *)data;
+	lb_error4_of(p, lb_words_of(LB_PORT_UNREACHABLE), 0, bpf_csum_diff(NULL, 0, data + ETH_HLEN, kept, 0), kept,
+		     &head);
+	return put_error(ctx, kept, &ethernet, &head, sizeof(head));
 }
 
 static __always_inline int unreachable6(struct xdp_md *ctx, const struct lb_packet *p)
 {
 	__u32 kept = sizeof(struct ipv6hdr) + LB_ICMP_EMBEDDED;
-	struct {
-		struct ethhdr ethernet;
-		struct lb_error6 error;
-	} __attribute__((packed)) *packet = (void *)(long)ctx->data;
+	void *data = (void *)(long)ctx->data;
 	struct ethhdr ethernet;
 	struct lb_error6 head;
 
-	if ((void *)packet + ETH_HLEN + kept > (void *)(long)ctx->data_end)
+	if (data + ETH_HLEN + kept > (void *)(long)ctx->data_end)
 		return -1;
-	swap_macs(&ethernet, &packet->ethernet);
-	lb_error6_of(p, lb_words_of(LB_PORT_UNREACHABLE), 0,
-		     bpf_csum_diff(NULL, 0, (void *)packet + ETH_HLEN, kept, 0), kept, &head);
-	if (cut_packet(ctx, kept, sizeof(head)))
-		return -1;
-	packet = (void *)(long)ctx->data;
-	if ((void *)(packet + 1) > (void *)(long)ctx->data_end)
-		return -1;
-	packet->ethernet = ethernet;
-	packet->error = head;
-	return 0;
+	ethernet = *(struct ethhdr *)data;
+	lb_error6_of(p, lb_words_of(LB_PORT_UNREACHABLE), 0, bpf_csum_diff(NULL, 0, data + ETH_HLEN, kept, 0), kept,
+		     &head);
+	return put_error(ctx, kept, &ethernet, &head, sizeof(head));
 }
 
 /* Tells the sender that nobody is there. A function by itself, for the stack has 512 bytes. */

@@ -234,6 +234,29 @@ __noinline int lb_parse_any(struct __sk_buff *skb, struct lb_packet *p)
 	return LB_PARSED_OTHER;
 }
 
+/* What a header without options says of a packet. */
+static __always_inline void lb_fill4(struct lb_packet *p, const struct iphdr *ip)
+{
+	__u16 length = bpf_ntohs(ip->tot_len);
+
+	lb_map_ip4(p->source, ip->saddr);
+	lb_map_ip4(p->target, ip->daddr);
+	p->ip4 = true;
+	p->protocol = ip->protocol;
+	p->l4 = ETH_HLEN + sizeof(*ip);
+	p->payload = length > sizeof(*ip) ? length - sizeof(*ip) : 0;
+}
+
+/* The same of a header without extensions. */
+static __always_inline void lb_fill6(struct lb_packet *p, const struct ipv6hdr *ip)
+{
+	__builtin_memcpy(p->source, &ip->saddr, 16);
+	__builtin_memcpy(p->target, &ip->daddr, 16);
+	p->protocol = ip->nexthdr;
+	p->l4 = ETH_HLEN + sizeof(*ip);
+	p->payload = bpf_ntohs(ip->payload_len);
+}
+
 /* Whether it is nothing but an IP header and a whole TCP or UDP header at the front, as nearly all are. */
 static __always_inline bool lb_parse_plain(struct __sk_buff *skb, struct lb_packet *p)
 {
@@ -241,28 +264,17 @@ static __always_inline bool lb_parse_plain(struct __sk_buff *skb, struct lb_pack
 	struct ipv6hdr *ip6 = data + ETH_HLEN;
 	struct iphdr *ip = data + ETH_HLEN;
 	struct tcphdr *tcp;
-	__u16 length;
 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		tcp = (void *)(ip + 1);
 		if ((void *)(tcp + 1) > end || *(__u8 *)ip != 0x45 || ip->frag_off & bpf_htons(0x3fff))
 			return false;
-		lb_map_ip4(p->source, ip->saddr);
-		lb_map_ip4(p->target, ip->daddr);
-		p->ip4 = true;
-		p->protocol = ip->protocol;
-		p->l4 = ETH_HLEN + sizeof(*ip);
-		length = bpf_ntohs(ip->tot_len);
-		p->payload = length > sizeof(*ip) ? length - sizeof(*ip) : 0;
+		lb_fill4(p, ip);
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		tcp = (void *)(ip6 + 1);
 		if ((void *)(tcp + 1) > end || ip6->version != 6)
 			return false;
-		__builtin_memcpy(p->source, &ip6->saddr, 16);
-		__builtin_memcpy(p->target, &ip6->daddr, 16);
-		p->protocol = ip6->nexthdr;
-		p->l4 = ETH_HLEN + sizeof(*ip6);
-		p->payload = bpf_ntohs(ip6->payload_len);
+		lb_fill6(p, ip6);
 	} else {
 		return false;
 	}

@@ -154,7 +154,7 @@ test(`${KILLS} kills each of agents, API server and pod processes: state converg
       counts.apiserver++;
       await sleep(random() * 100);
       respawn(lab.name, 'apiserver');
-      await sleep(random() * 3500);
+      await sleep(random() * 1800);
     }
   };
 

@@ -19,6 +19,7 @@ import type {
 } from '../../engine.ts';
 import type { PlanDelta, ServicePlan } from '../../types.ts';
 import { type DumpedTable, dumpPlans, dumpTables } from './dump.ts';
+import { FlowCutter } from './flow-cutter.ts';
 import { ForeignRepair } from './foreign-repair.ts';
 import { NftKernel, removeNftServices } from './kernel.ts';
 import { SET_IDS, type SetId, TABLE } from './layout.ts';
@@ -35,7 +36,6 @@ import {
   SLOT_SETS,
 } from './observe.ts';
 import { Programmer } from './programmer.ts';
-import { staleFlows } from './stale.ts';
 import { countersOf, storesOf } from './status.ts';
 import { allowUnreachables } from './unreachable.ts';
 
@@ -59,11 +59,13 @@ export class NftablesEngine implements NodeServiceEngine {
   readonly #repair: ForeignRepair;
   readonly #nodeInterfaces = new Set<number>();
   readonly #loopbackRoutes: LoopbackRoutes;
+  readonly #cutter: FlowCutter;
 
   private constructor(options: NftablesEngineOptions) {
     this.#options = options;
     this.#ledger = new Ledger(options.nodeName);
     this.#loopbackRoutes = new LoopbackRoutes({ netns: options.netns });
+    this.#cutter = new FlowCutter({ netns: options.netns });
     this.#kernel = new NftKernel({
       netns: options.netns,
       onForeignChange: (names) => this.#repair.schedule(names),
@@ -125,7 +127,7 @@ export class NftablesEngine implements NodeServiceEngine {
     let changes = 0;
     try {
       changes = programmer.program(left);
-      this.#forget(ports);
+      this.#cutter.cut(ports);
       if (ports.some(({ after }) => after && after.plan.protocol !== 'TCP'))
         allowUnreachables({ netns: this.#options.netns });
       if (servesAt(ports, isLoopback)) allowLoopbackRoutes({ netns: this.#options.netns });
@@ -257,6 +259,7 @@ export class NftablesEngine implements NodeServiceEngine {
   }
 
   close(): void {
+    this.#cutter.close();
     this.#programmer.close();
     this.#repair.close();
     this.#kernel.close();
@@ -265,16 +268,6 @@ export class NftablesEngine implements NodeServiceEngine {
   remove(): void {
     this.close();
     removeNftServices({ netns: this.#options.netns });
-  }
-
-  /** Ends what leads to backends that have gone. */
-  #forget(ports: readonly PortChange[]): void {
-    const flows = staleFlows(ports);
-    if (flows) {
-      using conntrack = Conntrack.open({ netns: this.#options.netns });
-      for (const family of flows.families)
-        conntrack.delete(conntrack.list({ family, protocol: 17 }).filter((entry) => flows.isStale(entry)));
-    }
   }
 }
 

@@ -4,8 +4,8 @@ import type { NftChange } from './change.ts';
  * A plan as the transactions that it has to be: first the chains that nobody reaches yet, with their rules, then all
  * that makes them reachable. The kernel changes rules and elements of maps at one moment, but a packet that is on its
  * way through the base chain at that moment goes on with the rules of before and finds elements of after: a chain that
- * is new has no rules for it, so it falls through and is accepted. Seen as one packet of some hundred thousand that
- * were sent to an isolated pod while policies changed without a pause. Pure.
+ * is new has no rules for it, so it falls through and is accepted. Seen as one packet of some ten thousand that
+ * were sent to an isolated pod while policies changed without a pause; decision 30 has figures. Pure.
  */
 export function inSteps(changes: readonly NftChange[]): NftChange[][] {
   const named = (change: NftChange) => `${change.family} ${'chain' in change ? change.chain : ''}`;

@@ -86,6 +86,22 @@ static __always_inline enum answer no_frontend(const struct lb_endpoint *to)
 	return reason == LB_REJECT_UNKNOWN_PORT ? REFUSE : DROP;
 }
 
+/* Whether the socket is the node's own, and not one of a pod. */
+static __always_inline bool is_node(struct bpf_sock_addr *ctx)
+{
+	return bpf_get_netns_cookie(ctx) == (lb_node_netns ? lb_node_netns : bpf_get_netns_cookie(NULL));
+}
+
+/* 127.0.0.0/8, mapped into IPv6, or ::1. */
+static __always_inline bool is_loopback(const __be32 *address)
+{
+	if (address[0] || address[1])
+		return false;
+	if (address[2] == bpf_htonl(0xffff))
+		return (address[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+	return !address[2] && address[3] == bpf_htonl(1);
+}
+
 /* Chooses a backend for what this socket wants to reach. */
 static __always_inline enum answer choose(struct bpf_sock_addr *ctx, const struct lb_endpoint *to,
 					  struct lb_peer *peer)
@@ -97,12 +113,15 @@ static __always_inline enum answer choose(struct bpf_sock_addr *ctx, const struc
 
 	if (!frontend)
 		return no_frontend(to);
+	/* A nodePort or hostPort at the node's loopback; that of a pod is another one, where its own processes listen. */
+	if (is_loopback(to->address) && !is_node(ctx))
+		return PASS;
 	/*
 	 * Where sources are limited, a process of a pod goes on to the frontend itself: its link knows its address. The
 	 * node's own packets pass no link, but who the node is was known when the frontend was written.
 	 */
 	if (frontend->flags & LB_F_RANGES) {
-		if (bpf_get_netns_cookie(ctx) != (lb_node_netns ? lb_node_netns : bpf_get_netns_cookie(NULL)))
+		if (!is_node(ctx))
 			return PASS;
 		if (!(frontend->flags & LB_F_NODE_ALLOWED)) {
 			lb_count(LB_DROP_SOURCE_RANGE);

@@ -100,6 +100,16 @@ test('exactly the node with the Lease answers', async () => {
   assert.deepEqual(await answering(POOL.v4), [await macOfNode(holder)]);
 });
 
+test('nodes that looked for the address while another one was elected tell nobody of a conflict', async () => {
+  const { items } = await lab.get<{ items: { reason: string; message: string }[] }>('events');
+  const told = items.filter(({ reason }) => reason.startsWith('Address')).map(({ message }) => message);
+  assert.deepEqual(
+    told.filter((message) => !/^node\d announces /.test(message)),
+    [],
+  );
+  assert.ok(told.length >= 2, JSON.stringify(told));
+});
+
 test('the leader is killed: soon another node answers, and it alone', async () => {
   const before = await holderOf(POOL.v4);
   const pid = pidOf(`agent of ${before}`);

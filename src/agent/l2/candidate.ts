@@ -194,18 +194,14 @@ export class Candidate {
    * router. Only before the first election: who has led before may answer still.
    */
   async #isTaken(): Promise<boolean> {
-    const { client, nodeName, log, onEvent, onRole } = this.#options;
+    const { nodeName, log, onEvent, onRole } = this.#options;
     const address = this.#address;
     const { candidacy } = this;
     let by: Mac | undefined;
-    try {
-      const named = { namespace: NAMESPACE, name: leaseName(candidacy.address) };
-      await client.get(resources.leases, named, { retryForMs: 0 });
-    } catch (error) {
-      // Without the API nobody is elected, and that is told by the election.
-      if (isNetError(error, 'CLIENT_NOT_FOUND'))
-        by = await this.#options.responder(candidacy.ifindex)?.owner(candidacy.address, this.#stop.signal);
-    }
+    if (await this.#hasNoLease())
+      by = await this.#options.responder(candidacy.ifindex)?.owner(candidacy.address, this.#stop.signal);
+    // Nodes ask at the same time, and one of them may have been elected meanwhile: then it is who answers.
+    if (by !== undefined && !(await this.#hasNoLease())) by = undefined;
     const isNew = by !== this.#takenBy;
     this.#takenBy = by;
     if (!isNew) return by !== undefined;
@@ -215,6 +211,17 @@ export class Candidate {
     log.warn({ address, by }, 'somebody else has the address');
     onEvent?.(candidacy.services, 'Warning', 'AddressConflict', message);
     return true;
+  }
+
+  /** Nobody has ever led for the address. Without the API nobody is elected, and that is told by the election. */
+  async #hasNoLease(): Promise<boolean> {
+    const named = { namespace: NAMESPACE, name: leaseName(this.candidacy.address) };
+    try {
+      await this.#options.client.get(resources.leases, named, { retryForMs: 0 });
+      return false;
+    } catch (error) {
+      return isNetError(error, 'CLIENT_NOT_FOUND');
+    }
   }
 
   /** Answers and announces until leadership is over; who keeps the address after it is decided elsewhere. */

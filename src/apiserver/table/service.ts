@@ -2,9 +2,6 @@ import type { EndpointSlice, Endpoints, Service } from '../../model/kubernetes.t
 import { columnList, type KindTable } from './column.ts';
 import { ageOf } from './duration.ts';
 
-/** LoadBalancer addresses in the narrow table end after 16 characters: printers.go, loadBalancerWidth. */
-const LOAD_BALANCER_WIDTH = 16;
-
 function externalIpOf(service: Service): string {
   const { spec, status } = service;
   const external = spec.externalIPs ?? [];
@@ -15,9 +12,8 @@ function externalIpOf(service: Service): string {
       const addresses = [
         ...new Set((status?.loadBalancer?.ingress ?? []).map((i) => i.ip ?? i.hostname ?? '')),
       ];
-      let balancer = addresses.sort().join(',');
-      if (balancer.length > LOAD_BALANCER_WIDTH && addresses.length > 1)
-        balancer = `${balancer.slice(0, LOAD_BALANCER_WIDTH - 3)}...`;
+      // All of them: tables of a server are wide ones, and only those are cut that a kubectl made itself.
+      const balancer = addresses.sort().join(',');
       if (external.length > 0) return [...(balancer === '' ? [] : [balancer]), ...external].join(',');
       return balancer === '' ? '<pending>' : balancer;
     }

@@ -90,6 +90,14 @@ test('services, nodes, slices and events print their columns', () => {
     }),
     /<pending> \| <none>/,
   );
+  const ingress = [{ ip: '192.0.2.20' }, { ip: 'fd00:1::20' }];
+  assert.match(
+    cells('Service', {
+      spec: { type: 'LoadBalancer', clusterIP: '10.96.0.9' },
+      status: { loadBalancer: { ingress } },
+    }),
+    /\| 192\.0\.2\.20,fd00:1::20 \|/,
+  );
   assert.match(
     cells('Service', { spec: { type: 'ExternalName', externalName: 'example.com' } }),
     /ExternalName \| <none> \| example\.com/,

@@ -231,6 +231,25 @@ export const kindCases: readonly Case[] = [
     }
   }),
   aCase(
+    'loopback-pod',
+    "a pod's loopback is its own: a nodePort of the node takes nothing of what its processes say there",
+    async (cluster) => {
+      await cluster.service('np', { type: 'NodePort' });
+      await cluster.endpoints('np', ['b1']);
+      for (const [kind, name] of [
+        ['tcp', 'tcp'],
+        ['udp-connected', 'udp'],
+      ] as const) {
+        const port = await nodePortOf(cluster, 'np', name);
+        assert.equal((await cluster.at('node-a').attempt(kind, '127.0.0.1', port))[0]?.result, 'ok');
+        for (const loopback of ['127.0.0.1', '::1']) {
+          const [seen] = await cluster.at('a1').attempt(kind, loopback, port);
+          assert.notEqual(seen?.result, 'ok', JSON.stringify(seen));
+        }
+      }
+    },
+  ),
+  aCase(
     'loopback-route',
     'nodePorts at loopback need no route_localnet, which lets others reach what listens there',
     async (cluster) => {

@@ -79,6 +79,15 @@ struct {
 	__type(value, __u64);
 } lb_flow_use SEC(".maps");
 
+/* A word for each `lb_flow_step` + 1 places that new flows took on a CPU; the agent reads it and looks, see there. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} lb_flow_news SEC(".maps");
+
+/* A power of two less one. */
+const volatile __u32 lb_flow_step = 1023;
+
 /* Jiffies a second. */
 const volatile __u32 lb_hz = 250;
 
@@ -380,6 +389,22 @@ static __always_inline void lb_flow_count_use(__u32 use)
 		*count += 1;
 }
 
+/*
+ * So nobody has to look at the table while nothing happens. Who does not read yet is woken once: the kernel wakes for
+ * the first record only that a reader has not had, and a full ring takes no more.
+ */
+static __always_inline void lb_flow_count_taken(void)
+{
+	__u32 use = LB_FLOW_TAKEN;
+	__u64 *count = bpf_map_lookup_elem(&lb_flow_use, &use);
+
+	if (!count)
+		return;
+	*count += 1;
+	if (!(*count & lb_flow_step))
+		bpf_ringbuf_output(&lb_flow_news, &use, sizeof(use), 0);
+}
+
 /* A place for a new flow of this client. Returns its number plus 1; 0 when there is none. */
 __noinline __u32 lb_flow_claim(const struct lb_flow_name *name)
 {
@@ -405,7 +430,7 @@ __noinline __u32 lb_flow_claim(const struct lb_flow_name *name)
 			if (home && !(home->tried >> nth & 1))
 				__sync_fetch_and_or(&home->tried, 1U << nth);
 		}
-		lb_flow_count_use(LB_FLOW_TAKEN);
+		lb_flow_count_taken();
 		return number;
 	}
 	return 0;

@@ -22,9 +22,6 @@ import type {
   SliceFacts,
 } from './types.ts';
 
-/** 40,000 new flows a second are 10,000 in this time. */
-const TEND_MS = 250;
-
 /** A table that somebody else keeps up to date; a Reflector of src/client fits. */
 export interface TableSource<P> {
   readonly items: ReadonlyMap<string, P>;
@@ -97,7 +94,6 @@ export class ServiceController {
   #retryTimer: NodeJS.Timeout | undefined;
   #retryMs = 0;
   #healTimer: NodeJS.Timeout | undefined;
-  #tendTimer: NodeJS.Timeout | undefined;
 
   constructor(options: ServiceControllerOptions) {
     this.#options = options;
@@ -155,8 +151,9 @@ export class ServiceController {
 
   /** Waits for the tables, programs everything, and from then on every change. Resolves after the first. */
   async start(): Promise<void> {
-    const { services, slices, ranges, hostPorts } = this.#options;
-    this.#tend();
+    const { services, slices, ranges, hostPorts, engine, log } = this.#options;
+    // Flows do not wait for the API.
+    engine.keepRoom?.((error) => log?.warn({ err: error }, 'Cannot make room for more flows'));
     await Promise.all([services.synced, slices.synced, ranges?.synced, hostPorts?.synced]);
     if (this.#closed) return;
     this.#setRanges();
@@ -168,7 +165,7 @@ export class ServiceController {
     this.#ready = true;
     try {
       await this.#apply(delta);
-      this.#options.log?.info(
+      log?.info(
         { services: delta.upsert.length, ms: Math.round(this.#now() - began), failed: this.#failed.size },
         'Services are programmed',
       );
@@ -207,7 +204,6 @@ export class ServiceController {
     this.#closed = true;
     clearTimeout(this.#retryTimer);
     clearTimeout(this.#healTimer);
-    clearInterval(this.#tendTimer);
   }
 
   /** Lets the engine put right what others changed, and tells it. */
@@ -219,20 +215,6 @@ export class ServiceController {
       log?.warn({ count: found.length, what }, 'somebody else changed what serves Services; it is put right');
     }
     return found;
-  }
-
-  /** From the start on: flows do not wait for the API. */
-  #tend(): void {
-    const { engine, log } = this.#options;
-    if (!engine.tend) return;
-    this.#tendTimer = setInterval(() => {
-      try {
-        engine.tend!();
-      } catch (error) {
-        log?.warn({ err: error }, 'Cannot make room for more flows');
-      }
-    }, TEND_MS);
-    this.#tendTimer.unref();
   }
 
   /** Piece by piece: a node with ten thousand Services spends no more of its time on it than a small one. */

@@ -136,8 +136,8 @@ export interface ServiceEngine {
    * asked between two pieces of work whether to go on, told the CPU that the last one took; default at once.
    */
   heal?(pause?: Pause): Promise<readonly string[]>;
-  /** Gives room to what programs fill; called some times a second, and costs next to nothing. */
-  tend?(): void;
+  /** Gives room to what programs fill, from now on and until `close`; costs nothing while nothing fills it. */
+  keepRoom?(onError: (error: unknown) => void): void;
   /** Lets go; everything stays in the kernel and works on. */
   close(): void;
   /** Takes everything out of the kernel. */

@@ -1,7 +1,7 @@
 /** eBPF: reading compiled objects, maps, programs, links and pins. See README.md. */
 export { adoptMap, adoptProgram, linkById, mapById, mapMemoryBytes, programById } from './adopt.ts';
 export { Btf, KIND } from './btf.ts';
-export { type NetnsLike, possibleCpus } from './call.ts';
+export { type NetnsLike, pageSize, possibleCpus } from './call.ts';
 export { checkLayout, type LaidMember, layoutOf } from './check-layout.ts';
 export { ATTACH, LINK_TYPE, MAP_FLAG, MAP_TYPE, mapTypeName, PROG_TYPE, progTypeName } from './constants.ts';
 export {

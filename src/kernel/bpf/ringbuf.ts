@@ -71,6 +71,13 @@ export class RingBuffer {
     return this;
   }
 
+  /** Reads no more until the next `start`; what comes meanwhile stays in the ring. */
+  pause(): this {
+    this.#poll?.stop();
+    this.#poll = undefined;
+    return this;
+  }
+
   /** Handles what is there now, at most `limit` records; returns how many. */
   drain(limit: number = RECORDS_A_TURN): number {
     const mapping = this.#mapping;
@@ -101,8 +108,7 @@ export class RingBuffer {
 
   /** Stops reading; records not yet handled stay in the map. */
   close(): void {
-    this.#poll?.stop();
-    this.#poll = undefined;
+    this.pause();
     const mapping = this.#mapping;
     this.#mapping = undefined;
     mapping?.unmap();

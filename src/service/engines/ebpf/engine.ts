@@ -2,7 +2,7 @@ import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { IpAddress } from '../../../addr/index.ts';
 import { serviceError } from '../../../errors/index.ts';
-import { type NetnsLike, unpin } from '../../../kernel/bpf/index.ts';
+import { type NetnsLike, RingBuffer, unpin } from '../../../kernel/bpf/index.ts';
 import type {
   ApplyReport,
   Count,
@@ -20,6 +20,7 @@ import type { TranslatedFlow } from '../../translated-flow.ts';
 import type { PlanDelta, ServicePlan } from '../../types.ts';
 import { dumpMaps, dumpPlans, withoutIds } from './dump.ts';
 import { explainPacket } from './explain.ts';
+import { FlowKeeper } from './flow-keeper.ts';
 import { FlowTable } from './flow-table.ts';
 import { HandOver } from './hand-over.ts';
 import { Healer } from './heal.ts';
@@ -74,6 +75,7 @@ export class EbpfEngine implements NodeServiceEngine {
   readonly #passed: PassedFlows;
   readonly #handOver: HandOver;
   readonly #flows: FlowTable;
+  #keeper: FlowKeeper | undefined;
 
   private constructor(options: EbpfEngineOptions, objects: EngineObjects, links: Links, flows: FlowTable) {
     const { sizes = {}, nodeName, now = () => performance.now() } = options;
@@ -266,9 +268,20 @@ export class EbpfEngine implements NodeServiceEngine {
     return this.#objects.programs;
   }
 
-  /** Gives room to tables that programs fill. Throws BPF_MAP_CALL. */
-  tend(): void {
-    this.#flows.tend();
+  /** Gives room to the table of flows from now on; `onError` is told BPF_MAP_CALL where there is no memory. */
+  keepRoom(onError: (error: unknown) => void): void {
+    const { lb_flow_news } = this.#objects.maps;
+    this.#keeper ??= new FlowKeeper({
+      tend: () => this.#flows.tend(),
+      restMs: () => this.#flows.restMs,
+      openNews: (onWord) => new RingBuffer(lb_flow_news, onWord),
+      onError,
+    });
+  }
+
+  /** How often the table of flows was looked at, for tests. */
+  get looks(): number {
+    return this.#keeper?.looks ?? 0;
   }
 
   /** The table of translated flows, for tests and dumps. */
@@ -282,6 +295,7 @@ export class EbpfEngine implements NodeServiceEngine {
   }
 
   close(): void {
+    this.#keeper?.close();
     this.#flows.close();
     this.#applier.close();
     this.#links.close();

@@ -18,16 +18,20 @@ import {
   flowSweepStruct,
   flowTableStruct,
 } from './layout.ts';
-import type { EngineObjects, EngineSizes } from './objects.ts';
+import { type EngineObjects, type EngineSizes, FLOWS_BEGIN } from './objects.ts';
 
 /** Places of a chunk. */
 export const FLOWS_A_CHUNK = CHUNK * FLOW_SLOTS;
 
 const FIRST = new Uint8Array(4);
-const BEGIN = 32_768;
 const UNPROVEN = 262_144;
 /** Places are given back at least so often. */
 const SWEEP_MS = 10_000;
+/** Between two looks while there is something to do, at the most and at the least. */
+export const SOON_MS = 250;
+const AT_ONCE_MS = 10;
+/** So many new flows may come in a millisecond: what one CPU of two opens by XDP when it does nothing else. */
+const FASTEST = 400;
 /** Of one look: the event loop is not held up for longer. */
 const TURN_MS = 3;
 /** Looking takes no more of a CPU than one part in this many, also while a flood keeps the table full. */
@@ -83,6 +87,8 @@ export class FlowTable {
   #sets: number;
   #use: FlowUse = { used: 0, confirmed: 0, datagrams: 0, freed: 0, unsettled: 0 };
   #tour: Tour | undefined;
+  /** Places in use, as far as is known: of those that were taken since the last whole look some may be free again. */
+  #used = 0;
   /** Places that were ever taken, at the last whole look. */
   #takenThen = 0;
   #lookedAt: number;
@@ -109,7 +115,7 @@ export class FlowTable {
       this.#chunks.reserve(this.#sets);
       return;
     }
-    const wanted = (sizes.flows ?? BEGIN) / FLOWS_A_CHUNK;
+    const wanted = (sizes.flows ?? FLOWS_BEGIN) / FLOWS_A_CHUNK;
     this.#sets = CHUNK * 2 ** Math.max(0, Math.ceil(Math.log2(wanted)));
     this.#chunks.reserve(this.#sets);
     const seed = randomBytes(8).readBigUInt64LE() | 1n;
@@ -187,28 +193,36 @@ export class FlowTable {
   }
 
   /**
-   * Gives places back and makes room, when it is time to; to be called some times a second. A look costs two lookups
-   * while the table is less than half full. Throws BPF_MAP_CALL where there is no memory, and asks again later.
+   * Gives places back and makes room, when it is time to. A look costs two lookups while the table is less than half
+   * full. Returns when to call it again, in milliseconds, unless flows come meanwhile: then after `restMs`. Throws
+   * BPF_MAP_CALL where there is no memory, and asks again later.
    */
-  tend(): void {
+  tend(): number {
     const now = this.#now();
-    if (now < this.#restUntil) return;
+    if (now < this.#restUntil) return this.#restUntil - now;
     if (!this.#tour) {
-      const taken = this.#taken() - this.#takenThen;
-      const crowded = (this.#use.used + taken) * 2 > this.capacity;
-      const due = now - this.#lookedAt >= SWEEP_MS && this.#use.used + taken > 0;
-      if (!crowded && !due) return;
+      const left = SWEEP_MS - (now - this.#lookedAt);
+      this.#used = this.#use.used + this.#taken() - this.#takenThen;
+      if (this.#used === 0) return SWEEP_MS;
+      if (this.#used * 2 <= this.capacity && left > 0) return left;
       this.#tour = newTour();
     }
     const tour = this.#tour;
     const began = performance.now();
     while (tour.chunk * CHUNK < this.#sets && performance.now() - began < TURN_MS) this.#sweep(tour);
     tour.costMs += performance.now() - began;
-    if (tour.chunk * CHUNK < this.#sets) return;
+    if (tour.chunk * CHUNK < this.#sets) return SOON_MS;
     this.#tour = undefined;
     this.#finish(tour);
     this.#restUntil = now + tour.costMs * REST;
     this.#growIfNeeded(now);
+    return Math.max(this.restMs, this.#restUntil - now);
+  }
+
+  /** How long the table may be left alone, however fast it fills, in milliseconds: until half of it could be taken. */
+  get restMs(): number {
+    const room = this.capacity / 2 - this.#used;
+    return room < 0 ? SOON_MS : Math.min(SOON_MS, Math.max(AT_ONCE_MS, room / FASTEST));
   }
 
   close(): void {
@@ -242,6 +256,7 @@ export class FlowTable {
 
   #finish({ used, confirmed, datagrams, freed, unsettled }: Tour): void {
     this.#use = { used, confirmed, datagrams, freed, unsettled };
+    this.#used = used;
     this.#takenThen = this.#taken();
     this.#lookedAt = this.#now();
   }

@@ -8,6 +8,7 @@ export const ENGINE_NEEDS: readonly KernelNeed[] = [
   { feature: bpfFeatures.netnsCookie, usedFor: 'session affinity of processes' },
   { feature: bpfFeatures.socketHooks, usedFor: 'Services at the socket, with the VIP as the peer' },
   { feature: bpfFeatures.coarseTime, usedFor: 'ages of session affinity' },
+  { feature: bpfFeatures.ringBuffers, usedFor: 'word of new flows to the agent' },
   {
     feature: bpfFeatures.batches,
     usedFor: 'many map elements in one call',

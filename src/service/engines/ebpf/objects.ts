@@ -15,6 +15,8 @@ import {
   MAP_TYPE,
   mapById,
   type NetnsLike,
+  pageSize,
+  possibleCpus,
   readObjectFile,
   requireNeeds,
   unpin,
@@ -61,6 +63,19 @@ export interface EngineSizes {
   readonly natPorts?: number;
 }
 
+/** Places for flows, unless asked otherwise. */
+export const FLOWS_BEGIN = 32_768;
+/** The agent looks at the table of flows when new ones have taken one part in so many of the places it began with. */
+const NEWS_PARTS = 8;
+
+/**
+ * New flows on one CPU after which programs wake the agent: a power of two, as they want it. On all CPUs together they
+ * are an eighth of the places at most, so of the half at which the table grows not much is taken unseen. Pure.
+ */
+export function newsStep(places: number, cpus: number): number {
+  return 2 ** Math.max(0, Math.floor(Math.log2(places / NEWS_PARTS / cpus)));
+}
+
 /** What may be pinned under these names. The folder's name is the version of the layout. */
 const SIZED: Readonly<Record<string, (sizes: EngineSizes) => number>> = {
   lb_sockets: (s) => s.sockets ?? 262_144,
@@ -97,7 +112,10 @@ const SHARED = [
   'lb_passed',
 ] as const;
 
-export type MapName = (typeof SHARED)[number];
+/** What programs of several objects share, and no later process needs: not pinned. */
+const OWN = ['lb_flow_news'] as const;
+
+export type MapName = (typeof SHARED)[number] | (typeof OWN)[number];
 
 /**
  * Version of what the maps mean. A change of a structure needs no new one: maps carry their layout, and what they
@@ -189,14 +207,17 @@ export function openObjects(
       maps['lb_nat_heads'] ?? outdated.get('lb_nat_heads')?.map,
       sizes.natPorts ?? NAT_PORTS,
     );
-    const time = { lb_hz: jiffiesPerSecond() };
-    const counting = { lb_count_packets: sizes.countPackets ?? true, ...time };
+    const flows = {
+      lb_hz: jiffiesPerSecond(),
+      lb_flow_step: newsStep(sizes.flows ?? FLOWS_BEGIN, possibleCpus()) - 1,
+    };
+    const counting = { lb_count_packets: sizes.countPackets ?? true, ...flows };
     const constants = {
       lb_socket: {
         lb_sets_errors: bpfFeatures.socketErrors.available() !== false,
         lb_node_netns: netnsCookie(typeof place.netns === 'object' ? place.netns.fd : place.netns) ?? 0n,
       },
-      lb_flow: time,
+      lb_flow: flows,
       lb_pod: counting,
       lb_node: { ...nat, ...counting },
       lb_xdp: { ...nat, ...counting },
@@ -211,6 +232,8 @@ export function openObjects(
           const old = outdated.get(name as MapName)?.map.maxEntries;
           wanted[name] ??= { maxEntries: old ?? size(sizes) };
         }
+        // A ring has whole pages.
+        wanted['lb_flow_news'] ??= { maxEntries: pageSize() };
         return loadObject(distPath(`bpf/${file}.bpf.o`), {
           maps: wanted,
           rodata: constants[file],
@@ -226,6 +249,10 @@ export function openObjects(
           map.pin(outdated.has(name) ? nextPin(folder, name) : join(folder, name)),
         );
         maps[name] = map;
+      }
+      for (const name of OWN) {
+        const map = object.maps.get(name);
+        if (map) maps[name] ??= map;
       }
     }
     const pod = objects[FILES.indexOf('lb_pod')]!;

@@ -130,6 +130,19 @@ export function tryParseCidr(text: string): Cidr | undefined {
   }
 }
 
+/**
+ * The network around address/length, or undefined. Kubernetes reads the CIDRs of people so: `192.168.1.5/24` is
+ * 192.168.1.0/24 (ParseCIDRSloppy of k8s.io/utils/net, as Go's net.ParseCIDR).
+ */
+export function looseCidr(text: string): Cidr | undefined {
+  try {
+    const { address, prefixLength } = parseInterfaceAddress(text);
+    return Cidr.around(address, prefixLength);
+  } catch {
+    return undefined;
+  }
+}
+
 /** Reads address/length where bits after the prefix may be set. Throws ADDR_BAD_CIDR. */
 export function parseInterfaceAddress(text: string): InterfaceAddress {
   const fail = (why: string) => addrError('ADDR_BAD_CIDR', { text, why });

@@ -1,6 +1,7 @@
 export {
   Cidr,
   type InterfaceAddress,
+  looseCidr,
   parseCidr,
   parseInterfaceAddress,
   tryParseCidr,

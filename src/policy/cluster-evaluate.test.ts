@@ -238,6 +238,18 @@ test('explain() names the tier, the policy, the rule and who passed it on', () =
   );
 });
 
+test('a network written as an address in it is that network, and no reason to deny everything', () => {
+  const { egress, problems } = clusterPolicyFacts({
+    apiVersion: 'policy.networking.k8s.io/v1alpha2',
+    kind: 'ClusterNetworkPolicy',
+    metadata: { name: 'p' },
+    spec: policy('Admin', 1, [], { egress: [{ action: 'Deny', to: [{ networks: ['192.0.2.7/24'] }] }] }),
+  });
+  assert.deepEqual(problems, []);
+  const peers = egress[0]!.peers!.map((peer) => (peer.kind === 'block' ? peer.text : peer.kind));
+  assert.deepEqual(peers, ['192.0.2.0/24']);
+});
+
 test('what is not known is told', () => {
   const facts = clusterPolicyFacts({
     apiVersion: 'policy.networking.k8s.io/v1alpha2',

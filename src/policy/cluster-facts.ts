@@ -1,5 +1,5 @@
 /** From ClusterNetworkPolicy objects to facts. What is not understood fails closed, as its API demands. Pure. */
-import { tryParseCidr, tryParseIp } from '../addr/index.ts';
+import { looseCidr, tryParseIp } from '../addr/index.ts';
 import type {
   ClusterNetworkPolicy,
   ClusterPolicyPeer,
@@ -95,7 +95,7 @@ function peerFacts({ namespaces, pods, nodes, networks }: ClusterPolicyPeer): Pe
     return [{ kind: 'pods', selection: selectionOf(pods.namespaceSelector ?? {}, pods.podSelector ?? {}) }];
   if (nodes) return [nodesPeer(nodes)];
   if (!networks) return undefined;
-  const cidrs = networks.map((text) => tryParseCidr(text));
+  const cidrs = networks.map((text) => looseCidr(text));
   if (cidrs.includes(undefined)) return undefined;
   return cidrs.map((cidr) => ({
     kind: 'block',

@@ -194,6 +194,21 @@ const cases: [
     false,
   ],
   [
+    'an ipBlock written as an address of its network is that network, its exceptions too',
+    [
+      [
+        'x/p',
+        {
+          podSelector: {},
+          ingress: [{ from: [{ ipBlock: { cidr: '10.244.9.9/16', except: ['10.244.2.200/24'] } }] }],
+        },
+      ],
+    ],
+    CLIENT,
+    WEB,
+    true,
+  ],
+  [
     'host-network pods are not selected',
     [['x/deny', { podSelector: {} }]],
     CLIENT,

@@ -1,5 +1,5 @@
 /** From the API's objects to facts: defaults filled in, addresses read, selections given one name. Pure. */
-import { type Cidr, IpAddress, tryParseCidr, tryParseIp } from '../addr/index.ts';
+import { type Cidr, IpAddress, looseCidr, tryParseIp } from '../addr/index.ts';
 import type {
   LabelSelector,
   NetworkPolicy,
@@ -103,8 +103,8 @@ function peerFacts(
 ): readonly PeerFacts[] {
   const { podSelector, namespaceSelector, ipBlock } = peer;
   if (ipBlock) {
-    const cidr = tryParseCidr(ipBlock.cidr);
-    const except = (ipBlock.except ?? []).map((text) => tryParseCidr(text));
+    const cidr = looseCidr(ipBlock.cidr);
+    const except = (ipBlock.except ?? []).map((text) => looseCidr(text));
     if (!cidr || except.includes(undefined)) {
       problems.push(`${at}: ipBlock ${JSON.stringify(ipBlock)} is not readable and matches nothing`);
       return [];

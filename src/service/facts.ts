@@ -1,5 +1,5 @@
 /** Kubernetes objects → what the data path acts on. Also what reflectors keep, so it is small. */
-import { type Family, tryParseCidr, tryParseIp } from '../addr/index.ts';
+import { type Family, looseCidr, tryParseIp } from '../addr/index.ts';
 import { inOnePiece } from '../codec/index.ts';
 import { serviceError } from '../errors/service.ts';
 import type { EndpointSlice, EndpointSliceEndpoint, Service } from '../model/kubernetes.ts';
@@ -174,7 +174,7 @@ function sourceRanges(
   if (!ranges || ranges.length === 0) return nothing;
   const found: string[] = [];
   for (const range of ranges) {
-    const cidr = tryParseCidr(range.trim());
+    const cidr = looseCidr(range.trim());
     if (cidr) found.push(cidr.toString());
     else
       problems.push(

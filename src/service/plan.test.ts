@@ -242,12 +242,12 @@ test('load balancer addresses are captured in mode VIP and left alone in mode Pr
   assert.deepEqual(off, []);
 });
 
-test('source ranges are kept by family and trimmed, and a broken one is told', () => {
+test('source ranges are kept by family, trimmed, bits after the prefix cleared, and a broken one is told', () => {
   const facts = serviceFacts(
     aService({
       type: 'LoadBalancer',
       clusterIPs: ['10.96.0.10', 'fd00::a'],
-      loadBalancerSourceRanges: [' 10.0.0.0/8 ', 'fd00::/8', 'nonsense'],
+      loadBalancerSourceRanges: [' 10.9.9.9/8 ', 'fd00::/8', 'nonsense'],
     }),
   );
   const plan = planService(facts, [], aNode());

@@ -1,5 +1,5 @@
 /** Rules for addresses, networks, ports and protocols that several kinds share. */
-import { Cidr, type IpAddress, parseInterfaceAddress, tryParseIp } from '../../../addr/index.ts';
+import { type Cidr, type IpAddress, looseCidr, tryParseIp } from '../../../addr/index.ts';
 import type { IntOrString } from '../../../model/kubernetes.ts';
 import type { FieldError } from '../decode.ts';
 import { invalid, invalidEach, oneOf } from './field-errors.ts';
@@ -20,16 +20,6 @@ export function validateIp(field: string, text: string): FieldError[] {
 /** Host bits may be set, as Kubernetes allows. */
 export function validateCidr(field: string, text: string): FieldError[] {
   return looseCidr(text) ? [] : [invalid(field, text, badCidr)];
-}
-
-/** The network around an address with a prefix length, or undefined. */
-export function looseCidr(text: string): Cidr | undefined {
-  try {
-    const { address, prefixLength } = parseInterfaceAddress(text);
-    return Cidr.around(address, prefixLength);
-  } catch {
-    return undefined;
-  }
 }
 
 /** Addresses that reach other machines: not loopback, link-local, and so on. */

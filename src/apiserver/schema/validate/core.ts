@@ -1,4 +1,5 @@
 /** Rules for Namespace, Node, ConfigMap, Event and Lease: the validation packages of pkg/apis v1.32. */
+import { looseCidr } from '../../../addr/index.ts';
 import type {
   ConfigMap,
   Event,
@@ -9,7 +10,7 @@ import type {
   Taint,
 } from '../../../model/kubernetes.ts';
 import type { FieldError } from '../decode.ts';
-import { looseCidr, oneForEachFamily, validateCidr, validateIp } from './addresses.ts';
+import { oneForEachFamily, validateCidr, validateIp } from './addresses.ts';
 import {
   duplicate,
   equalJson,

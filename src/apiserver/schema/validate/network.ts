@@ -1,5 +1,5 @@
 /** Rules for NetworkPolicy and ServiceCIDR: pkg/apis/networking/validation v1.32. */
-import { tryParseCidr } from '../../../addr/index.ts';
+import { looseCidr, tryParseCidr } from '../../../addr/index.ts';
 import type {
   NetworkPolicy,
   NetworkPolicyPeer,
@@ -7,7 +7,7 @@ import type {
   ServiceCIDR,
 } from '../../../model/kubernetes.ts';
 import type { FieldError } from '../decode.ts';
-import { looseCidr, oneForEachFamily, protocols, validateCidr, validatePortOrName } from './addresses.ts';
+import { oneForEachFamily, protocols, validateCidr, validatePortOrName } from './addresses.ts';
 import { equalJson, forbidden, invalid, notSupported, optionalOneOf, required } from './field-errors.ts';
 import { validateLabelSelector } from './meta.ts';
 

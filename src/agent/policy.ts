@@ -21,6 +21,7 @@ import {
   namespaceLabels,
   nodeFacts,
   nodePolicyFacts,
+  ownerName,
   PolicyController,
   type PolicyFacts,
   type PolicyStatus,
@@ -267,9 +268,10 @@ function clusterRow(policy: ClusterPolicyFacts, controller: PolicyController): P
 /** Counters of the rules whose comment names the policy. */
 function ruleRows(rules: readonly NftRuleFound[], policy: string, family: Family): PolicyRuleRow[] {
   const rows = new Map<string, PolicyRuleRow>();
+  const owner = ownerName(policy);
   for (const { comment, packets, bytes } of rules) {
     const match = /^(?:np|cnp|nnp) (\S+) ((?:in|e)gress\[\d+\])/.exec(comment);
-    if (match?.[1] !== policy) continue;
+    if (match?.[1] !== owner) continue;
     const rule = match[2]!;
     const found = rows.get(rule) ?? { rule, family: `IPv${family}`, connections: 0, bytes: 0 };
     found.connections += packets ?? 0;

@@ -7,7 +7,7 @@ import test from 'node:test';
 import { agentError, isNetError } from '../errors/index.ts';
 import { askAgent, serveSocket } from './socket.ts';
 
-test('an agent socket is private, answers in JSON, and tells errors with their message', async () => {
+test('an agent socket is private, answers in JSON, and tells errors with code, message and remedy', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'agent-socket-'));
   const path = join(folder, 'agent.sock');
   const server = await serveSocket(path, {
@@ -21,7 +21,10 @@ test('an agent socket is private, answers in JSON, and tells errors with their m
     assert.deepEqual(await askAgent(path, 'GET', '/echo?say=hi'), { said: 'hi', big: '1' });
     await assert.rejects(
       askAgent(path, 'POST', '/fail', {}),
-      (error) => isNetError(error, 'AGENT_REFUSED') && /default route/.test(error.message),
+      (error) =>
+        isNetError(error, 'AGENT_NO_ROUTE') &&
+        /default route/.test(error.message) &&
+        /--node-ip/.test(error.remedy),
     );
     await assert.rejects(askAgent(path, 'GET', '/nothing'), (error) => isNetError(error, 'AGENT_REFUSED'));
   } finally {

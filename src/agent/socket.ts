@@ -7,7 +7,7 @@ import { createServer, request, type Server, type ServerResponse } from 'node:ht
 import type { Socket } from 'node:net';
 import { dirname } from 'node:path';
 import type { Duplex } from 'node:stream';
-import { agentError, isNetError } from '../errors/index.ts';
+import { agentError, isNetError, NetError } from '../errors/index.ts';
 
 /** Answers one question; its result becomes JSON. Throws NetErrors, which reach the caller whole. */
 export type Answer = (query: URLSearchParams, body: unknown) => unknown | Promise<unknown>;
@@ -202,7 +202,7 @@ async function readBody(incoming: AsyncIterable<Buffer>): Promise<unknown> {
   }
 }
 
-/** Asks an agent. Throws AGENT_NOT_RUNNING when nobody listens, AGENT_REFUSED with what it said. */
+/** Asks an agent. Throws AGENT_NOT_RUNNING when nobody listens, its own error, AGENT_REFUSED when it is none. */
 export function askAgent<T>(
   socket: string,
   method: 'GET' | 'POST',
@@ -221,16 +221,9 @@ export function askAgent<T>(
     reply.on('end', () => {
       const text = Buffer.concat(parts).toString('utf8');
       try {
-        const value = JSON.parse(text) as T & { code?: string; message?: string };
+        const value = JSON.parse(text) as T;
         if (reply.statusCode === 200) resolve(value);
-        else
-          reject(
-            agentError('AGENT_REFUSED', {
-              path,
-              status: reply.statusCode ?? 0,
-              message: value.message ?? text,
-            }),
-          );
+        else reject(refusal(path, reply.statusCode ?? 0, text));
       } catch (cause) {
         reject(
           agentError('AGENT_REFUSED', { path, status: reply.statusCode ?? 0, message: 'no JSON' }, cause),
@@ -250,7 +243,7 @@ export function askAgent<T>(
 
 /**
  * Follows an answer that has no end. Resolves when the signal ends it. Throws AGENT_NOT_RUNNING when nobody listens or
- * the agent ends, AGENT_REFUSED with what it said.
+ * the agent ends, its own error, AGENT_REFUSED when it is none.
  */
 export async function followAgent(
   socket: string,
@@ -276,7 +269,7 @@ export async function followAgent(
     reply.on('end', () => {
       const status = reply.statusCode ?? 0;
       if (status === 200) return gone('it ended');
-      reject(agentError('AGENT_REFUSED', { path, status, message: messageOf(rest) }));
+      reject(refusal(path, status, rest));
     });
   });
   asking.on('error', (cause: NodeJS.ErrnoException) =>
@@ -289,10 +282,16 @@ export async function followAgent(
   return promise;
 }
 
-function messageOf(text: string): string {
+/** The agent's own error with its remedy; AGENT_REFUSED for what is none. */
+function refusal(path: string, status: number, text: string): Error {
+  let said: { code?: string; message?: string; remedy?: string } | undefined;
   try {
-    return (JSON.parse(text) as { message?: string }).message ?? text;
+    said = JSON.parse(text) as typeof said;
   } catch {
-    return text;
+    // Told as it came.
   }
+  const { code, message = text, remedy } = said ?? {};
+  if (code === undefined || remedy === undefined)
+    return agentError('AGENT_REFUSED', { path, status, message });
+  return new NetError(code, { message, remedy, context: { path, status } });
 }

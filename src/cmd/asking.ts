@@ -18,7 +18,7 @@ export function asking(command: Command): Command {
     .option('--json', 'print JSON', false);
 }
 
-/** The agent's answer to GET. Throws AGENT_NOT_RUNNING, AGENT_REFUSED. */
+/** The agent's answer to GET. Throws AGENT_NOT_RUNNING, the agent's own error, AGENT_REFUSED when it is none. */
 export function ask<T>(flags: AskFlags, path: string): Promise<T> {
   return askAgent<T>(`${flags.stateDir}/agent.sock`, 'GET', path);
 }

@@ -15,6 +15,7 @@ export {
 } from './host/index.ts';
 export type { LocalPod } from './known-world.ts';
 export type { Logging } from './logging.ts';
+export { ownerName } from './names.ts';
 export { policyPlanText } from './plan.ts';
 export { policyChain } from './rules.ts';
 export type {

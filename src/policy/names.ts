@@ -82,9 +82,26 @@ export function tierChainName(tier: Tier, names: readonly string[], direction: D
 }
 
 const LONGEST_COMMENT = 120;
+/** What a rule's comment has room for beside the kind, direction and index. */
+const LONGEST_OWNER = 90;
+
+/** A policy's `namespace/name` as comments have it: all of it, or its beginning and a digest of all. */
+export function ownerName(key: string): string {
+  return key.length <= LONGEST_OWNER ? key : `${key.slice(0, LONGEST_OWNER - 13)}~${digest(key)}`;
+}
+
+/** The comment of a rule; the name that people gave it may be cut, whose it is and which one may not. */
+export function ruleComment(
+  kind: 'np' | 'cnp' | 'nnp',
+  key: string,
+  rule: string,
+  called: string | undefined = undefined,
+): string {
+  return comment(`${kind} ${ownerName(key)} ${rule}${called ? ` ${called}` : ''}`);
+}
 
 /** Text that nft takes between quotes, cut to what the kernel keeps. */
 export function comment(text: string): string {
-  const safe = text.replace(/[^\w .,/=()!:;[\]+-]/g, '_');
+  const safe = text.replace(/[^\w .,/=()!:;[\]+~-]/g, '_');
   return safe.length <= LONGEST_COMMENT ? safe : `${safe.slice(0, LONGEST_COMMENT - 3)}...`;
 }

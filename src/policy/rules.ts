@@ -41,7 +41,9 @@ import {
   ISOLATED,
   namedPortName,
   nftFamily,
+  ownerName,
   policyChainName,
+  ruleComment,
   SELVES,
   TO,
   tierChainName,
@@ -134,7 +136,7 @@ export function policyChain(
       direction,
       family,
       [allowing(direction), logging === 'all' ? 'allowed' : undefined],
-      comment(`np ${policy.key} ${direction}[${index}]`),
+      ruleComment('np', policy.key, `${direction}[${index}]`),
     ),
   );
   if (rules.length === 0) return undefined;
@@ -160,7 +162,7 @@ export function tierChain(
   };
   const rules = policies.flatMap((policy) =>
     policy[direction].flatMap((rule, index) => {
-      const owner = comment(`cnp ${policy.name} ${direction}[${index}]${rule.name ? ` ${rule.name}` : ''}`);
+      const owner = ruleComment('cnp', policy.name, `${direction}[${index}]`, rule.name);
       return ruleLines(rule, direction, family, verdicts[rule.action], owner);
     }),
   );
@@ -188,7 +190,7 @@ export function groupChain(
     if (chain !== undefined) rules.push(ruleOf([jumpTo(chain)]));
   }
   const more = policies.length > 1 ? ` and ${policies.length - 1} more` : '';
-  const why = comment(`np default deny ${direction}: isolated by ${first}${more}`);
+  const why = comment(`np default deny ${direction}: isolated by ${ownerName(first)}${more}`);
   if (logging !== 'off') rules.push(logRule([], 'denied', why));
   return { rules: [...rules, ruleOf([COUNTER, DROP], why)] };
 }

@@ -7,7 +7,7 @@
 import type { Family } from '../../addr/index.ts';
 import { ACCEPT, COUNTER, DROP, equals, inSet, type NftRule, ruleOf } from '../../kernel/nft/index.ts';
 import { type Logging, logRule } from '../logging.ts';
-import { comment, HOST_CHAINS, HOST_PODS } from '../names.ts';
+import { comment, HOST_CHAINS, HOST_PODS, ruleComment } from '../names.ts';
 import { addressField, ESTABLISHED, NEIGHBOURS, ruleLines } from '../rules.ts';
 import type { Chain } from '../tables.ts';
 import type { Direction } from '../types.ts';
@@ -48,7 +48,7 @@ function hostRules(
 ): NftRule[] {
   const rules = policies.flatMap((policy) =>
     policy[direction].flatMap((rule, index) => {
-      const owner = comment(`nnp ${policy.name} ${direction}[${index}]${rule.name ? ` ${rule.name}` : ''}`);
+      const owner = ruleComment('nnp', policy.name, `${direction}[${index}]`, rule.name);
       return rule.action === 'Accept'
         ? ruleLines(rule, direction, family, [ACCEPT, logging === 'all' ? 'allowed' : undefined], owner)
         : ruleLines(rule, direction, family, [DROP, logging === 'off' ? undefined : 'denied'], owner);

@@ -9,7 +9,8 @@ import test, { after, before, type TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { startAgain, stopProcess } from '../../src/lab/restart.ts';
 import { capture } from '../lib/capture.ts';
-import { type Lab, podOf, portolanCommand, run, serviceOf, startLab, until } from '../lib/lab.ts';
+import { type Lab, podOf, portolanCommand, run, serviceOf, startLab } from '../lib/lab.ts';
+import { until } from '../lib/until.ts';
 
 const NODES = ['node1', 'node2', 'node3'] as const;
 const OUTSIDE = { 4: '198.51.100.7', 6: '2001:db8::7' } as const;

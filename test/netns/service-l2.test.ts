@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import test, { after, before } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Lab, podOf, run, serviceOf, startLab, until } from '../lib/lab.ts';
+import { type Lab, podOf, run, serviceOf, startLab } from '../lib/lab.ts';
+import { until } from '../lib/until.ts';
 
 const POOL = { v4: '172.31.0.200', v6: 'fd00:172:31::200' };
 const CURL = ['curl', '-s', '-m', '1', '-o', '/dev/null'];

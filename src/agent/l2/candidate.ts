@@ -198,10 +198,12 @@ export class Candidate {
     const address = this.#address;
     const { candidacy } = this;
     let by: Mac | undefined;
-    if (await this.#hasNoLease())
+    // Without the API nobody is elected, and that is told by the election.
+    if ((await this.#hasLease()) === false) {
       by = await this.#options.responder(candidacy.ifindex)?.owner(candidacy.address, this.#stop.signal);
-    // Nodes ask at the same time, and one of them may have been elected meanwhile: then it is who answers.
-    if (by !== undefined && !(await this.#hasNoLease())) by = undefined;
+      // A node that was elected meanwhile answers as a stranger would.
+      if (by !== undefined && (await this.#hasLease())) by = undefined;
+    }
     const isNew = by !== this.#takenBy;
     this.#takenBy = by;
     if (!isNew) return by !== undefined;
@@ -213,14 +215,14 @@ export class Candidate {
     return true;
   }
 
-  /** Nobody has ever led for the address. Without the API nobody is elected, and that is told by the election. */
-  async #hasNoLease(): Promise<boolean> {
+  /** Whether some node was elected already; undefined while nobody can be asked. */
+  async #hasLease(): Promise<boolean | undefined> {
     const named = { namespace: NAMESPACE, name: leaseName(this.candidacy.address) };
     try {
       await this.#options.client.get(resources.leases, named, { retryForMs: 0 });
-      return false;
+      return true;
     } catch (error) {
-      return isNetError(error, 'CLIENT_NOT_FOUND');
+      return isNetError(error, 'CLIENT_NOT_FOUND') ? false : undefined;
     }
   }
 

@@ -98,18 +98,21 @@ export class Candidate {
 
   /**
    * Deletes the Lease, unless another node has it, who does so when it stands no more. Asked of the API and not of the
-   * election: it may have ended while the Lease was being taken.
+   * election: it may have ended while the Lease was being taken. Another Service may get the address meanwhile: a node
+   * that takes the Lease after it was read here keeps it, else two would lead.
    */
   async #forget(): Promise<void> {
     const { client, nodeName } = this.#options;
     const named = { namespace: NAMESPACE, name: leaseName(this.candidacy.address) };
     const once = { retryForMs: 0 };
     try {
-      const { spec } = await client.get(resources.leases, named, once);
+      const { metadata, spec } = await client.get(resources.leases, named, once);
       const holder = spec?.holderIdentity ?? '';
-      if (holder === '' || holder === nodeName) await client.delete(resources.leases, named, once);
+      if ((holder !== '' && holder !== nodeName) || metadata.resourceVersion === undefined) return;
+      const preconditions = { resourceVersion: metadata.resourceVersion };
+      await client.delete(resources.leases, named, { ...once, preconditions });
     } catch {
-      // It is gone, or nobody can be asked: it is only a record.
+      // It is gone, somebody took it, or nobody can be asked: it is only a record.
     }
   }
 

@@ -120,13 +120,20 @@ export function openEgress(options: NodeEgressOptions, undo: AsyncDisposableStac
   local.follow(trigger);
   namespaces.onChange(trigger);
   ranges.onChange(trigger);
-  let told = '';
-  nodes.onChange(() => {
+  /** What Nodes said last, as text. */
+  const told = new Map<string, string>();
+  nodes.onChange((names) => {
     // Nodes change all the time, and hardly ever in what matters here.
-    const text = nodesText(known());
-    if (text === told) return;
-    told = text;
-    trigger();
+    let news = false;
+    for (const name of names) {
+      const node = nodes.items.get(name);
+      const text = node && nodeText(egressNode(node));
+      if (text === told.get(name)) continue;
+      news = true;
+      if (text === undefined) told.delete(name);
+      else told.set(name, text);
+    }
+    if (news) trigger();
   });
   return {
     controller,
@@ -183,9 +190,6 @@ function egressNode(node: Node): EgressNode {
   return made;
 }
 
-function nodesText(nodes: readonly EgressNode[]): string {
-  return nodes
-    .map(({ name, podCidrs, addresses, claims }) => [name, podCidrs, addresses, claimsText(claims)].join(' '))
-    .sort()
-    .join('\n');
+function nodeText({ podCidrs, addresses, claims }: EgressNode): string {
+  return [podCidrs, addresses, claimsText(claims)].join(' ');
 }

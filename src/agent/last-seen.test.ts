@@ -48,13 +48,18 @@ test('the file is private, whole, written at close, and only when something chan
     assert.equal(file.read(), undefined);
     file.close();
     assert.deepEqual(readdirSync(folder), [], 'nothing seen, nothing written');
-    file.save({ ...seen, peers: [] });
-    file.save(seen);
+    let asked = 0;
+    file.save(() => {
+      asked++;
+      return { ...seen, peers: [] };
+    });
+    file.save(() => seen);
     file.close();
+    assert.equal(asked, 0, 'only the last view is put together');
     assert.deepEqual(file.read(), seen);
     assert.equal(statSync(path).mode & 0o777, 0o600);
     writeFileSync(path, 'edited');
-    file.save(seen);
+    file.save(() => seen);
     file.close();
     assert.equal(readFileSync(path, 'utf8'), 'edited', 'the same view is not written twice');
     assert.deepEqual(readdirSync(folder), ['last-seen.json']);
@@ -70,7 +75,7 @@ test('a folder that cannot be written to is told once and stops nothing', () => 
     warn: (_context, message) => told.push(message),
   });
   for (const podCidrs of [['10.0.0.0/24'], ['10.0.1.0/24']]) {
-    file.save({ podCidrs, peers: [] });
+    file.save(() => ({ podCidrs, peers: [] }));
     file.close();
   }
   assert.equal(told.length, 1);

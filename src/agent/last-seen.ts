@@ -50,7 +50,7 @@ export class LastSeenFile {
   readonly #node: string;
   readonly #log: Log;
   #written: string | undefined;
-  #next: LastSeen | undefined;
+  #next: (() => Omit<LastSeen, 'node'>) | undefined;
   #timer: NodeJS.Timeout | undefined;
   #failed = false;
 
@@ -65,8 +65,9 @@ export class LastSeenFile {
     return readKept(this.#path, (text) => parseLastSeen(text, this.#node));
   }
 
-  save(seen: Omit<LastSeen, 'node'>): void {
-    this.#next = { ...seen, node: this.#node };
+  /** Writes what `seen` says in a moment: to put a thousand peers together is not for every change of one. */
+  save(seen: () => Omit<LastSeen, 'node'>): void {
+    this.#next = seen;
     this.#timer ??= setTimeout(() => this.#write(), GATHER_MS).unref();
   }
 
@@ -78,7 +79,7 @@ export class LastSeenFile {
   #write(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    const text = lastSeenText(this.#next!);
+    const text = lastSeenText({ ...this.#next!(), node: this.#node });
     if (text === this.#written) return;
     const draft = `${this.#path}.new`;
     try {

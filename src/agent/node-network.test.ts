@@ -69,7 +69,7 @@ function setUp(lastSeen?: LastSeen) {
         tell = listener;
       },
     },
-    lastSeen: { read: () => lastSeen, save: (seen) => saved.push(seen) },
+    lastSeen: { read: () => lastSeen, save: (seen) => saved.push(seen()) },
     pools: { setPools: (pools) => calls.push(`pools ${pools.join()}`) },
     addresses: [parseIp('172.31.0.11')],
     onChange: () => changes++,

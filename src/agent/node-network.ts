@@ -69,6 +69,8 @@ export class NodeNetwork {
     this.#options = options;
     this.#addresses = options.addresses;
     this.#families = new Set(options.options.clusterCidrs.map(({ family }) => family));
+    // Of all that hear of Nodes this is the first: a peer's route waits for nobody else's work.
+    options.nodes.onChange(() => this.#followNodes());
   }
 
   get overlay(): Overlay | undefined {
@@ -109,9 +111,9 @@ export class NodeNetwork {
     return {};
   }
 
-  /** Starts with what was seen last, and follows the Nodes from their first list on. */
+  /** Starts with what was seen last; to be called before the Nodes are listed, which count from then on. */
   start(): void {
-    const { lastSeen, nodes, log } = this.#options;
+    const { lastSeen, log } = this.#options;
     const seen = lastSeen.read();
     const podCidrs = seen && this.#readCidrs(seen.podCidrs);
     if (seen && podCidrs && podCidrs.length > 0) {
@@ -119,7 +121,6 @@ export class NodeNetwork {
       this.#configure(podCidrs);
       this.#overlay?.setLeases(leasesOf(seen.peers), { complete: false });
     }
-    nodes.onChange(() => this.#followNodes());
   }
 
   async stop(): Promise<void> {
@@ -139,13 +140,14 @@ export class NodeNetwork {
     const { leases, unreadable } = peerLeases(nodes.items.values(), options.nodeName);
     this.#tellUnreadable(unreadable);
     this.#overlay?.setLeases(leases);
-    if (this.#config)
-      lastSeen.save({
-        podCidrs: this.#config.podCidrs.map(String),
+    const config = this.#config;
+    if (config)
+      lastSeen.save(() => ({
+        podCidrs: config.podCidrs.map(String),
         peers: [...nodes.items.values()]
           .filter(({ metadata }) => metadata.name !== options.nodeName)
           .map((node) => nodeRecord(node)),
-      });
+      }));
     this.#options.onChange();
   }
 

@@ -11,6 +11,8 @@ import { peerLeases } from './peers.ts';
 
 /** The kernel forgets a neighbour that nobody used for 60 s (gc_stale_time) where there are many. */
 const NEIGHBOURS_MS = 20_000;
+/** Changes of Nodes are gathered: a thousand of them come at a start, and routes to peers are more urgent. */
+const GATHER_MS = 10;
 
 export interface ToldPeersOptions {
   readonly nodes: {
@@ -26,17 +28,21 @@ export interface ToldPeersOptions {
 export class ToldPeers {
   readonly #options: ToldPeersOptions;
   readonly #timer: NodeJS.Timeout;
+  #gather: NodeJS.Timeout | undefined;
   #addresses: readonly string[] = [];
   #needed = false;
 
   constructor(options: ToldPeersOptions) {
     this.#options = options;
-    options.nodes.onChange(() => this.#look());
+    options.nodes.onChange(() => {
+      this.#gather ??= setTimeout(() => this.#look(), GATHER_MS).unref();
+    });
     this.#timer = setInterval(() => this.keepNeighbours(), NEIGHBOURS_MS).unref();
   }
 
   close(): void {
     clearInterval(this.#timer);
+    clearTimeout(this.#gather);
   }
 
   /** Services were programmed: one of them may be the first that needs peers. */
@@ -64,6 +70,7 @@ export class ToldPeers {
   }
 
   #look(): void {
+    this.#gather = undefined;
     const { nodes, nodeName, engine } = this.#options;
     const { leases } = peerLeases(nodes.items.values(), nodeName);
     const addresses = leases

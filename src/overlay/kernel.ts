@@ -21,6 +21,8 @@ import type { Observed, OverlayChange } from './types.ts';
 
 /** The kernel's tables as the overlay uses them; tests pass a fake that keeps state. */
 export interface OverlayKernel {
+  /** By which a monitor tells changes made here from others. */
+  readonly port: number;
   observe(): Observed;
   /** Carries out changes in order; returns what failed. */
   apply(changes: readonly OverlayChange[]): NetError[];
@@ -31,6 +33,7 @@ export interface OverlayKernel {
 export function openOverlayKernel(netns?: number | { readonly fd: number }): OverlayKernel {
   const rtnl = Rtnl.open({ netns });
   return {
+    port: rtnl.port,
     observe: () => observe(rtnl, netns),
     apply: (changes) => apply(rtnl, netns, changes),
     close: () => rtnl.close(),

@@ -105,7 +105,8 @@ export class OverlayReconciler {
       new RtnlMonitor({
         netns,
         topics: ['link', 'addr', 'route', 'neigh'],
-        ignore: this.#options.ignore,
+        // What a comparison changed itself is no reason for the next one.
+        ignore: [...(this.#options.ignore ?? []), this.#kernel.port],
         onEvent: (event) => {
           if (this.#concerns(event)) this.#tables.trigger();
         },

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { until } from '../../test/lib/until.ts';
-import { testApi } from './testing/api.ts';
+import { testApi, until } from './testing/api.ts';
 
 const path = '/api/v1/namespaces/default/configmaps';
 const configMap = (name: string, labels: Record<string, string> = {}) => ({

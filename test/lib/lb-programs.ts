@@ -1,5 +1,5 @@
 /** Services for tests of packet programs alone: one with a backend, one without, and one whose backends are elsewhere. */
-import type { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
+import type { EbpfEngine, EbpfEngineOptions } from '../../src/service/engines/ebpf/index.ts';
 import { serviceFacts } from '../../src/service/facts.ts';
 import { aService } from '../../src/service/testing.ts';
 import { applyAll, type EndpointPlace, openEngine, plannerOf, slicesOf } from './service-engine.ts';
@@ -27,8 +27,13 @@ export const FRONTENDS = {
  * Opens the engine with Services of port 80/TCP and 53/UDP, where the first ones have 8080/TCP as well: `vip` leads to
  * the backend, `empty` to nobody, and `lost` has policy Local and the same backend.
  */
-export function openWithFrontends(node: ServiceNode, backend: EndpointPlace, nodeName: string): EbpfEngine {
-  const engine = openEngine(node);
+export function openWithFrontends(
+  node: ServiceNode,
+  backend: EndpointPlace,
+  nodeName: string,
+  more: Partial<EbpfEngineOptions> = {},
+): EbpfEngine {
+  const engine = openEngine(node, more);
   engine.setServiceRanges(['10.96.0.0/16', 'fd00:10:96::/112']);
   const ports = [
     { name: 'tcp', port: 80, protocol: 'TCP' as const },

@@ -4,8 +4,7 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { emptyNode, MemoryPods, startManager } from '../lib/pod-manager.ts';
-import { logLines, testNode } from '../lib/pods.ts';
-import { eventually } from '../lib/until.ts';
+import { logLines, testNode, until } from '../lib/pods.ts';
 
 const sh = (script: string) => ['sh', '-c', script];
 
@@ -54,7 +53,7 @@ test('a pod runs, is ready, and its status says so with all that kubectl shows',
       },
     ],
   });
-  await eventually('ready', () => pods.condition(key, 'Ready') === 'True');
+  await until('ready', () => pods.condition(key, 'Ready') === 'True');
   const tookMs = performance.now() - startedMs;
   const status = pods.status(key)!;
   assert.equal(status.phase, 'Running');
@@ -77,7 +76,7 @@ test('a pod runs, is ready, and its status says so with all that kubectl shows',
   assert.ok(main!.state!.running!.startedAt);
   assert.equal(status.initContainerStatuses![0]!.state!.terminated!.reason, 'Completed');
   const log = manager.findContainer('default', 'web', 'main')!.logPath;
-  assert.deepEqual(await eventually('log', () => logLines(log).length >= 3 && logLines(log)), [
+  assert.deepEqual(await until('log', () => logLines(log).length >= 3 && logLines(log)), [
     'a=1',
     'from-init',
     'blue 10.99.0.1 hello blue hello blue $(GREETING)',
@@ -86,7 +85,7 @@ test('a pod runs, is ready, and its status says so with all that kubectl shows',
   assert.ok(tookMs < 2_000, `${tookMs} ms`);
 
   pods.delete(key);
-  await eventually('gone', () => !pods.items.has(key));
+  await until('gone', () => !pods.items.has(key));
   assert.ok(pods.reasons(key).includes('Killing'));
   const last = pods.written.filter((one) => one.key === key).at(-1)!.status;
   assert.equal(last.containerStatuses![0]!.state!.terminated!.exitCode, 143);
@@ -122,7 +121,7 @@ test('restart policies: Always backs off, OnFailure until it succeeds, Never fai
       { name: 'c', image: 'x', command: ['true'], envFrom: [{ configMapRef: { name: 'later' } }] },
     ],
   });
-  await eventually('crash loop', () => {
+  await until('crash loop', () => {
     const c = pods.status(crash)?.containerStatuses?.[0];
     return c?.state?.waiting?.reason === 'CrashLoopBackOff' && c.restartCount >= 3;
   });
@@ -135,8 +134,8 @@ test('restart policies: Always backs off, OnFailure until it succeeds, Never fai
     /back-off \d+ms restarting failed container=c/,
   );
   assert.ok(pods.reasons(crash).includes('BackOff'));
-  await eventually('completed', () => pods.status(complete)?.phase === 'Succeeded');
-  await eventually('failed', () => pods.status(fail)?.phase === 'Failed');
+  await until('completed', () => pods.status(complete)?.phase === 'Succeeded');
+  await until('failed', () => pods.status(fail)?.phase === 'Failed');
   assert.deepEqual(
     [
       pods.status(fail)!.containerStatuses![0]!.state!.terminated!.exitCode,
@@ -144,9 +143,9 @@ test('restart policies: Always backs off, OnFailure until it succeeds, Never fai
     ],
     [137, 9],
   );
-  await eventually('retried', () => pods.status(retry)?.phase === 'Succeeded');
+  await until('retried', () => pods.status(retry)?.phase === 'Succeeded');
   assert.equal(pods.status(retry)!.containerStatuses![0]!.restartCount, 2);
-  await eventually(
+  await until(
     'explained',
     () => pods.status(noCommand)?.containerStatuses?.[0]?.state?.waiting?.reason === 'NoCommand',
   );
@@ -154,7 +153,7 @@ test('restart policies: Always backs off, OnFailure until it succeeds, Never fai
     pods.status(noCommand)!.containerStatuses![0]!.state!.waiting!.message!,
     /spec.containers\[\].command/,
   );
-  await eventually(
+  await until(
     'config error',
     () =>
       pods.status(missing)?.containerStatuses?.[0]?.state?.waiting?.reason === 'CreateContainerConfigError',
@@ -165,11 +164,8 @@ test('restart policies: Always backs off, OnFailure until it succeeds, Never fai
     metadata: { name: 'later' },
     data: {},
   });
-  await eventually(
-    'configmap found',
-    () => (pods.status(missing)?.containerStatuses?.[0]?.restartCount ?? 0) > 0,
-  );
-  await eventually('addresses of finished pods are back', () => node.network.attached.size === 3);
+  await until('configmap found', () => (pods.status(missing)?.containerStatuses?.[0]?.restartCount ?? 0) > 0);
+  await until('addresses of finished pods are back', () => node.network.attached.size === 3);
   await emptyNode(pods, runner);
   await manager.close();
   assert.deepEqual(await node.leftovers(runner), []);
@@ -236,22 +232,22 @@ test('probes: exec, http and tcp decide readiness, liveness restarts, startup ho
     ],
   });
   for (const key of [http, tcp, exec])
-    await eventually(`${key} ready`, () => pods.condition(key, 'Ready') === 'True');
+    await until(`${key} ready`, () => pods.condition(key, 'Ready') === 'True');
 
   const response = await fetch(`http://127.0.0.1:${base}/break`);
   assert.equal(response.status, 503);
   writeFileSync(flag, 'waiting');
-  await eventually('http not ready', () => pods.condition(http, 'Ready') === 'False');
-  await eventually('exec not ready', () => pods.condition(exec, 'Ready') === 'False');
+  await until('http not ready', () => pods.condition(http, 'Ready') === 'False');
+  await until('exec not ready', () => pods.condition(exec, 'Ready') === 'False');
   assert.ok(
     pods.events.some((event) => event.pod === http && /Readiness probe failed: .*503/.test(event.message)),
   );
   assert.equal(pods.status(exec)!.containerStatuses![0]!.restartCount, 0);
   writeFileSync(flag, 'dead');
-  await eventually('restarted', () => pods.status(exec)!.containerStatuses![0]!.restartCount === 1);
+  await until('restarted', () => pods.status(exec)!.containerStatuses![0]!.restartCount === 1);
   assert.ok(pods.events.some((event) => /failed liveness probe, will be restarted/.test(event.message)));
   writeFileSync(flag, 'ready');
-  await eventually('ready again', () => pods.condition(exec, 'Ready') === 'True');
+  await until('ready again', () => pods.condition(exec, 'Ready') === 'True');
   await emptyNode(pods, runner);
   await manager.close();
   assert.deepEqual(await node.leftovers(runner), []);
@@ -273,7 +269,7 @@ test('a manager that starts again goes on where the last one stopped, without a 
     ],
   });
   const orphan = pods.create('orphan', { containers: [{ name: 'c', image: 'x', command: ['sleep', '60'] }] });
-  await eventually(
+  await until(
     'ready',
     () => pods.condition(key, 'Ready') === 'True' && pods.condition(orphan, 'Ready') === 'True',
   );
@@ -286,16 +282,16 @@ test('a manager that starts again goes on where the last one stopped, without a 
 
   const nextRunner = await node.open();
   const next = await startManager(node, nextRunner, pods);
-  await eventually('orphan removed', () => nextRunner.sandboxes().length === 1);
+  await until('orphan removed', () => nextRunner.sandboxes().length === 1);
   await sleep(300);
   assert.equal(pods.status(key)!.containerStatuses![0]!.containerID, before);
   assert.equal(pods.condition(key, 'Ready'), 'True');
   assert.equal(pods.written.length, count, 'nothing changed, so nothing was written');
   process.kill(next.findContainer('default', 'stay')!.pid!, 'SIGKILL');
-  await eventually('restarted', () => pods.status(key)!.containerStatuses![0]!.restartCount === 1);
+  await until('restarted', () => pods.status(key)!.containerStatuses![0]!.restartCount === 1);
   pods.failWrites = 3;
   process.kill(nextRunner.sandboxes()[0]!.pid!, 'SIGKILL');
-  await eventually('new sandbox', () => {
+  await until('new sandbox', () => {
     const status = pods.status(key)!;
     return status.containerStatuses![0]!.restartCount === 2 && pods.condition(key, 'Ready') === 'True';
   });
@@ -313,7 +309,7 @@ test('a hundred pods start at once, take less than 1 GiB in all, and are gone ag
   const startedMs = performance.now();
   for (let i = 0; i < 100; i++)
     pods.create(`p${i}`, { containers: [{ name: 'c', image: 'x', command: ['sleep', '600'] }] });
-  await eventually(
+  await until(
     'all ready',
     () => [...pods.items.keys()].every((key) => pods.condition(key, 'Ready') === 'True'),
     30_000,

@@ -36,8 +36,7 @@ export class Announcer {
   readonly #candidateOptions: CandidateOptions;
   readonly #running = new Map<string, Candidate>();
   readonly #responders = new Map<number, L2Responder>();
-  /** By address: candidates that give their Leases back. */
-  readonly #ending = new Map<string, Promise<void>>();
+  readonly #ending = new Set<Promise<void>>();
   /** Keys of Services with addresses from pools. */
   readonly #pooled = new Set<string>();
   #left: ReadonlyMap<string, string> = new Map();
@@ -122,7 +121,7 @@ export class Announcer {
     this.#closed = true;
     clearTimeout(this.#timer);
     for (const address of [...this.#running.keys()]) this.#end(address, false);
-    await Promise.all(this.#ending.values());
+    await Promise.all(this.#ending);
     for (const responder of this.#responders.values()) responder.close();
   }
 
@@ -150,9 +149,7 @@ export class Announcer {
     for (const [address, candidacy] of candidacies) {
       const running = this.#running.get(address);
       if (running) running.candidacy = candidacy;
-      // The one before gives back the Lease in this node's name, and would give back the one that this one takes.
-      else if (!this.#ending.has(address))
-        this.#running.set(address, new Candidate(address, candidacy, this.#candidateOptions));
+      else this.#running.set(address, new Candidate(address, candidacy, this.#candidateOptions));
     }
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.trigger(), LOOK_AGAIN_MS).unref();
@@ -197,10 +194,7 @@ export class Announcer {
     if (!running) return;
     this.#running.delete(address);
     const ended = running.end(gone);
-    this.#ending.set(address, ended);
-    void ended.finally(() => {
-      this.#ending.delete(address);
-      this.trigger();
-    });
+    this.#ending.add(ended);
+    void ended.finally(() => this.#ending.delete(ended));
   }
 }

@@ -1,6 +1,5 @@
 /** The life of a flow: endpoints that go, restarts, large packets, and what belongs to no flow. */
 import assert from 'node:assert/strict';
-import { eventually } from '../../lib/until.ts';
 import {
   aCase,
   attempts,
@@ -12,7 +11,7 @@ import {
   reach,
   type Target,
 } from './case.ts';
-import type { ServiceCluster } from './cluster.ts';
+import { eventually, type ServiceCluster } from './cluster.ts';
 import { FAMILY_NAMES, type Kind } from './net.ts';
 
 const UDP = (port: number) => [{ name: 'udp', port, protocol: 'UDP' as const }];

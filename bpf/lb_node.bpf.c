@@ -13,7 +13,7 @@
  *     backend elsewhere:  client ──► [lb_from_outside] ────────────► overlay or the interface that it came by
  *                         client ◄──────────────── [lb_from_overlay] ◄──
  *
- * A backend here sees the client. One elsewhere must answer through this node: lb_nat.h. Where that has no address for
+ * A backend here sees the client, by another port where it has that client's port already (lb_flow.h). One elsewhere must answer through this node: lb_nat.h. Where that has no address for
  * an interface, packets are marked, and the rules of this node masquerade what is marked.
  */
 #include "lb_direct.h"
@@ -74,7 +74,7 @@ __noinline int lb_outside(struct __sk_buff *skb, const struct lb_packet *p)
 		return verdict;
 	if (flow->flags & LB_FLOW_DIRECT)
 		return flow->flags & LB_FLOW_OPTION ? lb_tell_send(skb, p, flow) : lb_direct_send(skb, p, flow);
-	if (lb_rewrite(skb, p, false, flow->backend, flow->backend_port))
+	if (lb_give(skb, p, flow))
 		return dropped(LB_DROP_REWRITE);
 	if (flow->flags & LB_FLOW_MASQUERADE)
 		skb->mark |= lb_masquerade_mark;

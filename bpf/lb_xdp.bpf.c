@@ -30,7 +30,8 @@ __noinline int lb_xdp_near(struct xdp_md *ctx, const struct lb_packet *p, const 
 
 	if (!p || !flow)
 		return XDP_PASS;
-	way = (struct way){ p->source, flow->backend, p->source_port, flow->backend_port };
+	way = (struct way){ p->source, flow->backend, lb_port_by(p->source_port, lb_flow_way(flow)),
+			    flow->backend_port };
 	if (p->ip4 ? rewrite_packet(ctx, p, &way, false, true) : rewrite_packet(ctx, p, &way, false, false))
 		return XDP_PASS;
 	lb_say(ctx, flow->flags & LB_FLOW_MASQUERADE ? LB_SAID_MASQUERADE : LB_SAID_DONE);

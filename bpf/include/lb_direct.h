@@ -183,9 +183,7 @@ __noinline int lb_direct_take(struct __sk_buff *skb, const struct lb_packet *p, 
 	}
 	if (flow->flags & LB_FLOW_DIRECT)
 		return dropped(LB_DROP_DIRECT);
-	if (lb_rewrite(skb, p, false, flow->backend, flow->backend_port))
-		return dropped(LB_DROP_REWRITE);
-	return NEXT;
+	return lb_give(skb, p, flow) ? dropped(LB_DROP_REWRITE) : NEXT;
 }
 
 #endif

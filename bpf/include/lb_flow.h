@@ -5,11 +5,13 @@
  *     pod 10.244.1.5:40000 -> 10.96.0.10:80      found by the client 10.244.1.5:40000 and the VIP
  *     pod 10.244.1.5:40000 <- 10.244.2.2:8080    found by the same client and the backend
  *
- * A client may use one port for several VIPs, as their addresses differ. Where these lead to one backend, all would be
- * one connection to it. So the second one of a pod gets another port there, which says by itself whose it is: the three
- * highest bits are others (its way, 1 to 7), so that the client's own one is among seven.
+ * A client may use one port for several VIPs, as these differ. Where they lead to one backend, all would be one
+ * connection to it, and to conntrack on the way. So the second one gets another port there, which says by itself whose
+ * it is: the three highest bits are others (its way, 1 to 7), so that the client's own one is among seven.
  *
  *     pod :40000 -> 10.96.0.11:80    way 1     :48192 -> 10.244.2.2:8080
+ *
+ * Clients outside have it like pods, but for direct return: there other nodes know nothing of ways.
  */
 #ifndef LB_FLOW_H
 #define LB_FLOW_H
@@ -36,26 +38,31 @@ static __always_inline bool lb_has_flows(__u32 link)
 	return used && *used;
 }
 
-#define LB_LINK_FLOWS 1
-#define LB_LINK_WAYS 2 /* ... and some of them had another port */
+#define LB_WAYS 8
 
-static __always_inline bool lb_has_ways(__u32 link)
+#define LB_LINK_FLOWS 1
+#define LB_LINK_ALL_WAYS 2 /* of an earlier version, which did not say which */
+#define LB_LINK_WAY 1 /* shift of the bit of each way that some flow had */
+
+/* The ways other than 0 by which flows went, a bit each. */
+static __always_inline __u32 lb_ways_of(__u32 link)
 {
 	__u32 *used = bpf_map_lookup_elem(&lb_links, &link);
+	__u32 all = (1 << LB_WAYS) - 2;
 
-	return used && (*used & LB_LINK_WAYS);
+	if (!used)
+		return 0;
+	return *used & LB_LINK_ALL_WAYS ? all : *used >> LB_LINK_WAY & all;
 }
 
-static __always_inline void lb_set_has_flows(__u32 link, bool ways)
+static __always_inline void lb_set_has_flows(__u32 link, __u32 way)
 {
 	__u32 *used = bpf_map_lookup_elem(&lb_links, &link);
-	__u32 now = ways ? LB_LINK_FLOWS | LB_LINK_WAYS : LB_LINK_FLOWS;
+	__u32 now = way ? LB_LINK_FLOWS | 1 << (way + LB_LINK_WAY) : LB_LINK_FLOWS;
 
 	if (used && (*used & now) != now)
 		*used |= now;
 }
-
-#define LB_WAYS 8
 
 /* The port of a client that a backend sees, and back. */
 static __always_inline __be16 lb_port_by(__be16 port, __u32 way)
@@ -102,8 +109,8 @@ __noinline __u32 lb_flow_to(const struct lb_packet *p)
 	return lb_flow_find(&name);
 }
 
-/* Of the flows of a pod the one whose backend sees this port, by one of the ways from `first` on; 0 for none. */
-__noinline __u32 lb_flow_by_port(struct lb_flow_name *name, __u32 first)
+/* The flow whose backend sees this port of a client, by one of these ways; 0 for none. */
+__noinline __u32 lb_flow_by_port(struct lb_flow_name *name, __u32 ways)
 {
 	__u32 number = 0;
 	__be16 port;
@@ -115,7 +122,7 @@ __noinline __u32 lb_flow_by_port(struct lb_flow_name *name, __u32 first)
 	flags = name->flags & ~LB_FLOW_WAYS;
 	name->mask |= LB_FLOW_WAYS;
 	for (__u32 way = 0; way < LB_WAYS && !number; way++) {
-		if (way < first)
+		if (!(ways >> way & 1))
 			continue;
 		name->client_port = lb_port_by(port, way);
 		name->flags = flags | way << LB_FLOW_WAY_SHIFT;
@@ -139,7 +146,7 @@ enum lb_seen {
 __noinline __u32 lb_flow_seen(const struct lb_packet *p, __u32 what, __u32 link)
 {
 	struct lb_flow_name name;
-	__u32 number;
+	__u32 number, ways;
 
 	if (!p)
 		return 0;
@@ -152,14 +159,14 @@ __noinline __u32 lb_flow_seen(const struct lb_packet *p, __u32 what, __u32 link)
 	if (what == LB_SEEN_SHOWN)
 		return lb_flow_find(&name);
 	name.is_backend = true;
-	name.mask |= LB_FLOW_HAIRPIN;
+	name.mask |= LB_FLOW_HAIRPIN | LB_FLOW_WAYS;
 	if (what == LB_SEEN_OWN_ANSWER)
 		name.flags |= LB_FLOW_HAIRPIN;
-	if (link == NODE_LINK)
-		return lb_flow_find(&name);
-	name.mask |= LB_FLOW_WAYS;
 	number = lb_flow_find(&name);
-	return number || !lb_has_ways(link) ? number : lb_flow_by_port(&name, 1);
+	if (number)
+		return number;
+	ways = lb_ways_of(link);
+	return ways ? lb_flow_by_port(&name, ways) : 0;
 }
 
 /*

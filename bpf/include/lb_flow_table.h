@@ -186,7 +186,12 @@ static __always_inline bool lb_flow_same(const __be32 *a, const __be32 *b)
 
 static __always_inline bool lb_flow_is(const struct lb_flow *flow, const struct lb_flow_name *name)
 {
-	if ((flow->flags & name->mask) != name->flags || flow->client_port != name->client_port ||
+	__u16 flags = flow->flags;
+
+	/* With an option the same bits say when a node was told. */
+	if (flags & LB_FLOW_OPTION)
+		flags &= ~LB_FLOW_WAYS;
+	if ((flags & name->mask) != name->flags || flow->client_port != name->client_port ||
 	    !lb_flow_same(flow->client, name->client))
 		return false;
 	if (name->is_backend)

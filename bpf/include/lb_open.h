@@ -95,7 +95,7 @@ static __always_inline int no_frontend(const struct lb_packet *p)
  * The client uses its port for a backend directly, or through another VIP, which it used through a VIP before: what
  * the backend answers from here on is not to be shown as that VIP's. An open connection is left alone.
  */
-__noinline int lb_flow_forget(const struct lb_packet *p, __u32 link)
+__noinline int lb_flow_forget(const struct lb_packet *p)
 {
 	struct lb_flow_name name;
 	struct lb_flow *flow;
@@ -105,8 +105,7 @@ __noinline int lb_flow_forget(const struct lb_packet *p, __u32 link)
 		return 0;
 	lb_flow_name_of(&name, p->source, p->source_port, p->target, p->target_port, p->protocol);
 	name.is_backend = true;
-	if (link != NODE_LINK)
-		name.mask |= LB_FLOW_WAYS;
+	name.mask |= LB_FLOW_WAYS;
 	number = lb_flow_find(&name);
 	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (flow && (p->protocol == IPPROTO_UDP || lb_flow_over(flow)))
@@ -183,7 +182,7 @@ static __always_inline void forget_direct(const struct lb_packet *p, const struc
 	/* Later fragments of a packet that another node translated are to the backend, and belong to the flow. */
 	if (!choice->frontend && p->fragment != LB_LATER_FRAGMENT && (opens || p->protocol == IPPROTO_UDP) &&
 	    lb_has_flows(link))
-		lb_flow_forget(p, link);
+		lb_flow_forget(p);
 }
 
 #define LB_KIND_LOAD_BALANCER (2 << LB_F_KIND_SHIFT)
@@ -223,8 +222,8 @@ struct {
 } lb_flow_names SEC(".maps");
 
 /*
- * The place for a flow that is chosen now: that of the same VIP, or another one. Where this client has an open
- * connection to the same backend, it is noted which one came later.
+ * The place for a flow with direct return, which has no ways: that of the same VIP, or another one. Where this client
+ * has an open connection to the same backend, it is noted which one came later.
  */
 __noinline __u32 lb_flow_open(const struct lb_packet *p, const struct lb_backend *backend)
 {
@@ -237,6 +236,7 @@ __noinline __u32 lb_flow_open(const struct lb_packet *p, const struct lb_backend
 		return 0;
 	lb_flow_name_of(name, p->source, p->source_port, backend->address, backend->port, p->protocol);
 	name->is_backend = true;
+	name->mask |= LB_FLOW_WAYS;
 	number = lb_flow_find(name);
 	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (flow && (p->protocol == IPPROTO_UDP || lb_flow_over(flow)))
@@ -251,6 +251,7 @@ __noinline __u32 lb_flow_open(const struct lb_packet *p, const struct lb_backend
 	lb_copy_address(name->peer, p->target);
 	name->peer_port = p->target_port;
 	name->is_backend = name->last = false;
+	name->mask &= ~LB_FLOW_WAYS;
 	number = lb_flow_find(name);
 	if (!number)
 		number = lb_flow_claim(name);
@@ -264,14 +265,13 @@ __noinline __u32 lb_flow_open(const struct lb_packet *p, const struct lb_backend
 #define LB_FLOW_WAY_ORDER 128
 
 /*
- * The place for a flow of a pod, with its way above it: the first by which the backend sees a port that no other open
+ * The place for a flow, with its way above it: the first by which the backend sees a port that no other open
  * flow of this client has there. 0 where all ways are taken; of datagrams the last one is taken over then.
  */
 __noinline __u64 lb_flow_open_way(const struct lb_packet *p, const struct lb_backend *backend, __u32 link)
 {
-	__u32 own, number = 0, way = 0;
+	__u32 own, number = 0, way = 0, ways = lb_ways_of(link);
 	struct lb_flow_name *name;
-	bool ways = lb_has_ways(link);
 
 	name = bpf_map_lookup_elem(&lb_flow_names, &number);
 	if (!p || !backend || !name)
@@ -290,7 +290,7 @@ __noinline __u64 lb_flow_open_way(const struct lb_packet *p, const struct lb_bac
 		number = lb_flow_find(name);
 		/* A link without ways has none of its flows at another port than its own. */
 		if (!number && ways)
-			number = lb_flow_by_port(name, 1);
+			number = lb_flow_by_port(name, ways);
 		if (!number || number == own)
 			break;
 		holder = lb_flow_at(number - 1);
@@ -319,7 +319,8 @@ static __always_inline struct lb_flow *keep_flow(const struct lb_packet *p, cons
 	struct lb_flow *flow;
 	__u32 number, way = 0;
 
-	if (outside) {
+	/* With direct return another node may get the next packet, and would show the backend the client's own port. */
+	if (outside && is_direct(choice->frontend)) {
 		number = lb_flow_open(p, backend);
 	} else {
 		__u64 place = lb_flow_open_way(p, backend, link);

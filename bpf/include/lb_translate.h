@@ -193,6 +193,16 @@ static __always_inline int icmp_to_client(struct __sk_buff *skb, const struct lb
 	return NEXT;
 }
 
+/* A client's packet becomes one to its backend. */
+static __always_inline int lb_give(struct __sk_buff *skb, const struct lb_packet *p, const struct lb_flow *flow)
+{
+	__be16 port = lb_port_by(p->source_port, lb_flow_way(flow));
+
+	if (lb_rewrite(skb, p, false, flow->backend, flow->backend_port))
+		return -1;
+	return port != p->source_port ? lb_rewrite(skb, p, true, p->source, port) : 0;
+}
+
 /* The answer of a backend becomes the answer of the VIP. */
 static __always_inline int to_client(struct __sk_buff *skb, __u32 link)
 {

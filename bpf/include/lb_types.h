@@ -96,8 +96,8 @@ enum lb_flow_flag {
 	LB_FLOW_OPTION = 1 << 8, /* with LB_FLOW_DIRECT: ... to the backend, and an option tells its node the VIP */
 	LB_FLOW_CONFIRMED = 1 << 9, /* the client went on after the backend's answer: no forged source does */
 	LB_FLOW_UDP = 1 << 10, /* else TCP */
-	LB_FLOW_TOLD_SHIFT = 11, /* 5 bits, of clients outside: the second when its node was told last, 0 for never */
-	LB_FLOW_WAY_SHIFT = 11, /* 3 bits, of pods: which other port of the client the backend sees, 0 for its own */
+	LB_FLOW_TOLD_SHIFT = 11, /* 5 bits, with LB_FLOW_OPTION: the second when its node was told last, 0 for never */
+	LB_FLOW_WAY_SHIFT = 11, /* 3 bits, without: which other port of the client the backend sees, 0 for its own */
 	LB_FLOW_WAYS = 7 << LB_FLOW_WAY_SHIFT,
 };
 

@@ -32,7 +32,7 @@ export interface Flow {
   order: number;
 }
 
-/** Bits of the flags that say by which other port a backend sees a pod: the three highest bits of the port changed. */
+/** Bits of the flags that say by which other port a backend sees a client: the three highest bits of the port changed. */
 const WAY_SHIFT = 11;
 const WAYS = 7 << WAY_SHIFT;
 /** A port below is nobody's who did not take it. */
@@ -93,14 +93,16 @@ export class Flows {
     return at < 0 ? undefined : this.#flows[at];
   }
 
-  /** The flow of a pod whose backend sees this port of it. */
+  /** The flow of a client whose backend sees this port of it, by one of these ways, a bit each. */
   seenAs(
     client: { readonly address: Uint32Array; readonly port: number; readonly protocol: number },
     backend: Uint32Array,
     port: number,
+    ways: number,
     hairpin?: boolean,
   ): Flow | undefined {
     for (let way = 0; way < 8; way++) {
+      if (((ways >> way) & 1) === 0) continue;
       const flows = this.of(client.address, portBy(client.port, way), client.protocol);
       const flow = flows && flowFrom(flows, backend, port, hairpin, way);
       if (flow) return flow;
@@ -158,7 +160,7 @@ export function orderAfter(
   let last: Flow | undefined;
   for (const flow of flows) {
     if ((flow.flags & FLOW.USED) === 0) continue;
-    if (flow.backendPort !== port || !sameAddress(flow.backend, backend)) continue;
+    if (wayOf(flow) !== 0 || flow.backendPort !== port || !sameAddress(flow.backend, backend)) continue;
     if (!last || flow.order > last.order) last = flow;
   }
   if (!last || (last.vipPort === vipPort && sameAddress(last.vip, vip))) return 0;

@@ -145,7 +145,7 @@ export class NodeReference extends Reference {
       if (verdict !== undefined) return verdict;
     }
     if (isDirect(frontend)) this.directTo = backend;
-    return this.keep(chosen);
+    return this.place(chosen);
   }
 
   /** undefined: this node has no way or no address there. */
@@ -462,10 +462,12 @@ export class NodeReference extends Reference {
       const { backend } = chosen;
       if ((backend.flags & BACKEND.NEAR) === 0 || !sameAddress(backend.address, this.#outerTarget))
         return this.drop('drop-direct');
-      flow = this.keep(chosen);
+      const kept = this.place(chosen);
+      if (typeof kept === 'number') return kept;
+      flow = kept;
     }
     if ((flow.flags & FLOW.DIRECT) !== 0) return this.drop('drop-direct');
-    p.replace('target', flow.backend, flow.backendPort);
+    this.give(flow);
     return VERDICT.NEXT;
   }
 }

@@ -78,6 +78,8 @@ export class Reference {
   readonly #observedTarget = new Uint32Array(4);
   /** Whether flows were translated at the pod's link, at the node's interfaces. */
   protected readonly usedLinks = { pod: false, node: false };
+  /** Ways that flows of a link had, a bit each: nobody looks for others. */
+  readonly #usedWays = { pod: 1, node: 1 };
   protected observed: Observed = { verdict: 0, bytes: new Uint8Array(0), length: 0 };
   protected outside = false;
   protected gso = false;
@@ -94,6 +96,7 @@ export class Reference {
     this.fragments.clear();
     this.affinities.clear();
     this.usedLinks.pod = this.usedLinks.node = false;
+    this.#usedWays.pod = this.#usedWays.node = 1;
   }
 
   /** The verdict that this packet must get; `out`, `outLength` and `mark` are set. */
@@ -176,7 +179,7 @@ export class Reference {
     const p = this.packet;
     const hairpin = p.four ? HAIRPIN_ADDRESS.four : HAIRPIN_ADDRESS.six;
     if (!this.outside && sameAddress(p.target, hairpin)) return this.#hairpinAnswer();
-    const usedLink = this.usedLinks[this.outside ? 'node' : 'pod'];
+    const usedLink = this.usedLinks[this.#link];
     // Open connections past a link without translated flows are nobody's business.
     const going = p.protocol === PROTOCOL.TCP && !this.opens;
     if (!this.outside && going && !usedLink && !this.world.inServiceRange(p.target)) return VERDICT.NEXT;
@@ -189,19 +192,19 @@ export class Reference {
       flow = opened;
     }
     if ((flow.flags & FLOW.DIRECT) !== 0) return this.sendDirect(flow);
-    p.replace('target', flow.backend, flow.backendPort);
-    if (this.outside) {
-      if ((flow.flags & FLOW.MASQUERADE) !== 0) this.mark = MARK;
-      return VERDICT.NEXT;
-    }
+    const turns = !this.outside && (flow.flags & FLOW.HAIRPIN) !== 0;
+    this.give(flow, turns ? hairpin : p.source);
+    if (turns) p.swapMacs();
+    else if (this.outside && (flow.flags & FLOW.MASQUERADE) !== 0) this.mark = MARK;
+    return turns ? VERDICT.REDIRECT : VERDICT.NEXT;
+  }
+
+  /** A client's packet becomes one to its backend, from this source. */
+  protected give(flow: Flow, source: Uint32Array = this.packet.source): void {
+    const p = this.packet;
     const port = portBy(p.sourcePort, wayOf(flow));
-    if ((flow.flags & FLOW.HAIRPIN) === 0) {
-      if (port !== p.sourcePort) p.replace('source', p.source, port);
-      return VERDICT.NEXT;
-    }
-    p.replace('source', hairpin, port);
-    p.swapMacs();
-    return VERDICT.REDIRECT;
+    p.replace('target', flow.backend, flow.backendPort);
+    if (source !== p.source || port !== p.sourcePort) p.replace('source', source, port);
   }
 
   /** An open connection stays where it is; a repeated SYN and datagrams while their backend serves. */
@@ -229,14 +232,20 @@ export class Reference {
 
   /** What the client's port meant until now is not to be shown as that VIP's any more. */
   protected forget(flows: Flow[] | undefined, backend: Uint32Array, port: number): void {
-    const flow = flows && flowFrom(flows, backend, port, undefined, this.outside ? undefined : 0);
+    const flow = flows && flowFrom(flows, backend, port, undefined, 0);
     if (flow && (this.packet.protocol === PROTOCOL.UDP || isOver(flow))) flow.flags = 0;
   }
 
   protected open(flows: Flow[] | undefined): Flow | number {
     const chosen = this.chosen(flows);
-    if (typeof chosen === 'number') return chosen;
-    const way = this.outside ? 0 : this.#freeWay(chosen.backend.address, chosen.backend.port);
+    return typeof chosen === 'number' ? chosen : this.place(chosen);
+  }
+
+  /** Remembers a choice where there is a way for it. */
+  protected place(chosen: Choice): Flow | number {
+    // With direct return another node may get the next packet, and knows of no way.
+    const told = this.outside && isDirect(chosen.frontend);
+    const way = told ? 0 : this.#freeWay(chosen.backend.address, chosen.backend.port);
     return way === undefined ? this.drop('drop-flows-full') : this.keep(chosen, way);
   }
 
@@ -266,7 +275,7 @@ export class Reference {
     const own = this.flows.make(p.source, p.sourcePort, p.protocol);
     let order = way === 0 ? 0 : 128 + way;
     if (way !== 0) this.otherPorts++;
-    if (this.outside) {
+    if (this.outside && isDirect(frontend)) {
       this.forget(own, backend.address, backend.port);
       order = orderAfter(own, backend.address, backend.port, p.target, p.targetPort);
     }
@@ -290,12 +299,13 @@ export class Reference {
       this.count((flow.flags & FLOW.DIRECT) !== 0 ? 'forward-direct' : 'forward-flow');
     }
     this.track(flow, true);
-    this.usedLinks[this.outside ? 'node' : 'pod'] = true;
+    this.usedLinks[this.#link] = true;
+    this.#usedWays[this.#link] |= 1 << way;
     return flow;
   }
 
   /**
-   * By which port the backend is to see a new flow of a pod: none that stands for another open one there. Of datagrams
+   * By which port the backend is to see a new flow: none that stands for another open one there. Of datagrams
    * the last way is taken over when there is none.
    */
   #freeWay(backend: Uint32Array, port: number): number | undefined {
@@ -304,7 +314,7 @@ export class Reference {
     const same = own && flowTo(own, p.target, p.targetPort);
     for (const way of waysOf(p.sourcePort)) {
       const client = { address: p.source, port: portBy(p.sourcePort, way), protocol: p.protocol };
-      const holder = this.flows.seenAs(client, backend, port);
+      const holder = this.#seenAs(client, backend, port);
       if (!holder || holder === same) return way;
       if (isOver(holder) || (p.protocol === PROTOCOL.UDP && way === 7)) {
         holder.flags = 0;
@@ -312,6 +322,20 @@ export class Reference {
       }
     }
     return undefined;
+  }
+
+  get #link(): 'pod' | 'node' {
+    return this.outside ? 'node' : 'pod';
+  }
+
+  /** The flow of this link whose backend sees this port of a client. */
+  #seenAs(
+    client: Parameters<Flows['seenAs']>[0],
+    backend: Uint32Array,
+    port: number,
+    hairpin?: boolean,
+  ): Flow | undefined {
+    return this.flows.seenAs(client, backend, port, this.#usedWays[this.#link], hairpin);
   }
 
   /** The place of the same VIP, or another one: there are enough. */
@@ -363,7 +387,7 @@ export class Reference {
   #hairpinAnswer(): number {
     const p = this.packet;
     const client = { address: p.source, port: p.targetPort, protocol: p.protocol };
-    const flow = this.flows.seenAs(client, p.source, p.sourcePort, true);
+    const flow = this.#seenAs(client, p.source, p.sourcePort, true);
     if (!flow) return this.drop('reject-no-flow');
     this.track(flow, false);
     p.replace('source', flow.vip, flow.vipPort);
@@ -374,26 +398,16 @@ export class Reference {
 
   #toClient(length: number): number {
     const p = this.packet;
-    if (!this.usedLinks[this.outside ? 'node' : 'pod']) return VERDICT.NEXT;
+    if (!this.usedLinks[this.#link]) return VERDICT.NEXT;
     if (p.read(length, this.fragments) !== 'whole') return VERDICT.NEXT;
     if (p.icmp) return this.#errorToClient();
-    const flow = this.#flowOf(
-      { address: p.target, port: p.targetPort, protocol: p.protocol },
-      p.source,
-      p.sourcePort,
-    );
+    const client = { address: p.target, port: p.targetPort, protocol: p.protocol };
+    const flow = this.#seenAs(client, p.source, p.sourcePort, false);
     if (!flow) return VERDICT.NEXT;
     this.track(flow, false);
     p.replace('source', flow.vip, flow.vipPort);
     if (flow.clientPort !== p.targetPort) p.replace('target', p.target, flow.clientPort);
     return VERDICT.NEXT;
-  }
-
-  /** Whose flow an answer belongs to, or what is quoted of its question. */
-  #flowOf(client: Parameters<Flows['seenAs']>[0], backend: Uint32Array, port: number): Flow | undefined {
-    if (!this.outside) return this.flows.seenAs(client, backend, port, false);
-    const flows = this.flows.of(client.address, client.port, client.protocol);
-    return flows && flowFrom(flows, backend, port, false);
   }
 
   protected get isError(): boolean {
@@ -467,7 +481,7 @@ export class Reference {
     const inner = this.inner;
     if (!this.isError || !this.readInner()) return VERDICT.NEXT;
     const client = { address: inner.source, port: inner.sourcePort, protocol: inner.protocol };
-    const flow = this.#flowOf(client, inner.target, inner.targetPort);
+    const flow = this.#seenAs(client, inner.target, inner.targetPort, false);
     if (!flow) return VERDICT.NEXT;
     if (flow.clientPort !== inner.sourcePort) this.replaceInner('source', inner.source, flow.clientPort);
     this.replaceInner('target', flow.vip, flow.vipPort);

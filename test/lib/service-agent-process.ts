@@ -35,7 +35,7 @@ export class ServiceAgentProcess {
 /** Adds three pods that serve: two are endpoints all the time, the third comes and goes. */
 export async function agentInput(
   node: ServiceNode,
-  more: Pick<AgentInput, 'vip' | 'others' | 'affinity'>,
+  more: Pick<AgentInput, 'vip' | 'others' | 'affinity' | 'outside'>,
 ): Promise<AgentInput> {
   const servers: TestPod[] = ['one', 'two', 'three'].map((name) => node.addPod(name));
   for (const pod of servers) await node.serve(pod.name, pod.netns, pod.ip4, 8080);

@@ -3,7 +3,7 @@
  * changes endpoints all the time. Argument: JSON of `AgentInput`. Writes `ready` when the first sync is done.
  */
 import { openNetns } from '../../src/kernel/netns/index.ts';
-import { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
+import { EbpfEngine, type NodeHook } from '../../src/service/engines/ebpf/index.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
 import { aNode, aService, aSlice } from '../../src/service/testing.ts';
@@ -22,34 +22,53 @@ export interface AgentInput {
   readonly affinity?: boolean;
   /** Other Services, without endpoints. */
   readonly others: number;
+  /** Clients outside are served, too. */
+  readonly outside?: {
+    readonly nodeHook: NodeHook;
+    readonly links: readonly { readonly ifindex: number; readonly ip4: string }[];
+    readonly nodeAddress: string;
+    readonly nodePort: number;
+    /** Endpoints of the Service on another node. */
+    readonly elsewhere: readonly string[];
+  };
 }
 
 const input = JSON.parse(process.argv[2]!) as AgentInput;
+const { outside } = input;
 using netns = openNetns(input.netns);
 const engine = EbpfEngine.open({
   bpffsDir: input.bpffs,
   cgroupPath: input.cgroup,
   netns,
   nodeName: 'node-a',
+  nodeHook: outside?.nodeHook,
 });
 const services = new Map<string, ServiceFacts>();
 const slices = new Map<string, SliceFacts>();
-const add = (name: string, ip: string, affinity = false) => {
-  const facts = serviceFacts(
-    aService({ clusterIPs: [ip], ...(affinity ? { sessionAffinity: 'ClientIP' as const } : {}) }, { name }),
-  );
+const add = (name: string, ip: string, more: Parameters<typeof aService>[0] = {}) => {
+  const facts = serviceFacts(aService({ clusterIPs: [ip], ...more }, { name }));
   services.set(facts.key, facts);
 };
-add('web', input.vip, input.affinity);
+add('web', input.vip, {
+  ...(input.affinity ? { sessionAffinity: 'ClientIP' as const } : {}),
+  ...(outside && { type: 'NodePort' as const, ports: [{ port: 80, nodePort: outside.nodePort }] }),
+});
 for (let at = 0; at < input.others; at++) add(`other-${at}`, `10.97.${at >> 8}.${at & 255}`);
 const put = (endpoints: readonly string[]) => {
-  const slice = sliceFacts(aSlice(endpoints.map((address) => `${address} node-a`)));
+  const slice = sliceFacts(
+    aSlice([
+      ...endpoints.map((address) => `${address} node-a`),
+      ...(outside?.elsewhere ?? []).map((address) => `${address} node-b`),
+    ]),
+  );
   slices.set(slice.key, slice);
   return slice.key;
 };
 put(input.endpoints);
-const planner = new ServicePlanner({ services, slices }, aNode({ nodePortAddresses: [] }));
+const nodePortAddresses = outside ? [outside.nodeAddress] : [];
+const planner = new ServicePlanner({ services, slices }, aNode({ nodePortAddresses }));
 const first = engine.apply(planner.planAll());
+for (const { ifindex, ip4 } of outside?.links ?? []) engine.attachNodeInterface(ifindex, { ip4 });
 for (const ifindex of input.podLinks) engine.attachPodLink(ifindex);
 console.log(`ready ${first.changes}`);
 for (let round = 0; ; round++) {

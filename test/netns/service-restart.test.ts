@@ -3,6 +3,8 @@ import assert from 'node:assert/strict';
 import { readdirSync } from 'node:fs';
 import test, { after, before, describe } from 'node:test';
 import { isNetError } from '../../src/errors/index.ts';
+import { writeNftParts } from '../../src/kernel/nft/index.ts';
+import { masqueradeParts } from '../../src/service/engines/ebpf/index.ts';
 import { Writer } from '../../src/service/engines/ebpf/writer.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { aService, aSlice } from '../../src/service/testing.ts';
@@ -130,5 +132,89 @@ describe('restart of the engine', () => {
       timeout: 0.3,
     });
     assert.notEqual(after!.result, 'ok');
+  });
+});
+
+describe('restart of an engine that has XDP at the links of its node', () => {
+  const NODE_ADDRESS = '192.168.77.1';
+  let node: ServiceNode;
+  let outside: TestPod;
+  let remote: TestPod;
+  const agent = new ServiceAgentProcess();
+
+  before(async () => {
+    node = ServiceNode.create('rx');
+    outside = node.addHost('out', 20);
+    remote = node.addHost('rem', 30);
+    await node.serve(remote.name, remote.netns, remote.ip4, 8080);
+    // Whole checksums, as a network card hands packets over.
+    for (const { netns } of [outside, remote])
+      node.exec(['ethtool', '-K', 'eth0', 'gro', 'on', 'tx', 'off'], netns);
+    writeNftParts(masqueradeParts(), { netns: node.netns });
+  });
+
+  after(async () => {
+    await agent.kill();
+    await node?.[Symbol.asyncDispose]();
+  });
+
+  /** Programs that ip(8) sees at a link. */
+  const xdpAt = (link: string) => {
+    const shown = JSON.parse(node.exec(['ip', '-j', 'link', 'show', link])) as {
+      xdp?: { mode: number; prog: { id: number } };
+    }[];
+    return shown[0]!.xdp;
+  };
+
+  test('kill -9 and start: clients outside lose no connection, and none is refused, by neither kind of backend', async () => {
+    const links = [
+      { ifindex: outside.ifindex, ip4: '172.20.7.1' },
+      { ifindex: remote.ifindex, ip4: '172.30.7.1' },
+    ];
+    const input = await agentInput(node, {
+      ...{ vip: VIP, others: 100 },
+      outside: {
+        ...{ nodeHook: 'native', links, nodeAddress: NODE_ADDRESS, nodePort: 30_001 },
+        elsewhere: [remote.ip4],
+      },
+    });
+    await agent.start(input);
+    const from = { netns: outside.netns, cgroup: false };
+    const held: Talker[] = [];
+    const servers = new Set<string>();
+    for (let at = 0; at < 8 || !(servers.has('rem') && servers.size > 1); at++) {
+      assert.ok(at < 60, `only ${[...servers].join()} in 60 connections`);
+      const talker = node.hold(from, NODE_ADDRESS, 30_001);
+      servers.add((await talker.ask()).split(' ')[0]!);
+      held.push(talker);
+    }
+    let going = true;
+    const seen: Seen[] = [];
+    const load = [0, 1].map(async () => {
+      while (going)
+        seen.push(...(await node.attempt('tcp', from, NODE_ADDRESS, 30_001, { times: 100, timeout: 5 })));
+    });
+    const programs = new Set<number>();
+    for (let round = 0; round < 4; round++) {
+      await agent.kill();
+      // What serves without any process, and is replaced by what comes.
+      const attached = xdpAt('up20');
+      const NATIVE = 1;
+      assert.equal(attached?.mode, NATIVE);
+      programs.add(attached.prog.id);
+      for (const talker of held) assert.equal(await talker.ask(`down ${round}`), `echo down ${round}`);
+      await agent.start(input);
+      for (const talker of held) assert.equal(await talker.ask(`up ${round}`), `echo up ${round}`);
+      // Somewhere among the changes that it makes all the time.
+      await new Promise((resolve) => setTimeout(resolve, round * 37));
+    }
+    going = false;
+    await Promise.all(load);
+    assert.equal(programs.size, 4, 'each agent brought its own program');
+    const failed = seen.filter(({ result }) => result !== 'ok');
+    assert.deepEqual(failed, [], `${failed.length} of ${seen.length} failed`);
+    const reached = new Set(seen.map(({ server }) => server));
+    assert.ok(reached.has('rem') && reached.has('one'), [...reached].join());
+    await agent.kill();
   });
 });

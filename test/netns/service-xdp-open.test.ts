@@ -19,6 +19,47 @@ const NODE = { ip4: '192.168.77.1', ip6: 'fd77::1' } as const;
 /** The node's address on the link to the client. */
 const EDGE = { ip4: '172.20.7.1', ip6: 'fd00:20:7::1' } as const;
 const VIP = { ip4: '203.0.113.7', ip6: 'fd00:113::7' } as const;
+/**
+ * From one port: connections through several nodePorts, which all speak twice, then one after the other, each closed
+ * before the next, and datagrams to each from one socket. Says who answered, or what went wrong.
+ */
+const ONE_PORT = String.raw`
+import json, socket, sys
+host, port, targets = sys.argv[1], int(sys.argv[2]), [int(word) for word in sys.argv[3].split(',')]
+family = socket.AF_INET6 if ':' in host else socket.AF_INET
+def connected(target, port):
+    s = socket.socket(family, socket.SOCK_STREAM); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.settimeout(4); s.bind(('', port)); s.connect((host, target))
+    return s, s.makefile('rb')
+def attempt(work):
+    try: return work()
+    except OSError as e: return type(e).__name__
+def hello(f): return f.readline().decode().split()[0]
+out = {'together': [], 'said': [], 'again': [], 'datagrams': []}
+open_ones = []
+for target in targets:
+    def begin():
+        s, f = connected(target, port); open_ones.append((s, f))
+        return hello(f)
+    out['together'].append(attempt(begin))
+for round in range(2):
+    for at, (s, f) in enumerate(open_ones):
+        text = 'line %d of %d\n' % (round, at)
+        def say():
+            s.sendall(text.encode())
+            return f.readline().decode() == text
+        out['said'].append(attempt(say))
+for target in targets:
+    def once():
+        s, f = connected(target, port + 1)
+        with s, f: return hello(f)
+    out['again'].append(attempt(once))
+u = socket.socket(family, socket.SOCK_DGRAM); u.settimeout(4); u.bind(('', port))
+for round in range(2):
+    for target in targets: u.sendto(b'x', (host, target))
+    out['datagrams'].append(attempt(lambda: sorted(u.recvfrom(99)[1][1] for target in targets)))
+print(json.dumps(out))
+`;
 const UNALLOCATED = { ip4: '10.96.9.9', ip6: 'fd00:10:96::999' } as const;
 
 describe('new flows in XDP', () => {
@@ -77,6 +118,7 @@ describe('new flows in XDP', () => {
         spec: { externalTrafficPolicy: 'Local' },
       }),
       aNodePort('none', 30_004),
+      aNodePort('near-too', 30_008, { at: pod }),
       aNodePort('elsewhere', 30_005, {
         at: remote,
         spec: { externalTrafficPolicy: 'Local' },
@@ -267,6 +309,25 @@ describe('new flows in XDP', () => {
     });
   }
 
+  // A kernel chooses ports anew for each address and port that it connects to, so it comes to one that is in use there.
+  for (const hook of ['tc', 'native'] as const)
+    test(`${hook}: one port of a client through several Services to one pod: nothing meets`, () => {
+      engine.close();
+      open(hook);
+      // Hidden, not hidden, hidden: to conntrack all three were one connection that is hidden or is not.
+      const targets = [30_002, 30_003, 30_008];
+      for (const family of families) {
+        const port = 41_000 + (hook === 'tc' ? 0 : 10) + (family === 'ip4' ? 0 : 20);
+        const words = ['python3', '-c', ONE_PORT, NODE[family], String(port), targets.join()];
+        assert.deepEqual(JSON.parse(node.exec(words, outside.netns)), {
+          together: targets.map(() => 'pod'),
+          said: [...targets, ...targets].map(() => true),
+          again: targets.map(() => 'pod'),
+          datagrams: [targets, targets],
+        });
+      }
+    });
+
   test('a flow that XDP opened goes on in tc, and one of tc in XDP', async () => {
     const held = [30_001, 30_002, 30_003].map((port) => node.hold(from(), NODE.ip4, port));
     for (const each of held) await each.ask();
@@ -294,8 +355,7 @@ describe('new flows in XDP', () => {
       } while (restarting);
       return [...results];
     };
-    // Not both Services of the pod: from one client port to one backend there is room for one of them (Known limits).
-    const clients = Promise.all([30_001, 30_003].map(connect));
+    const clients = Promise.all([30_001, 30_002, 30_003].map(connect));
     // What is pinned outlives the process either way; a killed one closes nothing else.
     for (let times = 0; times < 3; times++) {
       engine.close();
@@ -304,7 +364,7 @@ describe('new flows in XDP', () => {
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
     restarting = false;
-    assert.deepEqual(await clients, [['ok'], ['ok']]);
+    assert.deepEqual(await clients, [['ok'], ['ok'], ['ok']]);
     for (const each of held) assert.equal(await each.ask('still'), 'echo still');
   });
 });

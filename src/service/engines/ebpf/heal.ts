@@ -8,7 +8,7 @@ import { adoptMap, unpin } from '../../../kernel/bpf/index.ts';
 import { cpuTimeMs } from '../../../reconcile/index.ts';
 import type { Pause, Repairs } from '../../engine.ts';
 import type { Links } from './links.ts';
-import type { EngineObjects, MapName } from './objects.ts';
+import { type EngineObjects, SHARED } from './objects.ts';
 import type { Writer } from './writer.ts';
 
 export interface HealParts {
@@ -98,8 +98,9 @@ export class Healer {
   #pins(repair: boolean): string[] {
     const { folder, maps } = this.#parts.objects;
     const found: string[] = [];
-    for (const [name, map] of Object.entries(maps)) {
-      const path = join(folder, name as MapName);
+    for (const name of SHARED) {
+      const map = maps[name];
+      const path = join(folder, name);
       using pinned = adoptMap(path, name);
       if (pinned?.info().id === map.info().id) continue;
       found.push(`${name} ${pinned ? 'is another map at its pin' : 'is not pinned'}`);

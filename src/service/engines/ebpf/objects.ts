@@ -87,7 +87,7 @@ const SIZED: Readonly<Record<string, (sizes: EngineSizes) => number>> = {
   lb_nat_heads: (s) => s.natPorts ?? NAT_PORTS,
   lb_nat_flows: (s) => (s.natPorts ?? NAT_PORTS) * NAT_SLOTS,
 };
-const SHARED = [
+export const SHARED = [
   'lb_frontends',
   'lb_tables',
   'lb_backends',

@@ -10,6 +10,11 @@
 #include "lb_packet.h"
 
 #define LB_ICMP_EMBEDDED 8 /* bytes of the transport header, RFC 792 */
+/*
+ * IPv6 extension headers before it, at most: without what follows them the sender can't tell whose packet it was, and
+ * one of fragments would never learn what fits. A fragment header has 8 bytes; others are kept as far as there is room.
+ */
+#define LB_ICMP_EXTENSIONS 8
 /* Of TCP the whole one: while hardware is to fill its checksum in, the kernel refuses to cut that off. */
 #define LB_ICMP_EMBEDDED_TCP 20
 
@@ -204,10 +209,17 @@ static __always_inline int lb_answer_icmp4(struct __sk_buff *skb, const struct l
 static __always_inline int lb_answer_icmp6(struct __sk_buff *skb, const struct lb_packet *p,
 					   struct lb_words why, __u32 mtu)
 {
-	__u32 kept = lb_embedded(p, sizeof(struct ipv6hdr));
+	__u32 extensions = p->l4 - ETH_HLEN - sizeof(struct ipv6hdr);
 	__u8 embedded[LB_EMBEDDED6] = {};
 	struct lb_error6 head;
+	__u32 kept;
 
+	if (extensions > LB_ICMP_EXTENSIONS)
+		extensions = 0;
+	kept = lb_embedded(p, sizeof(struct ipv6hdr) + extensions);
+	/* TCP behind an extension header: its ports and its sequence number. */
+	if (kept > sizeof(embedded))
+		kept = sizeof(embedded);
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, embedded, kept))
 		return -1;
 	lb_error6_of(p, why, mtu, bpf_csum_diff(NULL, 0, (__be32 *)embedded, sizeof(embedded), 0), kept, &head);

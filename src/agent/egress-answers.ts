@@ -18,7 +18,7 @@ export interface EgressRow {
   why?: string;
   /** Pods of this node. */
   pods: number;
-  /** Packets of theirs that were dropped since the rules were last written. */
+  /** Packets of theirs that were dropped since the namespace is closed. */
   dropped: number;
 }
 

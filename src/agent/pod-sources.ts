@@ -15,7 +15,7 @@ export class PodSources {
   readonly #reconciler: Reconciler;
   #monitor: { close(): void } | undefined;
   #started = false;
-  /** What was counted by rules that were made anew since. */
+  /** What was counted by rules that are gone, because somebody deleted them or there was no pod. */
   #before = 0;
   #last = 0;
 

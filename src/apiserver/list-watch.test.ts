@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { testApi, until } from './testing/api.ts';
+import { until } from '../../test/lib/until.ts';
+import { testApi } from './testing/api.ts';
 
 const path = '/api/v1/namespaces/default/configmaps';
 const configMap = (name: string, labels: Record<string, string> = {}) => ({

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ADMIN, type Answer, nodeUser, type TestApi, testApi, until } from './testing/api.ts';
+import { until } from '../../test/lib/until.ts';
+import { ADMIN, type Answer, nodeUser, type TestApi, testApi } from './testing/api.ts';
 
 const configMaps = '/api/v1/namespaces/default/configmaps';
 const pods = '/api/v1/namespaces/default/pods';

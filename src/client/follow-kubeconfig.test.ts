@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { MemoryApi } from '../../test/lib/memory-api.ts';
+import { eventually } from '../../test/lib/until.ts';
 import type { ConfigMap } from '../model/kubernetes.ts';
 import { ApiClient } from './api-client.ts';
 import { followKubeconfig } from './follow-kubeconfig.ts';
@@ -22,14 +23,6 @@ users: [{ name: u, user: {} }]
 `;
 const map: ConfigMap = { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'a', namespace: 'default' } };
 const quiet = { debug() {}, info() {}, warn() {}, error() {} };
-
-async function eventually(what: string, check: () => boolean): Promise<void> {
-  const until = Date.now() + 5_000;
-  while (!check()) {
-    if (Date.now() > until) assert.fail(`did not happen: ${what}`);
-    await delay(2);
-  }
-}
 
 test('a kubeconfig that changes is used for new calls, a broken one changes nothing', async () => {
   const directory = mkdtempSync(join(tmpdir(), 'portolan-kubeconfig-'));

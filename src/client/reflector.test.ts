@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
-import { setTimeout as delay } from 'node:timers/promises';
 import { MemoryApi } from '../../test/lib/memory-api.ts';
+import { eventually } from '../../test/lib/until.ts';
 import { isNetError } from '../errors/net-error.ts';
 import type { Pod } from '../model/kubernetes.ts';
 import { ApiClient } from './api-client.ts';
@@ -17,14 +17,6 @@ const pod = (name: string, ip = '') =>
     spec: { containers: [] },
     status: { podIP: ip },
   }) as Pod;
-
-async function eventually(what: string, check: () => boolean): Promise<void> {
-  const until = Date.now() + 3_000;
-  while (!check()) {
-    if (Date.now() > until) assert.fail(`did not happen: ${what}`);
-    await delay(2);
-  }
-}
 
 async function setup(t: TestContext, pageSize = 500) {
   const api = await MemoryApi.start();

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { MemoryApi } from '../../test/lib/memory-api.ts';
+import { eventually } from '../../test/lib/until.ts';
 import { ApiClient, type Log } from '../client/index.ts';
 import type { EndpointSlice, Event, KubeObject, Node, Pod } from '../model/kubernetes.ts';
 import { type ControllersOptions, startControllers } from './index.ts';
@@ -37,16 +38,6 @@ async function setup(t: TestContext, options: Partial<ControllersOptions> = {}) 
   });
   await running.ready;
   return { api, client, running, stop };
-}
-
-async function eventually<T>(what: string, check: () => T | undefined | false): Promise<T> {
-  const until = Date.now() + 3_000;
-  for (;;) {
-    const got = check();
-    if (got) return got;
-    if (Date.now() > until) assert.fail(`did not happen: ${what}`);
-    await delay(1);
-  }
 }
 
 const object = (kind: string, name: string, rest: object, metadata: object = {}): KubeObject =>

@@ -141,7 +141,7 @@ export class EgressKernel {
     ];
   }
 
-  /** Packets dropped since the rules were last written, by the comment of the rule. Throws NFT_LIST_FAILED. */
+  /** Packets dropped since there is the rule, by its comment. Throws NFT_LIST_FAILED. */
   drops(): Map<string, number> {
     const found = new Map<string, number>();
     for (const family of this.#families)

@@ -60,8 +60,7 @@ export interface FilterSpec {
  *     overlay_forward
  *     P -> outside, ct invalid     dropped: NAT does not touch it, so it would have a pod's address
  *
- * Each run makes the chains anew in one transaction, so a chain of ours with a foreign hook is put right too. IPv6
- * tunnels are guarded in table ip6, by the outer address.
+ * IPv6 tunnels are guarded in table ip6, by the outer address.
  */
 export function filterPart(spec: FilterSpec): NftPart {
   const { family, clusterCidrs, ownCidrs, tunnel } = spec;

@@ -7,6 +7,20 @@ export interface Capture {
 }
 
 const SILENCE_MS = 200;
+/** Timestamps of packets that come in at two processors are in order but for less than this. */
+const ORDER_MS = 10;
+const DAY_MS = 86_400_000;
+
+/** How long after a moment the last packet of a text was on the link; negative when that was before, or there is none. */
+function msAfter(moment: Date, text: string): number {
+  const times = [...text.slice(-8192).matchAll(/^(\d\d):(\d\d):(\d\d\.\d{6}) /gm)].at(-1);
+  if (!times) return Number.NEGATIVE_INFINITY;
+  const [, hours, minutes, seconds] = times.map(Number);
+  const last = new Date(moment).setHours(hours!, minutes, 0, 0) + seconds! * 1000;
+  // It prints the time of the day only: midnight may be in between.
+  const after = last - moment.getTime();
+  return Math.abs(after) > DAY_MS / 2 ? after - Math.sign(after) * DAY_MS : after;
+}
 
 /** Starts tcpdump on a link of a namespace and waits until it listens. `options` such as `-vv` show more. */
 export async function capture(
@@ -33,8 +47,11 @@ export async function capture(
   });
   return {
     async stop() {
-      // What is on its way to tcpdump, which may have to wait for a processor: until it is silent for a moment.
+      // What is on its way to tcpdump, which may have to wait for a processor: until it is silent for a moment, or shows
+      // what came after this call where somebody goes on sending.
+      const asked = new Date();
       for (let before = -1, silent = 0; silent < 4; silent = text.length === before ? silent + 1 : 0) {
+        if (msAfter(asked, text) > ORDER_MS) break;
         before = text.length;
         await new Promise((resolve) => setTimeout(resolve, SILENCE_MS / 4));
       }

@@ -5,7 +5,6 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { cgroupRoot, removeCgroup } from '../../src/kernel/cgroup/index.ts';
 import { distPath } from '../../src/kernel/paths.ts';
 import { kubectls } from './kubectl.ts';
@@ -68,22 +67,6 @@ export function freePort(): Promise<number> {
       server.close(() => resolve(typeof address === 'object' && address ? address.port : 0));
     });
   });
-}
-
-/** Asks until `ask` answers something; throws what `state` says after the time. */
-export async function until<T>(
-  ask: () => Promise<T | undefined | false> | T | undefined | false,
-  options: { seconds?: number; everyMs?: number; what?: string | (() => string) } = {},
-): Promise<T> {
-  const { seconds = 20, everyMs = 50, what = 'it' } = options;
-  const end = performance.now() + seconds * 1000;
-  for (;;) {
-    const answer = await ask();
-    if (answer) return answer;
-    if (performance.now() > end)
-      throw new Error(`${typeof what === 'string' ? what : what()}: not within ${seconds} s`);
-    await sleep(everyMs);
-  }
 }
 
 export interface PodLinkRow {

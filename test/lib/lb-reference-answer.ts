@@ -5,6 +5,8 @@ const TCP = { FIN: 1, SYN: 2, RST: 4, ACK: 16 } as const;
 /** Bytes of the transport header that an ICMP error carries. */
 const EMBEDDED = 8;
 const EMBEDDED_TCP = 20;
+/** IPv6 extension headers before it, at most: others are taken for what follows the header. */
+const EXTENSIONS = 8;
 
 /** RFC 9293, 3.5.2, group 1: what a segment of no connection is answered with, in the segment itself. */
 export function answerReset(p: Packet): void {
@@ -41,7 +43,10 @@ export const COMPLAINT = {
 export function answerError(p: Packet, length: number, what: keyof typeof COMPLAINT, mtu = 0): number {
   const { bytes, view, four } = p;
   const header = four ? 20 : 40;
-  const embedded = header + (p.protocol === PROTOCOL.TCP ? EMBEDDED_TCP : EMBEDDED);
+  const extensions = p.transportAt - ETHERNET - header;
+  const transport = p.protocol === PROTOCOL.TCP ? EMBEDDED_TCP : EMBEDDED;
+  const carried = extensions <= EXTENSIONS ? extensions + transport : transport;
+  const embedded = header + Math.min(carried, EMBEDDED_TCP);
   if (length < ETHERNET + embedded || (four && p.transportAt !== ETHERNET + header)) return 0;
   const icmpAt = ETHERNET + header;
   bytes.copyWithin(icmpAt + 8, ETHERNET, ETHERNET + embedded);

@@ -28,6 +28,11 @@ export interface Counted {
   readonly gotIn: number;
 }
 
+export interface Raced extends Counted {
+  /** Changes that were made meanwhile. */
+  readonly rounds: number;
+}
+
 export class NftRace {
   readonly pod: IpAddress = parseIp('10.9.1.2');
   readonly router: Netns;
@@ -48,6 +53,8 @@ export class NftRace {
       for (const words of [
         `${router} link add s0 type veth peer name eth0 netns ${sender}`,
         `${router} link add v0 type veth peer name eth0 netns ${pod}`,
+        // Without any address of its own a namespace has no table of local routes, and `fib type` takes all for broadcast.
+        `${router} link set lo up`,
         `${router} link set s0 address ${ROUTER_MAC} up`,
         `${router} link set v0 up`,
         `${sender} link set eth0 up`,
@@ -66,25 +73,25 @@ export class NftRace {
   /** Floods while `change` is called again and again, until the time is over or enough got in. */
   async run(options: {
     readonly forMs: number;
-    readonly until?: (counted: Counted) => boolean;
+    readonly until?: (raced: Raced) => boolean;
     readonly change: (round: number) => void;
-  }): Promise<Counted & { readonly rounds: number }> {
+  }): Promise<Raced> {
     const flood = this.#flood();
     try {
       const before = this.#count();
       while (this.#count().sent === before.sent) await sleep(5);
-      const since = (): Counted => {
+      let rounds = 0;
+      const since = (): Raced => {
         const { sent, gotIn } = this.#count();
-        return { sent: sent - before.sent, gotIn: gotIn - before.gotIn };
+        return { sent: sent - before.sent, gotIn: gotIn - before.gotIn, rounds };
       };
       const end = performance.now() + options.forMs;
-      let rounds = 0;
       do {
         for (let many = 0; many < 50; many++) options.change(rounds++);
         // So that a signal or the end of the test is heard.
         await sleep(0);
       } while (performance.now() < end && !options.until?.(since()));
-      return { ...since(), rounds };
+      return since();
     } finally {
       const ended = once(flood, 'exit');
       flood.kill('SIGKILL');

@@ -9,7 +9,7 @@ import { PodManager } from '../../src/pods/manager.ts';
 import { ProcessRunner } from '../../src/pods/process/runner.ts';
 import type { NetworkRequest, PodNetwork } from '../../src/pods/types.ts';
 import { MemoryPods } from './pod-manager.ts';
-import { until } from './pods.ts';
+import { eventually } from './until.ts';
 
 export interface PodAgentConfig {
   stateDir: string;
@@ -76,12 +76,12 @@ process.stdout.write('started\n');
 for await (const line of createInterface({ input: process.stdin })) {
   if (line === 'ready?') {
     const all = () => [...pods.items.keys()].every((key) => pods.condition(key, 'Ready') === 'True');
-    await until('all pods ready', all, 20_000);
+    await eventually('all pods ready', all, 20_000);
     process.stdout.write('ready\n');
   }
   if (line === 'drop') {
     for (const key of [...pods.items.keys()]) pods.delete(key, 1);
-    await until('all pods gone', () => pods.items.size === 0 && runner.sandboxes().length === 0, 20_000);
+    await eventually('all pods gone', () => pods.items.size === 0 && runner.sandboxes().length === 0, 20_000);
     break;
   }
 }

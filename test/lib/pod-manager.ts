@@ -4,7 +4,8 @@ import type { ConfigMap, Pod, PodSpec, PodStatus } from '../../src/model/kuberne
 import { PodManager, type PodManagerOptions, type PodSource } from '../../src/pods/manager.ts';
 import type { ProcessRunner } from '../../src/pods/process/runner.ts';
 import type { PodApi } from '../../src/pods/status-writer.ts';
-import { type TestNode, until } from './pods.ts';
+import type { TestNode } from './pods.ts';
+import { eventually } from './until.ts';
 
 /** Pods by `namespace/name`, with every status ever written; changes are told like a watch does. */
 export class MemoryPods implements PodSource, PodApi {
@@ -134,5 +135,5 @@ export async function startManager(
 /** Deletes all pods and waits until the node is empty. */
 export async function emptyNode(pods: MemoryPods, runner: ProcessRunner): Promise<void> {
   for (const key of pods.items.keys()) pods.drop(key);
-  await until('the node is empty', () => runner.sandboxes().length === 0);
+  await eventually('the node is empty', () => runner.sandboxes().length === 0);
 }

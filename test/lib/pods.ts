@@ -169,21 +169,6 @@ export async function startPod(
   return { sandboxId, id, logPath: config.logPath };
 }
 
-/** Waits until the answer is not undefined or false; fails after the time. */
-export async function until<T>(
-  what: string,
-  ask: () => T | undefined | false | Promise<T | undefined | false>,
-  timeoutMs = 10_000,
-): Promise<T> {
-  const deadline = performance.now() + timeoutMs;
-  for (;;) {
-    const answer = await ask();
-    if (answer !== undefined && answer !== false) return answer;
-    if (performance.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-}
-
 /** Text of the log lines of a stream, without time and tag; rotated files are not read. */
 export function logLines(path: string, stream = 'stdout'): string[] {
   if (!existsSync(path)) return [];

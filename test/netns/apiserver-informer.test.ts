@@ -14,14 +14,7 @@ import {
   type V1Deployment,
 } from '@kubernetes/client-node';
 import { startApiServer } from '../../src/apiserver/index.ts';
-
-async function until(holds: () => boolean): Promise<void> {
-  const deadline = Date.now() + 10_000;
-  while (!holds()) {
-    if (Date.now() > deadline) assert.fail('timed out waiting');
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-}
+import { until } from '../lib/until.ts';
 
 test('an informer lists, follows, survives a restart of the server and a compacted history', async () => {
   const directory = mkdtempSync(join(tmpdir(), 'portolan-informer-'));

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { before, suite, test } from 'node:test';
 import { serverForFile } from '../lib/api-server.ts';
 import { type Kubectl, kubectls, type Outcome, runKubectl, spawnKubectl } from '../lib/kubectl.ts';
+import { until } from '../lib/until.ts';
 
 const { directory, kubeconfig } = serverForFile('kubectl');
 
@@ -445,14 +446,6 @@ function cases(kubectl: Kubectl): void {
 
 /** Splits a command line at blanks; JSON arguments here have none. */
 const words = (line: string) => line.split(' ').filter((word) => word !== '');
-
-async function until(holds: () => Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + 10_000;
-  while (!(await holds())) {
-    if (Date.now() > deadline) assert.fail('timed out waiting');
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
 
 test('every file of the data directory is private', () => {
   for (const name of [

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { before, suite, test } from 'node:test';
 import { serverForFile } from '../lib/api-server.ts';
 import { type Kubectl, kubectls, type Outcome, runKubectl, spawnKubectl } from '../lib/kubectl.ts';
+import { eventually } from '../lib/until.ts';
 
 const { directory, kubeconfig } = serverForFile('users');
 
@@ -38,14 +39,6 @@ const list = (...items: object[]) => JSON.stringify({ apiVersion: 'v1', kind: 'L
 /** Splits a command line at blanks; no argument here has any, or it is given as an array. */
 const words = (line: string | readonly string[]) =>
   typeof line === 'string' ? line.split(' ').filter((word) => word !== '') : [...line];
-
-async function until(holds: () => boolean | Promise<boolean>, what = 'the condition'): Promise<void> {
-  const deadline = Date.now() + 10_000;
-  while (!(await holds())) {
-    if (Date.now() > deadline) assert.fail(`timed out waiting for ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 30));
-  }
-}
 
 for (const kubectl of kubectls()) suite(`kubectl ${kubectl.version}`, () => cases(kubectl));
 
@@ -160,11 +153,11 @@ function cases(kubectl: Kubectl): void {
     const pods = follow('get pods -w --output-watch-events');
     const events = follow('get events -w --no-headers');
     try {
-      await until(() => /ADDED +first/.test(pods.seen.text), 'the first pod');
+      await eventually('the first pod', () => /ADDED +first/.test(pods.seen.text));
       await create(pod('second'));
       await ok('label pod second more=yes');
       await ok('delete pod second --now');
-      await until(() => /DELETED +second/.test(pods.seen.text), 'the end of the second pod');
+      await eventually('the end of the second pod', () => /DELETED +second/.test(pods.seen.text));
       assert.match(
         pods.seen.text,
         /^EVENT +NAME .*\nADDED +first .*\nADDED +second .*\nMODIFIED +second .*\n(MODIFIED +second .*\n)*DELETED +second .*\n$/,
@@ -181,9 +174,8 @@ function cases(kubectl: Kubectl): void {
       };
       // The event's namespace must be that of its object.
       await create({ ...event, metadata: { ...event.metadata, namespace: space } });
-      await until(
-        () => /Normal +Killing +pod\/second +Stopping container main/.test(events.seen.text),
-        'the event',
+      await eventually('the event', () =>
+        /Normal +Killing +pod\/second +Stopping container main/.test(events.seen.text),
       );
     } finally {
       await pods.stop();
@@ -372,11 +364,11 @@ function cases(kubectl: Kubectl): void {
       plain('-n default get svc kubernetes -o jsonpath={.metadata.uid}').then(({ stdout }) => stdout);
     const before = await uid();
     assert.equal((await plain('-n default delete svc kubernetes')).status, 0);
-    await until(async () => !['', before].includes(await uid()), 'the Service');
+    await eventually('the Service', async () => !['', before].includes(await uid()));
     assert.equal((await plain('-n default delete endpointslice kubernetes')).status, 0);
-    await until(
-      async () => (await plain('-n default get endpointslice kubernetes -o name')).status === 0,
+    await eventually(
       'the slice',
+      async () => (await plain('-n default get endpointslice kubernetes -o name')).status === 0,
     );
     assert.equal(
       (await plain('-n default get svc kubernetes -o jsonpath={.spec.clusterIP}')).stdout,

@@ -12,7 +12,8 @@ import { installCni } from '../../src/cni/index.ts';
 import { cgroupRoot } from '../../src/kernel/cgroup/index.ts';
 import { startAgain, stopProcess } from '../../src/lab/restart.ts';
 import { execPlugin } from '../lib/cnitool.ts';
-import { freePort, type Lab, podOf, portolan, portolanCommand, run, startLab, until } from '../lib/lab.ts';
+import { freePort, type Lab, podOf, portolan, portolanCommand, run, startLab } from '../lib/lab.ts';
+import { until } from '../lib/until.ts';
 
 let lab: Lab;
 let folder: string;

@@ -13,7 +13,8 @@ import { createNetns, deleteNetns } from '../../src/kernel/netns/index.ts';
 import { distPath } from '../../src/kernel/paths.ts';
 import { startAgain, stopProcess } from '../../src/lab/restart.ts';
 import { CniTool, type Container, type NetworkList, PluginError } from '../lib/cnitool.ts';
-import { type Lab, podOf, run, serviceOf, startLab, until } from '../lib/lab.ts';
+import { type Lab, podOf, run, serviceOf, startLab } from '../lib/lab.ts';
+import { until } from '../lib/until.ts';
 
 /** Answers HTTP and datagrams on ports 80 and 81 with its name, the port, and the client's address. */
 const SERVER = String.raw`

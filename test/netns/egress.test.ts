@@ -9,7 +9,8 @@ import test, { after, before, type TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { startAgain, stopProcess } from '../../src/lab/restart.ts';
 import { capture } from '../lib/capture.ts';
-import { type Lab, podOf, portolanCommand, run, serviceOf, startLab, until } from '../lib/lab.ts';
+import { type Lab, podOf, portolanCommand, run, serviceOf, startLab } from '../lib/lab.ts';
+import { until } from '../lib/until.ts';
 
 const NODES = ['node1', 'node2', 'node3'] as const;
 const OUTSIDE = { 4: '198.51.100.7', 6: '2001:db8::7' } as const;
@@ -34,27 +35,46 @@ interface Row {
 }
 
 const bracketed = (address: string) => (address.includes(':') ? `[${address}]` : address);
-/** The address that the host outside sees; '' when it sees nothing. */
-async function seen(
+const netnsOf = new Map<string, string>();
+/** Asked once of each pod: an agent that is asked again and again takes the machine from those that are tested. */
+async function podNetns(node: string, pod: string): Promise<string> {
+  const known = netnsOf.get(pod) ?? (await lab.podNetns(node, pod));
+  netnsOf.set(pod, known);
+  return known;
+}
+/** What somebody in a pod reads who sends a line to port 7000; '' when nobody answers within so many seconds. */
+async function ask(
   node: string,
   pod: string,
-  { family = 4, protocol = 'TCP' }: { family?: Family; protocol?: 'TCP' | 'UDP' } = {},
+  target: string,
+  { protocol = 'TCP', seconds = 5 }: { protocol?: 'TCP' | 'UDP'; seconds?: number } = {},
 ): Promise<string> {
-  const target = `${protocol}${family}:${bracketed(OUTSIDE[family])}:7000`;
-  const { stdout } = await lab.podExec(
-    node,
-    pod,
-    ['sh', '-c', `echo x | socat -t1 -T1 - ${target}${protocol === 'TCP' ? ',connect-timeout=1' : ''}`],
-    { timeoutMs: 10_000 },
-  );
-  return stdout.split(' ')[0] ?? '';
+  const family = target.includes(':') ? 6 : 4;
+  const script =
+    protocol === 'TCP'
+      ? `echo x | socat -t${seconds} -T${seconds} - TCP${family}:${bracketed(target)}:7000,connect-timeout=${seconds}`
+      : `exec 3<>/dev/udp/${target}/7000; echo x >&3; timeout ${seconds} dd bs=2048 count=1 status=none <&3`;
+  const words = lab.inside(await podNetns(node, pod), lab.cgroup(node, 'pods'), ['bash', '-c', script]);
+  return (await run(words[0]!, words.slice(1), { timeoutMs: 30_000 })).stdout;
+}
+interface Asking {
+  family?: Family;
+  protocol?: 'TCP' | 'UDP';
+  seconds?: number;
+}
+/** The address that the host outside sees; '' when it sees nothing. */
+const seen = async (node: string, pod: string, { family = 4, ...how }: Asking = {}) =>
+  (await ask(node, pod, OUTSIDE[family], how)).split(' ')[0]!.trim();
+/** Nothing of a pod arrives outside. That takes the whole time: a watch on the wire says more, and this makes it send. */
+async function isClosed(node: string, pod: string, family: Family = 4) {
+  assert.equal(await seen(node, pod, { family, seconds: 1 }), '', `${pod} is closed`);
 }
 async function isSeenAs(address: Record<Family, string>, pods: readonly [string, string][], what: string) {
   await Promise.all(
     pods.flatMap(([node, pod]) =>
       FAMILIES.map((family) =>
-        until(async () => (await seen(node, pod, { family })) === address[family], {
-          seconds: 10,
+        until(async () => (await seen(node, pod, { family, seconds: 2 })) === address[family], {
+          seconds: 30,
           what: `${what}: ${pod} on ${node} as ${address[family]}`,
         }),
       ),
@@ -69,6 +89,11 @@ const annotate = (text: string | undefined, namespace = 'shop') =>
     namespace,
     text === undefined ? `${ANNOTATION}-` : `${ANNOTATION}=${text}`,
   ]);
+/** What a test begins with, whatever became of the one before. */
+async function held() {
+  await annotate(BOTH);
+  await isSeenAs(MOVABLE, ALL, 'annotated');
+}
 const rows = (node: string) => lab.ask<Row[]>(node, 'egress', 'list');
 const rowOf = async (node: string, family: Family = 4) =>
   (await rows(node)).find((row) => row.namespace === 'shop' && row.family === `IPv${family}`);
@@ -98,7 +123,7 @@ async function watchSources(work: () => Promise<void>): Promise<Set<string>> {
 }
 /** A command in a pod that goes on until it is stopped, at the latest with the test. */
 async function going(t: TestContext, node: string, pod: string, script: string) {
-  const child = lab.start(await lab.podNetns(node, pod), lab.cgroup(node, 'pods'), ['sh', '-c', script]);
+  const child = lab.start(await podNetns(node, pod), lab.cgroup(node, 'pods'), ['sh', '-c', script]);
   const ended = new Promise((resolve) => child.once('close', resolve));
   let said = '';
   child.stdout.on('data', (data: Buffer) => {
@@ -114,6 +139,14 @@ async function going(t: TestContext, node: string, pod: string, script: string) 
   t.after(stop);
   return { stop, said: () => said };
 }
+/** Addresses of a node's own, which the router knows the way to. */
+const OWN = { 4: '203.0.113.9', 6: '2001:db8:9::9' } as const;
+async function ownAddresses(node: string, verb: 'add' | 'del') {
+  for (const family of FAMILIES) {
+    const cidr = `${OWN[family]}/${family === 4 ? 32 : 128}`;
+    await lab.mustExec(node, ['ip', 'addr', verb, cidr, 'dev', 'eth0']);
+  }
+}
 const ALL: [string, string][] = NODES.map((node) => [node, `shop/${node}`]);
 
 before(async () => {
@@ -121,6 +154,8 @@ before(async () => {
   for (const family of FAMILIES)
     await underlay('ip', 'addr', 'add', `${OUTSIDE[family]}/${family === 4 ? 32 : 128}`, 'dev', 'lo');
   const script = fileURLToPath(new URL('../lib/outside.py', import.meta.url));
+  await underlay('ip', 'route', 'add', OWN[4], 'via', '172.31.0.12');
+  await underlay('ip', '-6', 'route', 'add', OWN[6], 'via', 'fd00:172:31::c');
   server = spawn(
     'nsenter',
     [`--net=${lab.netns('underlay')}`, '--', 'python3', script, ...Object.values(OUTSIDE)],
@@ -143,7 +178,7 @@ before(async () => {
     podOf('echo', ['python3', '-c', readFileSync(script, 'utf8')], { nodeName: 'node2', port: 7000 }),
     serviceOf('echo', { app: 'echo' }, [{ port: 7000 }]),
   ]);
-  await lab.kubectl(['wait', '--for=condition=Ready', 'pod', '-A', '--all', '--timeout=30s']);
+  await lab.kubectl(['wait', '--for=condition=Ready', 'pod', '-A', '--all', '--timeout=60s']);
 });
 after(async () => {
   server?.kill('SIGKILL');
@@ -153,8 +188,7 @@ after(async () => {
 test('pods of all nodes leave with the address of their namespace, in both families, and nobody else does', async () => {
   assert.equal(await seen('node1', 'shop/node1'), '172.31.0.11');
   assert.deepEqual(await rows('node1'), []);
-  await annotate(BOTH);
-  await isSeenAs(MOVABLE, ALL, 'annotated');
+  await held();
   await Promise.all(
     ALL.flatMap(([node, pod]) =>
       FAMILIES.map(async (family) =>
@@ -168,17 +202,15 @@ test('pods of all nodes leave with the address of their namespace, in both famil
   const echo = await lab.get<{ status: { podIP: string } }>('pod', 'echo');
   const service = await lab.get<{ spec: { clusterIP: string } }>('service', 'echo');
   for (const address of [echo.status.podIP, service.spec.clusterIP]) {
-    const ask = ['sh', '-c', `echo x | socat -t1 -T1 - TCP:${address}:7000`];
-    const peer = await until(async () => (await lab.podExec('node1', 'shop/node1', ask)).stdout, {
-      what: address,
-    });
+    const peer = await until(() => ask('node1', 'shop/node1', address), { what: address });
     assert.equal(peer.split(' ')[0], status.podIP, `to ${address}`);
   }
-  const host = await lab.exec('node1', ['sh', '-c', `echo x | socat -t1 -T1 - TCP:${OUTSIDE[4]}:7000`]);
+  const host = await lab.exec('node1', ['sh', '-c', `echo x | socat -t5 -T5 - TCP:${OUTSIDE[4]}:7000`]);
   assert.match(host.stdout, /^172\.31\.0\.11 /, 'the node, and pods in its network');
 });
 
 test('one node holds the address, the others send there, and everybody can read it', async () => {
+  await held();
   const all = await Promise.all(NODES.map((node) => rowOf(node)));
   const holder = all[0]?.holder;
   assert.deepEqual(
@@ -218,12 +250,12 @@ test('one node holds the address, the others send there, and everybody can read 
 });
 
 test('somebody deletes our rule, route or marks: nothing leaves with another address, and it is back at once', async (t) => {
+  await held();
   const holder = (await rowOf('node1'))!.holder!;
   const away = NODES.find((node) => node !== holder)!;
   const plan = () => lab.ask<string[]>(away, 'egress', 'plan');
   const whole = (command: readonly string[]) =>
     until(async () => (await plan()).length === 0 && (await seen(away, `shop/${away}`)) === MOVABLE[4], {
-      seconds: 10,
       what: command.join(' '),
     });
   const commands = [
@@ -253,20 +285,21 @@ test('somebody deletes our rule, route or marks: nothing leaves with another add
   await whole(table);
 });
 
-test('the holder is killed: pods of other nodes leave by its successor with the same address', async () => {
+test('the holder is killed: pods of other nodes leave by its successor with the same address', async (t) => {
+  await held();
   const holder = (await rowOf('node1'))!.holder!;
   const [away, other] = NODES.filter((node) => node !== holder);
   const killedAt = performance.now();
+  t.after(() => startAgain(lab.name, holder));
   process.kill(agentOf(holder), 'SIGKILL');
   const next = await until(
     async () => {
       const now = (await rowOf(away!))?.holder;
       return now !== holder && now;
     },
-    { seconds: 8, everyMs: 20, what: 'a successor' },
+    { everyMs: 20, what: 'a successor' },
   );
   await until(async () => (await seen(other!, `shop/${other}`)) === MOVABLE[4], {
-    seconds: 8,
     what: 'with the address',
   });
   console.log(`fail-over took ${Math.round(performance.now() - killedAt)} ms`);
@@ -279,6 +312,7 @@ test('the holder is killed: pods of other nodes leave by its successor with the 
 
 test('an annotation that changes cuts what is open, and no packet has the old address afterwards', async (t) => {
   const next = { 4: '172.31.0.241', 6: 'fd00:172:31::241' } as const;
+  await held();
   const long = await going(
     t,
     'node1',
@@ -297,27 +331,46 @@ test('an annotation that changes cuts what is open, and no packet has the old ad
 });
 
 test('an address of a node is its own, and it is closed when that takes it away', async (t) => {
-  const own = { 4: '203.0.113.9', 6: '2001:db8:9::9' } as const;
-  const change = async (verb: 'add' | 'del') => {
-    for (const family of FAMILIES)
-      await lab.mustExec('node2', [
-        'ip',
-        'addr',
-        verb,
-        `${own[family]}/${family === 4 ? 32 : 128}`,
-        'dev',
-        'eth0',
-      ]);
-  };
-  await underlay('ip', 'route', 'add', own[4], 'via', '172.31.0.12');
-  await underlay('ip', '-6', 'route', 'add', own[6], 'via', 'fd00:172:31::c');
-  await annotate(`${own[4]},${own[6]}`);
+  const change = (verb: 'add' | 'del') => ownAddresses('node2', verb);
+  t.after(() => change('del').catch(() => {}));
+  await annotate(`${OWN[4]},${OWN[6]}`);
   await until(async () => (await rowOf('node1'))?.state === 'closed', { what: 'nobody holds it yet' });
   await change('add');
-  await isSeenAs(own, ALL, 'added');
+  await isSeenAs(OWN, ALL, 'added');
   assert.equal((await rowOf('node3'))?.holder, 'node2');
 
-  // Its agent dies and starts while the API server is away: what runs goes on, and new connections work.
+  await change('del');
+  for (const node of NODES)
+    await until(async () => (await rowOf(node))?.state === 'closed', { what: 'taken away' });
+  const sources = await watchSources(async () => {
+    await Promise.all(ALL.map(([node, pod]) => isClosed(node, pod)));
+  });
+  assert.deepEqual([...sources], []);
+  const row = await rowOf('node1');
+  assert.equal(row?.why, `no node holds ${OWN[4]}: no link of this node is in its network`);
+  assert.ok(row.dropped > 0, 'counted');
+  await until(
+    async () =>
+      (await lab.get<{ items: { reason: string; message: string }[] }>('events', '-n', 'shop')).items.some(
+        ({ reason, message }) =>
+          reason === 'EgressAddressUnavailable' && message.includes(`${OWN[4]}: no link`),
+      ),
+    { what: 'an Event' },
+  );
+});
+
+test('an agent dies and starts while the API server is away: what runs goes on, and new connections work', async (t) => {
+  const recover = async () => {
+    await startAgain(lab.name, 'apiserver', 60);
+    await startAgain(lab.name, 'node2', 60);
+  };
+  t.after(async () => {
+    await recover();
+    await ownAddresses('node2', 'del').catch(() => {});
+  });
+  await ownAddresses('node2', 'add');
+  await annotate(`${OWN[4]},${OWN[6]}`);
+  await isSeenAs(OWN, ALL, 'added');
   const long = await going(
     t,
     'node1',
@@ -328,54 +381,34 @@ test('an address of a node is its own, and it is closed when that takes it away'
   await stopProcess(lab.name, 'apiserver', true);
   await stopProcess(lab.name, 'node2', true);
   const alone = await watchSources(async () => {
-    await startAgain(lab.name, 'node2');
+    await startAgain(lab.name, 'node2', 60);
     await until(async () => (await rowOf('node2'))?.state === 'here', { what: 'the agent, without the API' });
     const before = long.said().length;
-    await until(() => long.said().length > before + 100, { seconds: 5, what: 'the open connection' });
-    await Promise.all(ALL.map(async ([node, pod]) => assert.equal(await seen(node, pod), own[4], pod)));
+    await until(() => long.said().length > before + 100, { what: 'the open connection' });
+    await Promise.all(ALL.map(async ([node, pod]) => assert.equal(await seen(node, pod), OWN[4], pod)));
   });
-  await startAgain(lab.name, 'apiserver');
+  await recover();
   await long.stop();
-  assert.deepEqual([...alone], [own[4]]);
+  assert.deepEqual([...alone], [OWN[4]]);
   assert.equal(new Set(long.said().match(/\S+ \d+$/gm)).size, 1, 'one address, one port');
-  await lab.kubectl(['get', 'nodes']);
-
-  await change('del');
-  for (const node of NODES)
-    await until(async () => (await rowOf(node))?.state === 'closed', { what: 'taken away' });
-  const sources = await watchSources(async () => {
-    await Promise.all(
-      ALL.map(async ([node, pod]) => assert.equal(await seen(node, pod), '', `${pod} is closed`)),
-    );
-  });
-  assert.deepEqual([...sources], []);
-  const row = await rowOf('node1');
-  assert.equal(row?.why, `no node holds ${own[4]}: no link of this node is in its network`);
-  assert.ok(row.dropped > 0, 'counted');
-  await until(
-    async () =>
-      (await lab.get<{ items: { reason: string }[] }>('events', '-n', 'shop')).items.some(
-        ({ reason }) => reason === 'EgressAddressUnavailable',
-      ),
-    { seconds: 10, what: 'an Event' },
-  );
+  await annotate(BOTH);
+  await isSeenAs(MOVABLE, ALL, 'nodes hear of a change again');
 });
 
 test('an annotation that cannot be read closes its namespace and says why', async () => {
   await annotate('192.0.2.50;nonsense');
   await until(async () => (await rowOf('node1'))?.why?.includes('no IP address'), { what: 'the reason' });
   const sources = await watchSources(async () => {
-    await Promise.all(
-      FAMILIES.map(async (family) => assert.equal(await seen('node1', 'shop/node1', { family }), '')),
-    );
+    await Promise.all(FAMILIES.map((family) => isClosed('node1', 'shop/node1', family)));
   });
   assert.deepEqual([...sources], []);
+  assert.ok((await rowOf('node1'))!.dropped > 0, 'counted');
   await until(
     async () =>
       (await lab.get<{ items: { reason: string; message: string }[] }>('events', '-n', 'shop')).items.some(
         ({ reason, message }) => reason === 'EgressAddressWrong' && message.includes('nonsense'),
       ),
-    { seconds: 10, what: 'an Event' },
+    { what: 'an Event' },
   );
   const status = await lab.ask<{ problems: { object: string }[] }>('node1', 'status');
   assert.ok(status.problems.some(({ object }) => object === 'egress address of namespace shop'));
@@ -403,8 +436,7 @@ test('an address that somebody has on the link is not taken from it', async () =
 });
 
 test('a pod that starts in such a namespace never leaves with another address', async () => {
-  await annotate(BOTH);
-  await isSeenAs(MOVABLE, ALL.slice(0, 1), 'back');
+  await held();
   const shout = `while true; do echo x | socat -t0.2 - UDP:${OUTSIDE[4]}:7000; done`;
   const sources = await watchSources(async () => {
     await lab.apply(
@@ -413,7 +445,7 @@ test('a pod that starts in such a namespace never leaves with another address', 
         return { ...pod, metadata: { ...pod.metadata, namespace: 'shop' } };
       }),
     );
-    await lab.kubectl(['wait', '-n', 'shop', '--for=condition=Ready', 'pod', '--all', '--timeout=30s']);
+    await lab.kubectl(['wait', '-n', 'shop', '--for=condition=Ready', 'pod', '--all', '--timeout=60s']);
     await isSeenAs(
       MOVABLE,
       NODES.map((node) => [node, `shop/late-${node}`]),
@@ -424,6 +456,7 @@ test('a pod that starts in such a namespace never leaves with another address', 
 });
 
 test('without the annotation nothing of it is left, and cleanup removes what is there', async () => {
+  await held();
   await annotate(undefined);
   await isSeenAs({ 4: '172.31.0.11', 6: 'fd00:172:31::b' }, ALL.slice(0, 1), 'masqueraded again');
   const left = async (node: string) =>

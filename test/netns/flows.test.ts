@@ -2,11 +2,11 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import test, { after, before } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { parseIp } from '../../src/addr/index.ts';
 import { Conntrack } from '../../src/kernel/conntrack/index.ts';
 import { createNetns, deleteNetns, type Netns, openNetns } from '../../src/kernel/netns/index.ts';
 import { SocketDiag } from '../../src/kernel/sockdiag/index.ts';
+import { eventually } from '../lib/until.ts';
 
 const name = `pt-fl-${process.pid}`;
 const peer = `${name}-b`;
@@ -24,14 +24,6 @@ function start(where: string, command: string, ...args: string[]): ChildProcess 
   const child = spawn('ip', ['netns', 'exec', where, command, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
   children.push(child);
   return child;
-}
-
-async function until(what: string, condition: () => boolean): Promise<void> {
-  for (let tries = 0; tries < 200; tries++) {
-    if (condition()) return;
-    await sleep(10);
-  }
-  assert.fail(`never: ${what}`);
 }
 
 before(() => {
@@ -94,7 +86,7 @@ test('entries are listed, counted, filtered and deleted one by one', async () =>
   start(name, 'socat', '-u', `SYSTEM:echo hello`, `UDP4-SENDTO:10.98.5.2:9,sourceport=42000`);
   start(name, 'socat', '-u', `SYSTEM:echo hello`, `UDP6-SENDTO:[fd98:5::2]:9,sourceport=42006`);
   inside(name, 'ping', '-c', '1', '-W', '1', '10.98.5.2');
-  await until(
+  await eventually(
     'all entries',
     () => listed('-f', 'ipv4', '-p', 'udp').length === 6 && listed('-f', 'ipv6').length >= 1,
   );
@@ -135,36 +127,36 @@ test('connected UDP sockets of both families are destroyed by their remote, and 
     inside(name, 'ss', '-Huna')
       .split('\n')
       .filter((line) => /:700[12]/.test(line)).length;
-  await until('four sockets', () => shown() === 4);
+  await eventually('four sockets', () => shown() === 4);
 
   using diag = SocketDiag.open({ netns });
   assert.equal(diag.list({ protocol: 'udp', remote: parseIp('10.98.5.2') }).length, 3);
   using here = SocketDiag.open();
   assert.equal(here.destroyConnected('udp', parseIp('10.98.5.2'), 7001), 0);
   assert.equal(diag.destroyConnected('udp', parseIp('10.98.5.2'), 7001), 2);
-  await until('two sockets left', () => shown() === 2);
+  await eventually('two sockets left', () => shown() === 2);
   // A destroyed socket wakes its owner, which ends with an error.
-  await until('both owners ended', () => stale.exitCode !== null && mapped.exitCode !== null);
+  await eventually('both owners ended', () => stale.exitCode !== null && mapped.exitCode !== null);
   assert.equal(other.exitCode, null);
   assert.equal(diag.destroyConnected('udp', parseIp('fd98:5::2'), 7001), 1);
-  await until('the IPv6 owner ended', () => six.exitCode !== null);
+  await eventually('the IPv6 owner ended', () => six.exitCode !== null);
   other.kill();
 });
 
 test('established TCP connections are listed and destroyed, listeners stay', async () => {
   start(peer, 'socat', 'TCP-LISTEN:7100,fork,reuseaddr', 'EXEC:cat');
-  await until('a listener', () => inside(peer, 'ss', '-Hltn').includes(':7100'));
+  await eventually('a listener', () => inside(peer, 'ss', '-Hltn').includes(':7100'));
   const client = start(name, 'socat', '-', 'TCP4:10.98.5.2:7100');
   using diag = SocketDiag.open({ netns });
   const connected = () =>
     diag.list({ protocol: 'tcp', states: ['established'], remote: parseIp('10.98.5.2'), remotePort: 7100 });
-  await until('a connection', () => connected().length === 1);
+  await eventually('a connection', () => connected().length === 1);
   const [socket] = connected();
   const [line] = inside(name, 'ss', '-Htn').split('\n');
   assert.match(line!, new RegExp(`10\\.98\\.5\\.1:${socket!.localPort} +10\\.98\\.5\\.2:7100`));
   assert.equal(diag.destroy([socket!]), 1);
   assert.equal(diag.destroy([socket!]), 0);
-  await until('the client ended', () => client.exitCode !== null);
+  await eventually('the client ended', () => client.exitCode !== null);
   using peerNetns = openNetns(peer);
   using there = SocketDiag.open({ netns: peerNetns });
   assert.equal(there.list({ protocol: 'tcp', states: ['listen'] }).length, 1);

@@ -5,7 +5,8 @@ import { createInterface } from 'node:readline';
 import test, { after, before } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startAgain, stopProcess } from '../../src/lab/restart.ts';
-import { type Lab, startLab, until } from '../lib/lab.ts';
+import { type Lab, startLab } from '../lib/lab.ts';
+import { until } from '../lib/until.ts';
 
 const ROUNDS = 5;
 const LIMIT_MS = 200;

@@ -4,9 +4,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { ApiClient, loadKubeconfig, resources } from '../../src/client/index.ts';
 import { identify, signal } from '../../src/kernel/process/identity.ts';
 import { respawn, startAgain, stopProcess } from '../../src/lab/restart.ts';
-import { type Lab, podOf, serviceOf, startLab, until } from '../lib/lab.ts';
+import { type Lab, podOf, serviceOf, startLab } from '../lib/lab.ts';
 import { leaks, podProcesses } from '../lib/lab-leaks.ts';
 import { connecting, lost, pinging, type Stream } from '../lib/lab-traffic.ts';
+import { until } from '../lib/until.ts';
 
 /** How often each kind of process is killed. */
 const KILLS = Number(process.env['PORTOLAN_KILLS'] ?? 50);

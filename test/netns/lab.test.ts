@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { after, before } from 'node:test';
-import { type Lab, podOf, portolan, portolanCommand, run, serviceOf, startLab, until } from '../lib/lab.ts';
+import { type Lab, podOf, portolan, portolanCommand, run, serviceOf, startLab } from '../lib/lab.ts';
+import { until } from '../lib/until.ts';
 
 const root = join(import.meta.dirname, '../..');
 const WEB = ['busybox', 'httpd', '-f', '-p', '8080', '-h', '/usr/share'];

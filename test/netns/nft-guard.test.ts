@@ -9,8 +9,10 @@ import {
   COUNTER,
   equals,
   inSet,
+  jumpTo,
   NftGuard,
   type NftPart,
+  NftRuleset,
   RETURN,
   ruleOf,
 } from '../../src/kernel/nft/index.ts';
@@ -31,14 +33,26 @@ const part: NftPart = {
   family: 'ip',
   table: 'portolan',
   prefix: 'one_',
-  sets: [{ ...set, elements: [{ key: [parseIp('192.0.2.1')] }] }],
+  sets: [
+    { ...set, elements: [{ key: [parseIp('192.0.2.1')] }] },
+    {
+      name: 'one_map',
+      map: true,
+      key: 'ipv4_addr',
+      elements: [
+        { key: [parseIp('192.0.2.3')], data: { verdict: 'goto', chain: 'one_more' }, comment: 'pod' },
+      ],
+    },
+  ],
   chains: [
+    { name: 'one_more', rules: [ruleOf([COUNTER], 'more')] },
     {
       name: 'one_chain',
       hook: { type: 'filter', hook: 'input', priority: 0, policy: 'accept' },
       rules: [
         ruleOf([inSet(['ip saddr'], 'one_set'), COUNTER], 'first: of the set'),
         ruleOf([equals('tcp dport', 80), RETURN], 'first: web'),
+        ruleOf([equals('tcp dport', 81), jumpTo('one_more')]),
       ],
     },
   ],
@@ -50,16 +64,35 @@ const other: NftPart = {
   chains: [{ name: 'two_chain', rules: [ruleOf([COUNTER], 'second: of another owner')] }],
 };
 
+/** Each a list of transactions. */
 const EDITS: Readonly<Record<string, readonly string[]>> = {
-  'the table is deleted': ['delete', 'table', 'ip', 'portolan'],
-  'the table is made dormant': ['add', 'table', 'ip', 'portolan', '{ flags dormant; }'],
-  'a rule is put before ours': ['insert', 'rule', 'ip', 'portolan', 'one_chain', 'drop'],
-  'a rule is added behind ours': ['add', 'rule', 'ip', 'portolan', 'one_chain', 'drop'],
-  'all rules are deleted': ['flush', 'chain', 'ip', 'portolan', 'one_chain'],
-  'the policy is another': ['chain', 'ip', 'portolan', 'one_chain', '{ policy drop; }'],
-  'an element is added': ['add', 'element', 'ip', 'portolan', 'one_set', '{ 192.0.2.9 }'],
-  'an element is deleted': ['delete', 'element', 'ip', 'portolan', 'one_set', '{ 192.0.2.1 }'],
-  'a chain of our name is added': ['add', 'chain', 'ip', 'portolan', 'one_more'],
+  'the table is deleted': ['delete table ip portolan'],
+  'the table is made dormant': ['add table ip portolan { flags dormant; }'],
+  'a rule is put before ours': ['insert rule ip portolan one_chain drop'],
+  'a rule is added behind ours': ['add rule ip portolan one_chain drop'],
+  'all rules are deleted': ['flush chain ip portolan one_chain'],
+  'the policy is another': ['chain ip portolan one_chain { policy drop; }'],
+  'an element is added': ['add element ip portolan one_set { 192.0.2.9 }'],
+  'an element is deleted': ['delete element ip portolan one_set { 192.0.2.1 }'],
+  'a chain of our name is added': ['add chain ip portolan one_third'],
+  'another chain loses its rules': ['flush chain ip portolan one_more'],
+  'a verdict is another': [
+    'delete element ip portolan one_map { 192.0.2.3 }; add element ip portolan one_map { 192.0.2.3 : accept }',
+  ],
+  'a rule is written again by hand': [
+    'flush chain ip portolan one_more; add rule ip portolan one_more counter comment "more"',
+  ],
+  'a chain has the name of another': [
+    'add chain ip portolan one_third',
+    'rename chain ip portolan one_more one_fourth',
+    'rename chain ip portolan one_third one_more',
+  ],
+  'a set has another shape': [
+    'flush chain ip portolan one_chain; delete set ip portolan one_set; add set ip portolan one_set { type ipv4_addr; timeout 5s; }',
+  ],
+  'a chain hangs elsewhere': [
+    'flush chain ip portolan one_chain; delete chain ip portolan one_chain; add chain ip portolan one_chain { type filter hook output priority 5; }',
+  ],
 };
 
 test('a part is put right after each kind of edit, and left alone after none', async () => {
@@ -70,15 +103,21 @@ test('a part is put right after each kind of edit, and left alone after none', a
     assert.equal(guard.ensure(other), true);
     const want = await listed();
     assert.match(want, /ip saddr @one_set counter comment "first: of the set"/);
-    for (const [what, command] of Object.entries(EDITS)) {
-      await nft(...command);
-      assert.notEqual(await listed(), want, what);
+    for (const [what, commands] of Object.entries(EDITS)) {
+      for (const command of commands) await nft(command);
+      if (!what.includes('by hand')) assert.notEqual(await listed(), want, what);
       assert.equal(guard.ensure(part), true, what);
       guard.ensure(other);
       // The order of chains is that of their making.
       const lines = (text: string) => text.split('\n').sort().join('\n');
       assert.equal(lines(await listed()), lines(want), what);
     }
+    for (const command of EDITS['a chain has the name of another']!) await nft(command);
+    using afterRestart = new NftGuard({ netns });
+    assert.equal(afterRestart.ensure(part), true);
+    const lines = (text: string) => text.split('\n').sort().join('\n');
+    assert.equal(lines(await listed()), lines(want));
+    guard.ensure(part);
     await nft('add', 'table', 'ip', 'somebody');
     assert.equal(guard.ensure(part), false);
     assert.equal(guard.ensure(other), false);
@@ -151,5 +190,57 @@ test('a part that differs in elements only keeps its rules and what they counted
   } finally {
     netns.close();
     deleteNetns(`${name}-elements`);
+  }
+});
+
+test('a part stays at its hooks, and rules keep their counters where others come and go, also after a restart', async () => {
+  const netns = createNetns(`${name}-keep`);
+  const inside = (...args: string[]) => run('nsenter', [`--net=${netns.path}`, ...args]);
+  const web = (...ports: number[]): NftPart => ({
+    ...part,
+    chains: part.chains.map((chain) =>
+      chain.hook
+        ? {
+            ...chain,
+            rules: [
+              ...ports.map((port) => ruleOf([equals('tcp dport', port), RETURN])),
+              ruleOf([COUNTER], 'first: all'),
+              ...ports.map((port) => ruleOf([equals('udp dport', port), RETURN])),
+            ],
+          }
+        : chain,
+    ),
+  });
+  try {
+    await inside('ip', 'link', 'set', 'lo', 'up');
+    using ruleset = NftRuleset.open({ netns });
+    const seen = () => ({
+      chains: ruleset.chains(part).map(({ name, handle }) => `${name} ${handle}`),
+      counted: ruleset.rules(part).find(({ comment }) => comment === 'first: all')!,
+    });
+    {
+      using guard = new NftGuard({ netns });
+      guard.ensure(web(80, 81));
+      const before = seen();
+      await inside('ping', '-c', '1', '-W', '1', '127.0.0.1');
+      for (const ports of [[], [82], [80, 82, 81], [81, 80]]) {
+        assert.equal(guard.ensure(web(...ports)), true);
+        const text = await inside('nft', 'list', 'chain', 'ip', 'portolan', 'one_chain');
+        const found = [...text.stdout.matchAll(/(tcp|udp) dport (\d+)/g)].map(([, , port]) => Number(port));
+        assert.deepEqual(found, [...ports, ...ports]);
+      }
+      const { chains, counted } = seen();
+      assert.deepEqual(chains, before.chains);
+      assert.equal(counted.handle, before.counted.handle);
+      assert.equal(counted.packets, 2);
+    }
+    const generation = ruleset.generation();
+    using next = new NftGuard({ netns });
+    assert.equal(next.ensure(web(81, 80)), false);
+    assert.equal(ruleset.generation(), generation);
+    assert.equal(seen().counted.packets, 2);
+  } finally {
+    netns.close();
+    deleteNetns(`${name}-keep`);
   }
 });

@@ -6,6 +6,10 @@
 import assert from 'node:assert/strict';
 import { availableParallelism } from 'node:os';
 import test, { after, before } from 'node:test';
+import { parseCidr, parseIp } from '../../src/addr/index.ts';
+import type { EgressDesired, EgressPodFate } from '../../src/egress/desired.ts';
+import { DROPS, egressPart } from '../../src/egress/rules.ts';
+import type { Fate, Slot } from '../../src/egress/types.ts';
 import {
   COUNTER,
   DROP,
@@ -14,11 +18,12 @@ import {
   inSteps,
   type NftChange,
   type NftElement,
+  NftGuard,
   type NftRule,
   NftRuleset,
   ruleOf,
 } from '../../src/kernel/nft/index.ts';
-import { NftRace } from '../lib/nft-race.ts';
+import { NftRace, type Raced } from '../lib/nft-race.ts';
 
 /** Each way of changing is tried so long; the wrong one was seen to let a packet in within 0.1 s. */
 const TRY_MS = 1000;
@@ -29,7 +34,7 @@ const at = { family: 'ip', table: 'race' } as const;
 const hook = { type: 'filter', hook: 'forward', priority: 0, policy: 'accept' } as const;
 const map = { name: 'closed', map: true, key: 'ipv4_addr' };
 const set = { name: 'closed_set', map: false, key: 'ipv4_addr' };
-const DROPS = [ruleOf([COUNTER, DROP])];
+const DROP_ALL = [ruleOf([COUNTER, DROP])];
 /** Others' rules before ours: the longer a packet is on its way through a chain, the likelier it meets a commit. */
 const OTHERS = Array.from({ length: 30 }, (_, port) => ruleOf([equals('udp dport', port + 1), COUNTER]));
 
@@ -68,7 +73,7 @@ function closed(): void {
     { ...at, change: 'add set', set },
     ...['drop0', 'drop1'].flatMap((chain): NftChange[] => [
       { ...at, change: 'add chain', chain },
-      ...rules(chain, DROPS),
+      ...rules(chain, DROP_ALL),
     ]),
     { ...at, change: 'add chain', chain: 'forward', hook },
     ...rules('forward', [...OTHERS, ruleOf([{ kind: 'vmap', fields: ['ip daddr'], map: 'closed' }])]),
@@ -81,13 +86,13 @@ function renewed(round: number): NftChange[] {
   return [
     gone(),
     { ...at, change: 'add chain', chain: `new${round}` },
-    ...rules(`new${round}`, DROPS),
+    ...rules(`new${round}`, DROP_ALL),
     goes(`new${round}`),
     ...(round > 0 ? removed(`new${round - 1}`) : []),
   ];
 }
 
-const told = ({ gotIn, sent, rounds }: Awaited<ReturnType<NftRace['run']>>) =>
+const told = ({ gotIn, sent, rounds }: Raced) =>
   `${gotIn} of ${sent} packets got in during ${rounds} changes`;
 
 test('in one transaction a new chain lets packets in before its rules are seen', async (t) => {
@@ -106,7 +111,7 @@ const KEEP_CLOSED: Readonly<Record<string, (round: number) => readonly (readonly
   'a new chain with its rules one transaction before what leads to it': (round) => inSteps(renewed(round)),
   'an element that gets another chain, while both stand': (round) => [[gone(), goes(`drop${round & 1}`)]],
   'a chain whose rules are replaced': () => [
-    [{ ...at, change: 'flush chain', chain: 'drop0' }, ...rules('drop0', DROPS)],
+    [{ ...at, change: 'flush chain', chain: 'drop0' }, ...rules('drop0', DROP_ALL)],
   ],
   'a base chain whose rules are replaced': () => [
     [
@@ -141,3 +146,73 @@ for (const [what, change] of Object.entries(KEEP_CLOSED))
     assert.equal(counted.gotIn, 0, told(counted));
     assert.ok(counted.sent > 0);
   });
+
+/** Rewrites that follow each other; each is another list of pods, namespaces, ways and addresses than the one before. */
+const REWRITES = 200;
+
+/** Whoever floods is a pod of another node that has no egress address here: it must not leave by this node. */
+function egress(round: number): EgressDesired {
+  const slots = Array.from(
+    { length: round % 4 },
+    (_, n): Slot => ({
+      number: n + 1,
+      family: 4,
+      node: `node${n + 2}`,
+      gateway: parseIp(`192.0.2.${n + 2}`),
+      oif: 1,
+      onlink: true,
+    }),
+  );
+  const fates: readonly Fate[] = [
+    { kind: 'closed', address: undefined, why: 'nobody holds it' },
+    { kind: 'here', address: parseIp(`203.0.113.${1 + (round % 3)}`) },
+    ...slots.map(
+      ({ node, number }): Fate => ({ kind: 'via', address: parseIp('203.0.113.9'), node, slot: number }),
+    ),
+  ];
+  const local = Array.from({ length: 5 + (round % 7) }, (_, n): EgressPodFate => {
+    const address = parseIp(`10.244.1.${10 + n}`);
+    const namespace = `ns${(n + round) % 3}`;
+    return {
+      pod: { name: `${namespace}/p${n}`, namespace, addresses: [address] },
+      address,
+      fate: fates[(n + round) % fates.length]!,
+    };
+  });
+  return {
+    slots,
+    states: [],
+    local,
+    remote: [],
+    elected: round % 2 ? [parseIp('203.0.113.1')] : [],
+    cluster: [parseCidr('198.18.0.0/15')],
+    own: [parseCidr('10.244.1.0/24')],
+    nodeAddresses: [parseIp('192.0.2.1')],
+    active: true,
+  };
+}
+
+test('a part that is rewritten without a pause lets nothing through and forgets no count', async (t) => {
+  if (ruleset.table(at) !== 'absent') ruleset.apply([{ ...at, change: 'delete table' }]);
+  using guard = new NftGuard({ netns: race.router });
+  const dropped = () => {
+    const rules = ruleset.rules({ family: 'ip', table: 'portolan' });
+    return rules.find(({ comment }) => comment === DROPS.stranger)!.packets!;
+  };
+  guard.ensure(egressPart(4, egress(0)));
+  let before = 0;
+  const counted = await race.run({
+    forMs: 60_000,
+    until: ({ rounds }) => rounds >= REWRITES,
+    change: (round) => {
+      assert.ok(guard.ensure(egressPart(4, egress(round + 1))));
+      const now = dropped();
+      assert.ok(now >= before, `${now} dropped, and ${before} before`);
+      before = now;
+    },
+  });
+  t.diagnostic(told(counted));
+  assert.equal(counted.gotIn, 0, told(counted));
+  assert.ok(counted.rounds >= REWRITES);
+  assert.ok(dropped() >= counted.sent, `${dropped()} counted of ${counted.sent}`);
+});

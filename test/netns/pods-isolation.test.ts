@@ -4,7 +4,8 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, readlinkSync, writeFile
 import { join } from 'node:path';
 import test from 'node:test';
 import { isNetError } from '../../src/errors/index.ts';
-import { cgroup2, logLines, startPod, testNode, until } from '../lib/pods.ts';
+import { cgroup2, logLines, startPod, testNode } from '../lib/pods.ts';
+import { eventually } from '../lib/until.ts';
 
 const sh = (script: string) => ['sh', '-c', script];
 const nsenter = (pid: number, ...command: string[]) =>
@@ -45,7 +46,7 @@ for d in /tmp /var/tmp /run /dev/shm /root; do ls -A $d; touch $d/x && echo wrot
 cat /etc/shadow; cat /etc/hostname; cat /etc/resolv.conf; ls /dev | tr '\\n' ' '; echo; ls /sys/class/net; echo >/proc/sys/kernel/core_pattern
 ls /proc/kcore -l | cut -c1; cat /proc/1/comm; umount /tmp; mount -t tmpfs x /mnt; id -u; grep CapEff /proc/self/status; echo done`),
   );
-  await until('end', () => runner.container(id)!.state === 'exited');
+  await eventually('end', () => runner.container(id)!.state === 'exited');
   const lines = logLines(logPath);
   const text = lines.join('\n');
   assert.equal(text.match(/touch: cannot touch '\/(usr|etc)?\/?x': Read-only file system/g)?.length, 3, text);
@@ -109,7 +110,7 @@ ls /var/run/pt-x >/dev/null && echo linked; head -1 /etc/passwd | cut -d: -f1; i
       },
     },
   );
-  const ended = await until('end', () => {
+  const ended = await eventually('end', () => {
     const status = runner.container(id)!;
     return status.state === 'exited' && status;
   });
@@ -172,7 +173,7 @@ test('exec runs beside the container, hands on code and streams, and is ended at
   );
   const late = await runner.execSync(id, sh('sleep 50 & sleep 51; true'), { timeoutMs: 200 });
   assert.equal(late.timedOut, true);
-  await until('killed commands are gone', () => {
+  await eventually('killed commands are gone', () => {
     const listed = nsenter(runner.container(id)!.pid!, 'ps', '-eo', 'args=');
     return !listed.includes('sleep 5');
   });

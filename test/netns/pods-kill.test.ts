@@ -6,7 +6,8 @@ import test from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { identify } from '../../src/kernel/process/identity.ts';
 import { Agent, agentConfig, killPid, recordedPids } from '../lib/pod-kills.ts';
-import { logLines, startPod, testNode, until } from '../lib/pods.ts';
+import { logLines, startPod, testNode } from '../lib/pods.ts';
+import { eventually } from '../lib/until.ts';
 
 const sh = (script: string) => ['sh', '-c', script];
 
@@ -20,7 +21,7 @@ test('the log is in CRI format, long lines come in parts, and files rotate at th
     runner,
     sh(`echo one; echo two >&2; printf 'a%.0s' $(seq 20000); echo; printf end`),
   );
-  await until('end', () => runner.container(id)!.state === 'exited');
+  await eventually('end', () => runner.container(id)!.state === 'exited');
   const lines = readFileSync(logPath, 'utf8').trimEnd().split('\n');
   for (const line of lines)
     assert.match(line, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (stdout|stderr) [FP] /);
@@ -36,7 +37,7 @@ test('the log is in CRI format, long lines come in parts, and files rotate at th
   );
   assert.deepEqual(logLines(logPath, 'stderr'), ['two']);
   const many = await startPod(node, runner, sh('seq -w 1 20000; exec sleep 60'));
-  await until('written', () => logLines(many.logPath).at(-1) === '20000');
+  await eventually('written', () => logLines(many.logPath).at(-1) === '20000');
   const files = [many.logPath, `${many.logPath}.1`, `${many.logPath}.2`];
   for (const file of files) assert.ok(existsSync(file), file);
   assert.ok(!existsSync(`${many.logPath}.3`));
@@ -91,7 +92,7 @@ test('when a monitor is killed its container goes, and the runner says so', asyn
   const { pid } = runner.container(id)!;
   const monitor = recordedPids(node.stateDir).find((one) => one.kind === 'monitor')!;
   killPid(monitor.pid);
-  const ended = await until('end', () => {
+  const ended = await eventually('end', () => {
     const status = runner.container(id)!;
     return status.state === 'exited' && status;
   });

@@ -7,7 +7,8 @@ import { ApiClient, EventRecorder, parseKubeconfig, Reflector, resources } from 
 import type { Pod } from '../../src/model/kubernetes.ts';
 import { PodManager, podApi, readPodLog } from '../../src/pods/index.ts';
 import { kubectls, runKubectl } from '../lib/kubectl.ts';
-import { testNode, until } from '../lib/pods.ts';
+import { testNode } from '../lib/pods.ts';
+import { eventually } from '../lib/until.ts';
 
 test('kubectl creates, reads, waits for and deletes pods that really run', async (t) => {
   await using node = testNode();
@@ -108,22 +109,24 @@ test('kubectl creates, reads, waits for and deletes pods that really run', async
         assert.match(described, part);
 
       await ok('apply -f -', pod('job', { command: ['sh', '-c', 'echo done'] }, { restartPolicy: 'Never' }));
-      await until('completed', async () =>
+      await eventually('completed', async () =>
         /^job +0\/1 +Completed +0 /.test(await ok('get pod job --no-headers')),
       );
       assert.equal(await ok('logs -f job'), 'done');
       await ok('apply -f -', pod('crash', { command: ['sh', '-c', 'echo run; exit 3'] }));
-      await until('crash loop', async () =>
+      await eventually('crash loop', async () =>
         /CrashLoopBackOff +[2-9]/.test(await ok('get pod crash --no-headers')),
       );
       assert.equal(await ok('logs crash --previous'), 'run');
       await ok('apply -f -', pod('imageonly', {}));
-      await until('no command', async () => /NoCommand/.test(await ok('get pod imageonly --no-headers')));
+      await eventually('no command', async () =>
+        /NoCommand/.test(await ok('get pod imageonly --no-headers')),
+      );
 
       await ok('delete pod web job imageonly --wait');
       await ok('delete pod crash --grace-period=1');
       assert.equal(await ok('get pods -o name'), '');
-      await until('node empty', () => runner.sandboxes().length === 0);
+      await eventually('node empty', () => runner.sandboxes().length === 0);
       assert.deepEqual(failures, []);
     });
   await manager.close();

@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { emptyNode, MemoryPods, startManager } from '../lib/pod-manager.ts';
-import { logLines, testNode, until } from '../lib/pods.ts';
+import { logLines, testNode } from '../lib/pods.ts';
+import { eventually } from '../lib/until.ts';
 
 const sh = (script: string) => ['sh', '-c', script];
 const PATH = { name: 'PATH', value: process.env['PATH']! };
@@ -46,21 +47,21 @@ test('hooks run after the start and before the stop, and a failing one has its e
       { name: 'c', image: 'x', command: ['sleep', '60'], lifecycle: { preStop: { sleep: { seconds: 50 } } } },
     ],
   });
-  await until(
+  await eventually(
     'ready',
     () => pods.condition(good, 'Ready') === 'True' && pods.condition(slow, 'Ready') === 'True',
   );
-  await until('restarted', () => (pods.status(bad)?.containerStatuses?.[0]?.restartCount ?? 0) > 0);
+  await eventually('restarted', () => (pods.status(bad)?.containerStatuses?.[0]?.restartCount ?? 0) > 0);
   assert.ok(
     pods.events.some((event) => event.reason === 'FailedPostStartHook' && /no luck/.test(event.message)),
   );
   pods.delete(good);
   pods.delete(slow);
-  await until('good is gone', () => !pods.items.has(good));
+  await eventually('good is gone', () => !pods.items.has(good));
   assert.equal(readFileSync(join(node.stateDir, 'hooks'), 'utf8'), 'started\nstopping\n');
   assert.ok(pods.items.has(slow), 'its hook sleeps');
   pods.delete(slow, 0);
-  await until('slow is gone', () => !pods.items.has(slow), 3_000);
+  await eventually('slow is gone', () => !pods.items.has(slow), 3_000);
   await emptyNode(pods, runner);
   await manager.close();
   assert.deepEqual(await node.leftovers(runner), []);
@@ -93,11 +94,11 @@ test('a changed ConfigMap reaches the files of a running pod, never half of it',
       },
     ],
   });
-  await until('ready', () => pods.condition(key, 'Ready') === 'True');
+  await eventually('ready', () => pods.condition(key, 'Ready') === 'True');
   const log = manager.findContainer('default', 'reader')!.logPath;
-  await until('first', () => logLines(log).includes('1 1 a b'));
+  await eventually('first', () => logLines(log).includes('1 1 a b'));
   set({ a: '2\n', b: '2\n', c: '3' });
-  await until('second', () => logLines(log).at(-1) === '2 2 a b c');
+  await eventually('second', () => logLines(log).at(-1) === '2 2 a b c');
   assert.ok(!logLines(log).some((line) => /^(1 2|2 1)/.test(line)));
   await emptyNode(pods, runner);
   await manager.close();
@@ -124,12 +125,12 @@ test('sidecars run beside, deadlines end a pod, and a failed init container of a
     initContainers: [{ name: 'i', image: 'x', command: ['false'] }],
     containers: [{ name: 'c', image: 'x', command: ['true'] }],
   });
-  await until('sidecar pod is done', () => pods.status(beside)?.phase === 'Succeeded');
-  await until('init failed', () => pods.status(failed)?.phase === 'Failed');
+  await eventually('sidecar pod is done', () => pods.status(beside)?.phase === 'Succeeded');
+  await eventually('init failed', () => pods.status(failed)?.phase === 'Failed');
   assert.equal(pods.status(failed)!.initContainerStatuses![0]!.state!.terminated!.exitCode, 1);
-  await until('deadline', () => pods.status(overdue)?.phase === 'Failed');
+  await eventually('deadline', () => pods.status(overdue)?.phase === 'Failed');
   assert.equal(pods.status(overdue)!.reason, 'DeadlineExceeded');
-  await until('nothing runs', () => runner.containers().every((one) => one.state === 'exited'));
+  await eventually('nothing runs', () => runner.containers().every((one) => one.state === 'exited'));
   assert.equal(node.network.attached.size, 0);
   await emptyNode(pods, runner);
   await manager.close();
@@ -164,9 +165,9 @@ test('a gRPC health check decides readiness', async () => {
       ],
     });
   const serving = pod('serving', 'web', { command: ['node', '-e', server] });
-  await until('ready', () => pods.condition(serving, 'Ready') === 'True');
+  await eventually('ready', () => pods.condition(serving, 'Ready') === 'True');
   const other = pod('other', 'db');
-  await until('told', () =>
+  await eventually('told', () =>
     pods.events.some((event) => event.pod === other && /service unhealthy/.test(event.message)),
   );
   assert.equal(pods.condition(other, 'Ready'), 'False');

@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { emptyNode, MemoryPods, startManager } from '../lib/pod-manager.ts';
-import { logLines, testNode, until } from '../lib/pods.ts';
+import { logLines, testNode } from '../lib/pods.ts';
+import { eventually } from '../lib/until.ts';
 
 const sh = (script: string) => ['sh', '-c', script];
 
@@ -53,7 +54,7 @@ test('a pod runs, is ready, and its status says so with all that kubectl shows',
       },
     ],
   });
-  await until('ready', () => pods.condition(key, 'Ready') === 'True');
+  await eventually('ready', () => pods.condition(key, 'Ready') === 'True');
   const tookMs = performance.now() - startedMs;
   const status = pods.status(key)!;
   assert.equal(status.phase, 'Running');
@@ -76,7 +77,7 @@ test('a pod runs, is ready, and its status says so with all that kubectl shows',
   assert.ok(main!.state!.running!.startedAt);
   assert.equal(status.initContainerStatuses![0]!.state!.terminated!.reason, 'Completed');
   const log = manager.findContainer('default', 'web', 'main')!.logPath;
-  assert.deepEqual(await until('log', () => logLines(log).length >= 3 && logLines(log)), [
+  assert.deepEqual(await eventually('log', () => logLines(log).length >= 3 && logLines(log)), [
     'a=1',
     'from-init',
     'blue 10.99.0.1 hello blue hello blue $(GREETING)',
@@ -85,7 +86,7 @@ test('a pod runs, is ready, and its status says so with all that kubectl shows',
   assert.ok(tookMs < 2_000, `${tookMs} ms`);
 
   pods.delete(key);
-  await until('gone', () => !pods.items.has(key));
+  await eventually('gone', () => !pods.items.has(key));
   assert.ok(pods.reasons(key).includes('Killing'));
   const last = pods.written.filter((one) => one.key === key).at(-1)!.status;
   assert.equal(last.containerStatuses![0]!.state!.terminated!.exitCode, 143);
@@ -121,7 +122,7 @@ test('restart policies: Always backs off, OnFailure until it succeeds, Never fai
       { name: 'c', image: 'x', command: ['true'], envFrom: [{ configMapRef: { name: 'later' } }] },
     ],
   });
-  await until('crash loop', () => {
+  await eventually('crash loop', () => {
     const c = pods.status(crash)?.containerStatuses?.[0];
     return c?.state?.waiting?.reason === 'CrashLoopBackOff' && c.restartCount >= 3;
   });
@@ -134,8 +135,8 @@ test('restart policies: Always backs off, OnFailure until it succeeds, Never fai
     /back-off \d+ms restarting failed container=c/,
   );
   assert.ok(pods.reasons(crash).includes('BackOff'));
-  await until('completed', () => pods.status(complete)?.phase === 'Succeeded');
-  await until('failed', () => pods.status(fail)?.phase === 'Failed');
+  await eventually('completed', () => pods.status(complete)?.phase === 'Succeeded');
+  await eventually('failed', () => pods.status(fail)?.phase === 'Failed');
   assert.deepEqual(
     [
       pods.status(fail)!.containerStatuses![0]!.state!.terminated!.exitCode,
@@ -143,9 +144,9 @@ test('restart policies: Always backs off, OnFailure until it succeeds, Never fai
     ],
     [137, 9],
   );
-  await until('retried', () => pods.status(retry)?.phase === 'Succeeded');
+  await eventually('retried', () => pods.status(retry)?.phase === 'Succeeded');
   assert.equal(pods.status(retry)!.containerStatuses![0]!.restartCount, 2);
-  await until(
+  await eventually(
     'explained',
     () => pods.status(noCommand)?.containerStatuses?.[0]?.state?.waiting?.reason === 'NoCommand',
   );
@@ -153,7 +154,7 @@ test('restart policies: Always backs off, OnFailure until it succeeds, Never fai
     pods.status(noCommand)!.containerStatuses![0]!.state!.waiting!.message!,
     /spec.containers\[\].command/,
   );
-  await until(
+  await eventually(
     'config error',
     () =>
       pods.status(missing)?.containerStatuses?.[0]?.state?.waiting?.reason === 'CreateContainerConfigError',
@@ -164,8 +165,11 @@ test('restart policies: Always backs off, OnFailure until it succeeds, Never fai
     metadata: { name: 'later' },
     data: {},
   });
-  await until('configmap found', () => (pods.status(missing)?.containerStatuses?.[0]?.restartCount ?? 0) > 0);
-  await until('addresses of finished pods are back', () => node.network.attached.size === 3);
+  await eventually(
+    'configmap found',
+    () => (pods.status(missing)?.containerStatuses?.[0]?.restartCount ?? 0) > 0,
+  );
+  await eventually('addresses of finished pods are back', () => node.network.attached.size === 3);
   await emptyNode(pods, runner);
   await manager.close();
   assert.deepEqual(await node.leftovers(runner), []);
@@ -232,22 +236,22 @@ test('probes: exec, http and tcp decide readiness, liveness restarts, startup ho
     ],
   });
   for (const key of [http, tcp, exec])
-    await until(`${key} ready`, () => pods.condition(key, 'Ready') === 'True');
+    await eventually(`${key} ready`, () => pods.condition(key, 'Ready') === 'True');
 
   const response = await fetch(`http://127.0.0.1:${base}/break`);
   assert.equal(response.status, 503);
   writeFileSync(flag, 'waiting');
-  await until('http not ready', () => pods.condition(http, 'Ready') === 'False');
-  await until('exec not ready', () => pods.condition(exec, 'Ready') === 'False');
+  await eventually('http not ready', () => pods.condition(http, 'Ready') === 'False');
+  await eventually('exec not ready', () => pods.condition(exec, 'Ready') === 'False');
   assert.ok(
     pods.events.some((event) => event.pod === http && /Readiness probe failed: .*503/.test(event.message)),
   );
   assert.equal(pods.status(exec)!.containerStatuses![0]!.restartCount, 0);
   writeFileSync(flag, 'dead');
-  await until('restarted', () => pods.status(exec)!.containerStatuses![0]!.restartCount === 1);
+  await eventually('restarted', () => pods.status(exec)!.containerStatuses![0]!.restartCount === 1);
   assert.ok(pods.events.some((event) => /failed liveness probe, will be restarted/.test(event.message)));
   writeFileSync(flag, 'ready');
-  await until('ready again', () => pods.condition(exec, 'Ready') === 'True');
+  await eventually('ready again', () => pods.condition(exec, 'Ready') === 'True');
   await emptyNode(pods, runner);
   await manager.close();
   assert.deepEqual(await node.leftovers(runner), []);
@@ -269,7 +273,7 @@ test('a manager that starts again goes on where the last one stopped, without a 
     ],
   });
   const orphan = pods.create('orphan', { containers: [{ name: 'c', image: 'x', command: ['sleep', '60'] }] });
-  await until(
+  await eventually(
     'ready',
     () => pods.condition(key, 'Ready') === 'True' && pods.condition(orphan, 'Ready') === 'True',
   );
@@ -282,16 +286,16 @@ test('a manager that starts again goes on where the last one stopped, without a 
 
   const nextRunner = await node.open();
   const next = await startManager(node, nextRunner, pods);
-  await until('orphan removed', () => nextRunner.sandboxes().length === 1);
+  await eventually('orphan removed', () => nextRunner.sandboxes().length === 1);
   await sleep(300);
   assert.equal(pods.status(key)!.containerStatuses![0]!.containerID, before);
   assert.equal(pods.condition(key, 'Ready'), 'True');
   assert.equal(pods.written.length, count, 'nothing changed, so nothing was written');
   process.kill(next.findContainer('default', 'stay')!.pid!, 'SIGKILL');
-  await until('restarted', () => pods.status(key)!.containerStatuses![0]!.restartCount === 1);
+  await eventually('restarted', () => pods.status(key)!.containerStatuses![0]!.restartCount === 1);
   pods.failWrites = 3;
   process.kill(nextRunner.sandboxes()[0]!.pid!, 'SIGKILL');
-  await until('new sandbox', () => {
+  await eventually('new sandbox', () => {
     const status = pods.status(key)!;
     return status.containerStatuses![0]!.restartCount === 2 && pods.condition(key, 'Ready') === 'True';
   });
@@ -309,7 +313,7 @@ test('a hundred pods start at once, take less than 1 GiB in all, and are gone ag
   const startedMs = performance.now();
   for (let i = 0; i < 100; i++)
     pods.create(`p${i}`, { containers: [{ name: 'c', image: 'x', command: ['sleep', '600'] }] });
-  await until(
+  await eventually(
     'all ready',
     () => [...pods.items.keys()].every((key) => pods.condition(key, 'Ready') === 'True'),
     30_000,

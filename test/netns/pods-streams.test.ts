@@ -9,7 +9,8 @@ import { join } from 'node:path';
 import test, { after, before } from 'node:test';
 import { startAgain, stopProcess } from '../../src/lab/restart.ts';
 import { kubectls } from '../lib/kubectl.ts';
-import { type Lab, startLab, until } from '../lib/lab.ts';
+import { type Lab, startLab } from '../lib/lab.ts';
+import { until } from '../lib/until.ts';
 
 let lab: Lab;
 const folder = mkdtempSync(join(tmpdir(), 'portolan-streams-'));

@@ -1,7 +1,8 @@
 /** A node's own firewall in a lab: it refuses to lock its admin out, lets go of what nobody confirms, and holds. */
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { type Lab, portolan, run, startLab, until } from '../lib/lab.ts';
+import { type Lab, portolan, run, startLab } from '../lib/lab.ts';
+import { until } from '../lib/until.ts';
 
 let lab: Lab;
 let server: ReturnType<Lab['start']>;

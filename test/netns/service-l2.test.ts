@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import test, { after, before } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Lab, podOf, run, serviceOf, startLab, until } from '../lib/lab.ts';
+import { type Lab, podOf, run, serviceOf, startLab } from '../lib/lab.ts';
+import { until } from '../lib/until.ts';
 
 const POOL = { v4: '172.31.0.200', v6: 'fd00:172:31::200' };
 const CURL = ['curl', '-s', '-m', '1', '-o', '/dev/null'];
@@ -100,14 +101,16 @@ test('exactly the node with the Lease answers', async () => {
   assert.deepEqual(await answering(POOL.v4), [await macOfNode(holder)]);
 });
 
-test('nodes that looked for the address while another one was elected tell nobody of a conflict', async () => {
+/** What Events tell of announcing that is no news of who does it. */
+async function conflicts(): Promise<string[]> {
   const { items } = await lab.get<{ items: { reason: string; message: string }[] }>('events');
   const told = items.filter(({ reason }) => reason.startsWith('Address')).map(({ message }) => message);
-  assert.deepEqual(
-    told.filter((message) => !/^node\d announces /.test(message)),
-    [],
-  );
   assert.ok(told.length >= 2, JSON.stringify(told));
+  return told.filter((message) => !/^node\d announces /.test(message));
+}
+
+test('nodes that looked for the address while another one was elected tell nobody of a conflict', async () => {
+  assert.deepEqual(await conflicts(), []);
 });
 
 test('the leader is killed: soon another node answers, and it alone', async () => {
@@ -236,8 +239,28 @@ test('figures for Prometheus: the agent at its socket, the API server for admins
   assert.match(refused.stderr, /[Ff]orbidden/);
 });
 
-test('a Service that is gone answers no more, and its Lease is gone, too', async () => {
+test('an address that goes from one Service to the next has one leader all the time', async () => {
+  const before = await conflicts();
+  const annotations = { 'portolan.dev/load-balancer-ips': `${POOL.v4},${POOL.v6}` };
+  await lab.apply([
+    {
+      ...serviceOf('next', { app: 'web' }, [{ port: 80, targetPort: 8080 }], {
+        type: 'LoadBalancer',
+        ipFamilyPolicy: 'RequireDualStack',
+      }),
+      metadata: { name: 'next', annotations },
+    },
+  ]);
+  // The nodes hear at once of the Service that goes and of the one that has its address, and the Lease is given back.
   await lab.kubectl(['delete', 'service', 'web']);
+  for (const address of [POOL.v4, POOL.v6])
+    await until(() => curl(address), { seconds: 10, what: `curl ${address}` });
+  assert.deepEqual(await answering(POOL.v4), [await macOfNode(await holderOf(POOL.v4))]);
+  assert.deepEqual(await conflicts(), before);
+});
+
+test('a Service that is gone answers no more, and its Lease is gone, too', async () => {
+  await lab.kubectl(['delete', 'service', 'next']);
   for (const address of [POOL.v4, POOL.v6])
     await until(async () => (await macOf(address)) === '', { seconds: 8, what: `silence for ${address}` });
   await until(

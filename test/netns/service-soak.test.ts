@@ -10,8 +10,9 @@ import test, { after, before } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ApiClient, loadKubeconfig, resources } from '../../src/client/index.ts';
 import { respawn, stopProcess } from '../../src/lab/restart.ts';
-import { type Lab, podOf, serviceOf, startLab, until } from '../lib/lab.ts';
+import { type Lab, podOf, serviceOf, startLab } from '../lib/lab.ts';
 import { compiled, firstLine, type Soaked } from '../lib/soak.ts';
+import { until } from '../lib/until.ts';
 
 const SECONDS = Number(process.env['PORTOLAN_SOAK_SECONDS'] ?? 10);
 const NODES = ['node1', 'node2', 'node3'] as const;

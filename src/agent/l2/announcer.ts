@@ -36,7 +36,8 @@ export class Announcer {
   readonly #candidateOptions: CandidateOptions;
   readonly #running = new Map<string, Candidate>();
   readonly #responders = new Map<number, L2Responder>();
-  readonly #ending = new Set<Promise<void>>();
+  /** By address: candidates that give their Leases back. */
+  readonly #ending = new Map<string, Promise<void>>();
   /** Keys of Services with addresses from pools. */
   readonly #pooled = new Set<string>();
   #left: ReadonlyMap<string, string> = new Map();
@@ -121,7 +122,7 @@ export class Announcer {
     this.#closed = true;
     clearTimeout(this.#timer);
     for (const address of [...this.#running.keys()]) this.#end(address, false);
-    await Promise.all(this.#ending);
+    await Promise.all(this.#ending.values());
     for (const responder of this.#responders.values()) responder.close();
   }
 
@@ -149,7 +150,9 @@ export class Announcer {
     for (const [address, candidacy] of candidacies) {
       const running = this.#running.get(address);
       if (running) running.candidacy = candidacy;
-      else this.#running.set(address, new Candidate(address, candidacy, this.#candidateOptions));
+      // The one before gives back the Lease in this node's name, and would give back the one that this one takes.
+      else if (!this.#ending.has(address))
+        this.#running.set(address, new Candidate(address, candidacy, this.#candidateOptions));
     }
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.trigger(), LOOK_AGAIN_MS).unref();
@@ -194,7 +197,10 @@ export class Announcer {
     if (!running) return;
     this.#running.delete(address);
     const ended = running.end(gone);
-    this.#ending.add(ended);
-    void ended.finally(() => this.#ending.delete(ended));
+    this.#ending.set(address, ended);
+    void ended.finally(() => {
+      this.#ending.delete(address);
+      this.trigger();
+    });
   }
 }

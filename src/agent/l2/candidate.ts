@@ -98,18 +98,21 @@ export class Candidate {
 
   /**
    * Deletes the Lease, unless another node has it, who does so when it stands no more. Asked of the API and not of the
-   * election: it may have ended while the Lease was being taken.
+   * election: it may have ended while the Lease was being taken. Another Service may get the address meanwhile: a node
+   * that takes the Lease after it was read here keeps it, else two would lead.
    */
   async #forget(): Promise<void> {
     const { client, nodeName } = this.#options;
     const named = { namespace: NAMESPACE, name: leaseName(this.candidacy.address) };
     const once = { retryForMs: 0 };
     try {
-      const { spec } = await client.get(resources.leases, named, once);
+      const { metadata, spec } = await client.get(resources.leases, named, once);
       const holder = spec?.holderIdentity ?? '';
-      if (holder === '' || holder === nodeName) await client.delete(resources.leases, named, once);
+      if ((holder !== '' && holder !== nodeName) || metadata.resourceVersion === undefined) return;
+      const preconditions = { resourceVersion: metadata.resourceVersion };
+      await client.delete(resources.leases, named, { ...once, preconditions });
     } catch {
-      // It is gone, or nobody can be asked: it is only a record.
+      // It is gone, somebody took it, or nobody can be asked: it is only a record.
     }
   }
 
@@ -198,10 +201,12 @@ export class Candidate {
     const address = this.#address;
     const { candidacy } = this;
     let by: Mac | undefined;
-    if (await this.#hasNoLease())
+    // Without the API nobody is elected, and that is told by the election.
+    if ((await this.#hasLease()) === false) {
       by = await this.#options.responder(candidacy.ifindex)?.owner(candidacy.address, this.#stop.signal);
-    // Nodes ask at the same time, and one of them may have been elected meanwhile: then it is who answers.
-    if (by !== undefined && !(await this.#hasNoLease())) by = undefined;
+      // A node that was elected meanwhile answers as a stranger would.
+      if (by !== undefined && (await this.#hasLease())) by = undefined;
+    }
     const isNew = by !== this.#takenBy;
     this.#takenBy = by;
     if (!isNew) return by !== undefined;
@@ -213,14 +218,14 @@ export class Candidate {
     return true;
   }
 
-  /** Nobody has ever led for the address. Without the API nobody is elected, and that is told by the election. */
-  async #hasNoLease(): Promise<boolean> {
+  /** Whether some node was elected already; undefined while nobody can be asked. */
+  async #hasLease(): Promise<boolean | undefined> {
     const named = { namespace: NAMESPACE, name: leaseName(this.candidacy.address) };
     try {
       await this.#options.client.get(resources.leases, named, { retryForMs: 0 });
-      return false;
+      return true;
     } catch (error) {
-      return isNetError(error, 'CLIENT_NOT_FOUND');
+      return isNetError(error, 'CLIENT_NOT_FOUND') ? false : undefined;
     }
   }
 

@@ -140,12 +140,3 @@ export async function testApi(serviceCidrs: readonly string[] = ['10.96.0.0/16']
     },
   };
 }
-
-/** Waits until `holds`, at most two seconds. */
-export async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + 2000;
-  while (!(await holds())) {
-    if (Date.now() > deadline) throw new Error('timed out waiting');
-    await new Promise((resolve) => setTimeout(resolve, 2));
-  }
-}

@@ -7,6 +7,7 @@ import { type ElementMessage, elementMessages } from './element-messages.ts';
 import { writeExpression, writeExpressions } from './expression-bytes.ts';
 import { FAMILY, HOOKS, NFT, writeHeader } from './messages.ts';
 import { FIELD_JOIN, type NftRule } from './rule.ts';
+import { sealBytes } from './seal.ts';
 import { ElementWriter, type NftSet } from './set-element.ts';
 import { ANONYMOUS_NAME, type AnonymousSet, anonymousSets, expressionsOf } from './statements.ts';
 
@@ -108,19 +109,37 @@ function* messagesOf(change: NftChange, nextSet: () => number): Generator<Change
       const sets = anonymousSets(change.rule.statements).map((set) => ({ set, number: nextSet() }));
       for (const { set, number } of sets) yield* anonymousMessages(change, set, number, one);
       let used = 0;
-      yield one(NFT.NEWRULE, NLM_F.CREATE | NLM_F.APPEND, (w) => {
+      const { before } = change;
+      // Without APPEND a rule goes before the one at its position.
+      yield one(NFT.NEWRULE, NLM_F.CREATE | (before === undefined ? NLM_F.APPEND : 0), (w) => {
         w.attribute(2, () => w.string(change.chain));
-        writeRule(w, change.rule, () => sets[used++]!.number);
+        writeRule(w, change.rule, { nextNumber: () => sets[used++]!.number, sealed: change.sealed });
+        if (before !== undefined) w.attribute(6, () => w.u64be(before));
       });
+      return;
     }
+    case 'delete rule':
+      yield one(NFT.DELRULE, 0, (w) => {
+        w.attribute(2, () => w.string(change.chain));
+        w.attribute(3, () => w.u64be(change.handle));
+      });
   }
 }
 
-function writeRule(w: NlWriter, rule: NftRule, nextNumber: () => number): void {
+function writeRule(
+  w: NlWriter,
+  rule: NftRule,
+  { nextNumber, sealed }: { readonly nextNumber: () => number; readonly sealed: true | undefined },
+): void {
   w.nest(4, () => writeExpressions(w, expressionsOf(rule, nextNumber)));
-  if (rule.comment === undefined) return;
-  const comment = commentBytes(rule.comment);
-  w.attribute(7, () => w.bytes(comment));
+  const userdata = [
+    ...(rule.comment === undefined ? [] : [commentBytes(rule.comment)]),
+    ...(sealed ? [sealBytes(rule)] : []),
+  ];
+  if (userdata.length === 0) return;
+  w.attribute(7, () => {
+    for (const each of userdata) w.bytes(each);
+  });
 }
 
 function writeHook(w: NlWriter, { type, hook, priority, policy }: NftHook): void {

@@ -57,8 +57,15 @@ export type NftChange = NftTableName &
     | { readonly change: 'flush chain' | 'delete chain'; readonly chain: string }
     | { readonly change: 'add set'; readonly set: NftSetShape }
     | { readonly change: 'delete set'; readonly set: Pick<NftSetShape, 'name' | 'map'> }
-    /** Behind the rules that the chain has. */
-    | { readonly change: 'add rule'; readonly chain: string; readonly rule: NftRule }
+    /** Behind the rules that the chain has, or `before` the one with this handle; `sealed` to know it again by ruleSeal(). */
+    | {
+        readonly change: 'add rule';
+        readonly chain: string;
+        readonly rule: NftRule;
+        readonly before?: bigint | undefined;
+        readonly sealed?: true;
+      }
+    | { readonly change: 'delete rule'; readonly chain: string; readonly handle: bigint }
     | {
         readonly change: 'add elements' | 'delete elements';
         /** As it is wanted, or as the kernel knows it. */
@@ -116,8 +123,13 @@ export function changeText(change: NftChange): string {
     }
     case 'delete set':
       return `delete ${change.set.map ? 'map' : 'set'} ${table} ${change.set.name}`;
-    case 'add rule':
-      return `add rule ${table} ${change.chain} ${ruleText(change.rule)}`;
+    case 'add rule': {
+      const verb = change.before === undefined ? 'add' : 'insert';
+      const place = change.before === undefined ? '' : ` handle ${change.before}`;
+      return `${verb} rule ${table} ${change.chain}${place} ${ruleText(change.rule)}`;
+    }
+    case 'delete rule':
+      return `delete rule ${table} ${change.chain} handle ${change.handle}`;
     case 'flush elements':
       return `flush ${change.set.map ? 'map' : 'set'} ${table} ${change.set.name}`;
     case 'add elements':

@@ -9,8 +9,8 @@ import { labelOf, NFTA_SET_ELEM_LIST, writeNames } from './element-messages.ts';
 import { FAMILY, NFT, writeHeader } from './messages.ts';
 import { joinIntervals, type NftElement, type NftSet, type RawElement, readElements } from './set-element.ts';
 
-/** NFT_SET_ANONYMOUS, NFT_SET_INTERVAL, NFT_SET_MAP, NFT_SET_TIMEOUT, NFT_SET_OBJECT. */
-const SET_FLAG = { ANONYMOUS: 1, INTERVAL: 4, MAP: 8, TIMEOUT: 0x10, OBJECT: 0x40 } as const;
+/** enum nft_set_flags */
+const SET_FLAG = { ANONYMOUS: 1, INTERVAL: 4, MAP: 8, TIMEOUT: 0x10, EVAL: 0x20, OBJECT: 0x40 } as const;
 const VERDICT_TYPE = 0xffff_ff00;
 
 const setAttributes = attributeTable('an nftables set', {
@@ -34,7 +34,13 @@ export interface NftSetFound {
   /** Types of its key as nft writes them, empty when one is not known here. */
   readonly key: string;
   readonly map: boolean;
+  /** Types of a map's values, likewise; undefined where they are verdicts. */
+  readonly data: string | undefined;
   readonly interval: boolean;
+  /** Rules add elements. */
+  readonly dynamic: boolean;
+  /** As of NftSetShape. */
+  readonly timeoutMs: number | undefined;
 }
 
 /** What the kernel knows about a set. Throws NFT_NO_SUCH_SET, NFT_SET_UNSUPPORTED. */
@@ -91,13 +97,20 @@ export function dumpSets(socket: NetlinkSocket, { family, table }: NftTableName)
       const set = setAttributes.readFrom(body, 4);
       const flags = set.flags ?? 0;
       if (set.table !== table || set.name === undefined || flags & SET_FLAG.ANONYMOUS) return undefined;
-      const key = typesOf(set.keyType ?? 0)?.map(({ name }) => name);
+      const namesOf = (packed: number) =>
+        typesOf(packed)
+          ?.map(({ name }) => name)
+          .join(' . ') ?? '';
+      const map = (flags & SET_FLAG.MAP) !== 0;
       return {
         name: set.name,
         handle: set.handle ?? 0n,
-        key: key?.join(' . ') ?? '',
-        map: (flags & SET_FLAG.MAP) !== 0,
+        key: namesOf(set.keyType ?? 0),
+        map,
+        data: map && set.dataType !== VERDICT_TYPE ? namesOf(set.dataType ?? 0) : undefined,
         interval: (flags & SET_FLAG.INTERVAL) !== 0,
+        dynamic: (flags & SET_FLAG.EVAL) !== 0,
+        timeoutMs: flags & SET_FLAG.TIMEOUT ? Number(set.timeout ?? 0n) : undefined,
       };
     },
   });

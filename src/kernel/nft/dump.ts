@@ -21,6 +21,7 @@ import type { NftHook, NftTableName } from './change.ts';
 import { readComment } from './comment.ts';
 import { FAMILY, familyOf, HOOKS, NFT, writeHeader } from './messages.ts';
 import { type Counted, readCounter, readExpression } from './read-expression.ts';
+import { readSeal } from './seal.ts';
 import type { NftFamily } from './set-element.ts';
 
 const NF_DROP = 0;
@@ -81,6 +82,8 @@ export interface NftRuleFound {
   readonly handle: bigint;
   /** Empty when it has none. */
   readonly comment: string;
+  /** Of a rule that was written with one: see seal.ts. */
+  readonly seal: string | undefined;
   /** Names of its expressions, in their order. */
   readonly expressions: readonly string[];
   /** Packets and bytes of its first counter. */
@@ -124,14 +127,24 @@ export function dumpChains(socket: NetlinkSocket, family?: NftFamily): NftChainF
   });
 }
 
-/** All rules of a table, chain by chain in their order; none when there is no such table. Throws NFT_LIST_FAILED. */
-export function dumpRules(socket: NetlinkSocket, { family, table }: NftTableName): NftRuleFound[] {
+/**
+ * All rules of a table, chain by chain in their order, or of one chain; none when there is no such table or chain. Throws
+ * NFT_LIST_FAILED.
+ */
+export function dumpRules(
+  socket: NetlinkSocket,
+  { family, table }: NftTableName,
+  chain?: string,
+): NftRuleFound[] {
   return dump(socket, {
     what: `rules of nftables table "${family} ${table}"`,
     get: NFT.GETRULE,
     family: FAMILY[family],
-    write: (writer) => ruleAttributes.write(writer, { table }),
-    read: ({ type, body }) => (type === NFT.NEWRULE ? readRule(body) : undefined),
+    write: (writer) => ruleAttributes.write(writer, chain === undefined ? { table } : { table, chain }),
+    read({ type, body }) {
+      const rule = type === NFT.NEWRULE ? readRule(body) : undefined;
+      return chain === undefined || rule?.chain === chain ? rule : undefined;
+    },
   });
 }
 
@@ -214,6 +227,7 @@ export function readRule(body: Uint8Array): NftRuleFound {
     chain: chain ?? '',
     handle: handle ?? 0n,
     comment: (userdata && readComment(userdata)) ?? '',
+    seal: userdata && readSeal(userdata),
     expressions: names,
     packets: counted?.packets,
     bytes: counted?.bytes,

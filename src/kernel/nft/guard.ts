@@ -1,22 +1,24 @@
 /**
- * Keeps parts of tables as they are wanted, by netlink. What stands is known by handles (see dump.ts), read right after
- * the transaction, with the ruleset's generation as proof that nobody came in between. Whoever adds, moves or deletes a
- * rule of the part is found out. Without that proof nothing is known, and the next call writes again.
+ * Keeps parts of tables as they are wanted, by netlink, and changes only what differs: chains stay at their hooks, rules
+ * and elements that are as wanted stay, with their counters. Rules are known by their seals (seal.ts), also those
+ * that a former process wrote; all else is compared as it is told. While the ruleset's generation is the one that was
+ * seen last, nothing is read.
  */
 import { isNetError } from '../../errors/index.ts';
 import { type NftPlace, setOfShape } from './change.ts';
-import { elementChanges, emptied, type NftPart, partChanges, partText } from './part.ts';
+import type { NftSetFound } from './dump-sets.ts';
+import { emptied, type NftPart, type NftPartFound, partChanges, partText, sameShape } from './part.ts';
 import { NftRuleset } from './ruleset.ts';
-import { formatKey } from './set-element.ts';
+import type { NftElement } from './set-element.ts';
+import { inSteps } from './steps.ts';
 
 /** Others may change rules between reading and writing, this often at most. */
 const MOST_TRIES = 8;
 
 interface Known {
-  readonly part: NftPart;
   readonly text: string;
-  readonly looks: string;
   readonly generation: number;
+  readonly chains: ReadonlyMap<string, bigint>;
 }
 
 export class NftGuard {
@@ -38,109 +40,82 @@ export class NftGuard {
 
   /** Puts a part right where it differs; returns whether it had to. Throws NFT_CHANGE_REFUSED, NFT_LIST_FAILED. */
   ensure(part: NftPart): boolean {
-    const key = `${part.family} ${part.table} ${part.prefix}`;
+    const key = keyOf(part);
     const text = partText(part);
     const known = this.#known.get(key);
-    if (known?.text === text) {
-      const generation = this.#ruleset.generation();
-      if (generation === known.generation) return false;
-      if (this.#looks(part) === known.looks) {
-        this.#known.set(key, { ...known, generation });
-        return false;
-      }
-    }
+    if (known?.text === text && known.generation === this.#ruleset.generation()) return false;
     this.#known.delete(key);
-    let generation = known && this.#writeElements(part, known);
-    if (generation === undefined) {
-      this.#ruleset.wake(part);
-      generation = this.#write(part);
-    }
-    if (generation === undefined) return false;
-    const looks = this.#looks(part);
-    // If somebody came in between, such a picture must not become the measure.
-    if (this.#ruleset.generation() === generation) this.#known.set(key, { part, text, looks, generation });
-    return true;
+    const { wrote, generation } = this.#write(part, known?.chains);
+    const chains = new Map(this.#chains(part).map(({ name, handle }) => [name, handle]));
+    // If somebody came in between, that must not become the measure.
+    if (this.#ruleset.generation() === generation) this.#known.set(key, { text, generation, chains });
+    return wrote;
   }
 
   /** Takes a part away, and its table when nothing else is in it. Returns whether there was anything. */
   remove(part: NftPart): boolean {
-    const wrote = this.#write(emptied(part)) !== undefined;
-    this.#known.delete(`${part.family} ${part.table} ${part.prefix}`);
+    const { wrote } = this.#write(emptied(part));
+    this.#known.delete(keyOf(part));
     const { family, table } = part;
-    const all = this.#found({ ...part, prefix: '' });
-    if (all.chains.length + all.sets.length > 0 || this.#ruleset.table(part) === 'absent') return wrote;
+    const others = this.#ruleset.chains(part).length + this.#ruleset.sets(part).length;
+    if (others > 0 || this.#ruleset.table(part) === 'absent') return wrote;
     this.#ruleset.apply([{ family, table, change: 'delete table' }]);
     return true;
   }
 
-  /**
-   * Changes only elements, where nothing else differs from what is known to stand: rules keep their counters. Returns
-   * the generation after it; undefined when the part has to be written as a whole.
-   */
-  #writeElements(part: NftPart, known: Known): number | undefined {
-    const changes = elementChanges(known.part, part);
-    if (changes === undefined || changes.length === 0) return undefined;
-    const generation = this.#ruleset.generation();
-    if (generation !== known.generation && this.#looks(known.part) !== known.looks) return undefined;
-    try {
-      this.#ruleset.apply(changes, { generation });
-      return (generation + 1) >>> 0;
-    } catch {
-      // Somebody came in between, or was here before: then everything is compared and written.
-      return undefined;
-    }
-  }
-
-  /** Returns the generation after it; undefined when there was nothing to write. */
-  #write(part: NftPart): number | undefined {
+  /** Returns whether anything was written, and the generation after it. */
+  #write(part: NftPart, handles?: ReadonlyMap<string, bigint>): { wrote: boolean; generation: number } {
+    const wanted = part.sets.length + part.chains.length > 0;
+    const woke = wanted && this.#ruleset.wake(part);
+    let trusts = true;
+    const renamed = (name: string, handle: bigint) => !trusts || (handles?.get(name) ?? handle) !== handle;
     for (let tries = 1; ; tries++) {
-      const generation = this.#ruleset.generation();
-      const changes = partChanges(part, this.#found(part));
-      if (changes.length === 0) return undefined;
+      let generation = this.#ruleset.generation();
+      const changes = partChanges(part, this.#found(part, renamed));
       try {
-        this.#ruleset.apply(changes, { generation });
-        return (generation + 1) >>> 0;
+        for (const step of inSteps(changes)) {
+          this.#ruleset.apply(step, { generation });
+          generation = (generation + 1) >>> 0;
+        }
+        return { wrote: woke || changes.length > 0, generation };
       } catch (error) {
-        if (!isNetError(error, 'NFT_GENERATION_CHANGED') || tries >= MOST_TRIES) throw error;
+        if (tries >= MOST_TRIES) throw error;
+        if (isNetError(error, 'NFT_GENERATION_CHANGED')) continue;
+        if (!trusts) throw error;
+        // Rules may lead to what somebody gave another name before this process was there to see it.
+        trusts = false;
       }
     }
   }
 
-  #found({ family, table, prefix }: NftPart) {
-    const ours = ({ name }: { readonly name: string }) => name.startsWith(prefix);
+  #found(part: NftPart, renamed: (name: string, handle: bigint) => boolean): NftPartFound {
+    const chains = this.#chains(part);
+    const sets = this.#ruleset.sets(part).filter(({ name }) => name.startsWith(part.prefix));
     return {
-      chains: this.#ruleset
-        .chains({ family, table })
-        .filter(ours)
-        .map(({ name }) => name),
-      sets: this.#ruleset.sets({ family, table }).filter(ours),
+      chains: chains.map((chain) => ({ ...chain, rules: this.#ruleset.rules(part, chain.name) })),
+      sets: sets.map((set) => ({ ...set, elements: this.#elements(part, set) })),
+      renamed: new Set(chains.flatMap(({ name, handle }) => (renamed(name, handle) ? [name] : []))),
     };
   }
 
-  /** What tells a part from an edited one: handles in their order, and what can be changed in place. */
-  #looks(part: NftPart): string {
-    const ours = (name: string) => name.startsWith(part.prefix);
-    const chains = this.#ruleset.chains(part).filter(({ name }) => ours(name));
-    const rules = this.#ruleset.rules(part).filter(({ chain }) => ours(chain));
-    const sets = this.#ruleset.sets(part).filter(({ name }) => ours(name));
-    return [
-      this.#ruleset.table(part),
-      ...chains.map(({ name, handle, hook }) => `chain ${name} ${handle} ${hook?.policy}`),
-      ...rules.map(({ chain, handle }) => `rule ${chain} ${handle}`),
-      ...sets.flatMap(({ name, handle }) => [`set ${name} ${handle}`, ...this.#elements(part, name)]),
-    ].join('\n');
+  #chains(part: NftPart) {
+    return this.#ruleset.chains(part).filter(({ name }) => name.startsWith(part.prefix));
   }
 
-  #elements(part: NftPart, name: string): string[] {
-    const set = part.sets.find((each) => each.name === name);
-    if (!set) return [];
+  #elements(part: NftPart, found: NftSetFound): NftElement[] {
+    const set = part.sets.find(({ name }) => name === found.name);
+    if (!set || !sameShape(found, set)) return [];
     try {
-      return this.#ruleset.elements(setOfShape(part, set)).map(formatKey).sort();
+      return this.#ruleset.elements(setOfShape(part, set));
     } catch (error) {
       if (isNetError(error, 'NFT_NO_SUCH_SET')) return [];
       throw error;
     }
   }
+}
+
+function keyOf({ family, table, prefix }: NftPart): string {
+  return `${family} ${table} ${prefix}`;
 }
 
 /** Writes parts once. Throws NFT_CHANGE_REFUSED. */

@@ -1,8 +1,13 @@
 /** A part of one table that one owner keeps: chains and sets whose names begin alike. Pure. */
 import type { NftChange, NftHook, NftSetShape, NftTableName } from './change.ts';
 import { changesText } from './change.ts';
+import { type NftChainFound, type NftRuleFound, sameHook } from './dump.ts';
+import type { NftSetFound } from './dump-sets.ts';
+import { elementChanges } from './element-changes.ts';
 import type { NftRule } from './rule.ts';
-import { formatKey, type NftElement } from './set-element.ts';
+import { ruleChanges } from './rule-changes.ts';
+import { ruleText } from './rule-text.ts';
+import type { NftElement } from './set-element.ts';
 
 export interface NftPartChain {
   /** Whole, with the part's prefix. */
@@ -25,65 +30,98 @@ export interface NftPart extends NftTableName {
 
 /** What there is of a part. */
 export interface NftPartFound {
-  readonly chains: readonly string[];
-  readonly sets: readonly { readonly name: string; readonly map: boolean }[];
+  readonly chains: readonly (Pick<NftChainFound, 'name' | 'hook'> & {
+    readonly rules: readonly Pick<NftRuleFound, 'handle' | 'seal'>[];
+  })[];
+  /** Of sets that are not wanted so, no elements are needed. */
+  readonly sets: readonly (Omit<NftSetFound, 'handle'> & { readonly elements: readonly NftElement[] })[];
+  /** Chains that were given their names by somebody else: a rule that leads to one may mean another. */
+  readonly renamed?: ReadonlySet<string>;
 }
 
 const NOTHING: NftPartFound = { chains: [], sets: [] };
 
 /**
- * Makes exactly the wanted chains and sets, whatever there was: chains of ours with another hook or foreign rules are
- * made anew in the same moment. Nothing wanted and nothing there is no change.
+ * What makes the wanted part of whatever there is. Chains, sets, rules and elements that are as wanted stay, with what
+ * they have counted. Nothing to do is no change.
  */
 export function partChanges(part: NftPart, found: NftPartFound = NOTHING): NftChange[] {
-  const { family, table, sets, chains } = part;
+  const { family, table } = part;
   const at = { family, table };
-  const gone = removal(at, found);
-  if (sets.length + chains.length === 0) return gone;
-  return [
-    { ...at, change: 'add table' },
-    ...gone,
-    ...sets.map((set): NftChange => ({ ...at, change: 'add set', set })),
-    ...chains.map(({ name, hook }): NftChange => ({ ...at, change: 'add chain', chain: name, hook })),
-    ...chains.flatMap(({ name, rules }) =>
-      rules.map((rule): NftChange => ({ ...at, change: 'add rule', chain: name, rule })),
-    ),
-    ...sets.flatMap((set): NftChange[] =>
-      set.elements.length === 0 ? [] : [{ ...at, change: 'add elements', set, elements: set.elements }],
-    ),
-  ];
-}
-
-/** What makes one part of another that differs in elements only; undefined when it differs in more. Pure. */
-export function elementChanges(from: NftPart, to: NftPart): NftChange[] | undefined {
-  const bare = (part: NftPart) =>
-    partText({ ...part, sets: part.sets.map((set) => ({ ...set, elements: [] })) });
-  if (bare(from) !== bare(to)) return undefined;
-  const { family, table } = to;
-  return to.sets.flatMap((set, at): NftChange[] => {
-    const { deletes, adds } = differing(from.sets[at]!.elements, set.elements);
-    const change = (change: 'delete elements' | 'add elements', elements: readonly NftElement[]) =>
-      elements.length === 0 ? [] : [{ family, table, change, set, elements } as const];
-    return [...change('delete elements', deletes), ...change('add elements', adds)];
+  const standing = new Map(
+    found.chains.flatMap((chain) => {
+      const wanted = part.chains.find(({ name }) => name === chain.name);
+      return wanted && sameHook(chain.hook, wanted.hook, false) ? [[chain.name, chain] as const] : [];
+    }),
+  );
+  const standingSets = new Map(
+    found.sets.flatMap((set) => {
+      const wanted = part.sets.find(({ name }) => name === set.name);
+      return wanted && sameShape(set, wanted) ? [[set.name, set] as const] : [];
+    }),
+  );
+  const newChains = part.chains.filter(({ name }) => !standing.has(name));
+  const newSets = part.sets.filter(({ name }) => !standingSets.has(name));
+  // A rule is bound to chains and sets themselves, not to their names.
+  const unbound = new Set([...newChains, ...newSets].map(({ name }) => name));
+  for (const name of found.renamed ?? []) unbound.add(name);
+  const keeps = (rule: NftRule) => !namesIn(rule).some((name) => unbound.has(name));
+  const rules = part.chains.map(({ name, rules }) =>
+    ruleChanges({ ...at, chain: name }, standing.get(name)?.rules ?? [], rules, keeps),
+  );
+  const elements = part.sets.map((set) =>
+    elementChanges(at, set, standingSets.get(set.name)?.elements ?? [], set.elements),
+  );
+  const otherPolicy = part.chains.filter(({ name, hook }) => {
+    const there = standing.get(name);
+    return there && !sameHook(there.hook, hook);
   });
+  const changes: NftChange[] = [
+    ...elements.flatMap(({ deletes }) => deletes),
+    ...rules.flatMap(({ deletes }) => deletes),
+    ...removal(at, {
+      chains: found.chains.flatMap(({ name }) => (standing.has(name) ? [] : [name])),
+      sets: found.sets.filter(({ name }) => !standingSets.has(name)),
+    }),
+    ...newSets.map((set): NftChange => ({ ...at, change: 'add set', set })),
+    ...[...newChains, ...otherPolicy].map(
+      ({ name, hook }): NftChange => ({ ...at, change: 'add chain', chain: name, hook }),
+    ),
+    ...rules.flatMap(({ adds }) => adds),
+    ...elements.flatMap(({ adds }) => adds),
+  ];
+  const wanted = part.sets.length + part.chains.length > 0;
+  return wanted && changes.length > 0 ? [{ ...at, change: 'add table' }, ...changes] : changes;
 }
 
-/** Elements with the same key and other data go and come. */
-function differing(from: readonly NftElement[], to: readonly NftElement[]) {
-  const text = (element: NftElement) =>
-    `${formatKey(element)} ${element.comment ?? ''} ${dataText(element.data)}`;
-  const before = new Map(from.map((element) => [text(element), element]));
-  const adds = to.filter((element) => !before.delete(text(element)));
-  return { deletes: [...before.values()], adds };
+/** Names in a rule, those of chains and sets among them. */
+function namesIn(rule: NftRule): string[] {
+  return ruleText(rule).split(/[\s@]+/);
 }
 
-function dataText(data: NftElement['data']): string {
-  if (data === undefined) return '';
-  return 'verdict' in data ? Object.values(data).join(' ') : data.map(String).join(' ');
+/** Whether a set is as it is wanted, as far as that can be told and is not changed in place. */
+export function sameShape(found: Omit<NftSetFound, 'handle'>, wanted: NftSetShape): boolean {
+  return (
+    found.map === wanted.map &&
+    found.key === wanted.key &&
+    found.data === wanted.data &&
+    found.interval === (wanted.interval ?? false) &&
+    found.dynamic === (wanted.dynamic ?? false) &&
+    found.timeoutMs === wanted.timeoutMs
+  );
 }
 
 /** Removes chains and sets whatever they hold. */
-export function removal(at: NftTableName, { chains, sets }: NftPartFound): NftChange[] {
+export function removal(
+  at: NftTableName,
+  {
+    chains,
+    sets,
+  }: {
+    readonly chains: readonly string[];
+    readonly sets: readonly { readonly name: string; readonly map: boolean }[];
+  },
+): NftChange[] {
   return [
     ...chains.map((chain): NftChange => ({ ...at, change: 'flush chain', chain })),
     ...sets.map((set): NftChange => ({ ...at, change: 'delete set', set })),

@@ -74,9 +74,11 @@ export class NftRuleset {
     return readTable(this.#socket, place);
   }
 
-  /** Ends `flags dormant` of a table, if it has them. Throws NFT_CHANGE_REFUSED. */
-  wake({ family, table }: NftTableName): void {
-    if (this.table({ family, table }) === 'dormant') this.apply([{ family, table, change: 'wake table' }]);
+  /** Ends `flags dormant` of a table; returns whether it had them. Throws NFT_CHANGE_REFUSED. */
+  wake({ family, table }: NftTableName): boolean {
+    if (this.table({ family, table }) !== 'dormant') return false;
+    this.apply([{ family, table, change: 'wake table' }]);
+    return true;
   }
 
   /** Chains of one table; none when there is no such table. Throws NFT_LIST_FAILED. */
@@ -89,9 +91,9 @@ export class NftRuleset {
     return dumpChains(this.#socket);
   }
 
-  /** Rules of one table, chain by chain in their order. Throws NFT_LIST_FAILED. */
-  rules(place: NftTableName): NftRuleFound[] {
-    return dumpRules(this.#socket, place);
+  /** Rules of one table, chain by chain in their order, or of one chain. Throws NFT_LIST_FAILED. */
+  rules(place: NftTableName, chain?: string): NftRuleFound[] {
+    return dumpRules(this.#socket, place, chain);
   }
 
   /** Sets and maps of one table, anonymous ones left out. Throws NFT_LIST_FAILED. */

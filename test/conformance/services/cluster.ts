@@ -30,6 +30,7 @@ import {
   sliceFacts,
 } from '../../../src/service/index.ts';
 import { anEndpoint } from '../../../src/service/testing.ts';
+import { eventually } from '../../lib/until.ts';
 import type { EngineUnderTest } from './engine.ts';
 import {
   EXTRA,
@@ -69,21 +70,6 @@ interface Api {
 type ServiceSpec = Partial<Service['spec']>;
 
 const silent: Log = { debug() {}, info() {}, warn() {}, error() {} };
-
-/** Waits until the answer is neither undefined nor false. */
-export async function eventually<T>(
-  what: string,
-  ask: () => T | undefined | false | Promise<T | undefined | false>,
-  timeoutMs = 10_000,
-): Promise<T> {
-  const deadline = performance.now() + timeoutMs;
-  for (;;) {
-    const answer = await ask();
-    if (answer !== undefined && answer !== false) return answer;
-    if (performance.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}
 
 export class ServiceCluster implements AsyncDisposable {
   readonly net: ServiceNet;

@@ -1,5 +1,6 @@
 /** The life of a flow: endpoints that go, restarts, large packets, and what belongs to no flow. */
 import assert from 'node:assert/strict';
+import { eventually } from '../../lib/until.ts';
 import {
   aCase,
   attempts,
@@ -11,7 +12,7 @@ import {
   reach,
   type Target,
 } from './case.ts';
-import { eventually, type ServiceCluster } from './cluster.ts';
+import type { ServiceCluster } from './cluster.ts';
 import { FAMILY_NAMES, type Kind } from './net.ts';
 
 const UDP = (port: number) => [{ name: 'udp', port, protocol: 'UDP' as const }];

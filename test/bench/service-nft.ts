@@ -164,7 +164,12 @@ export async function benchServiceNft({ quick }: AreaOptions): Promise<Figure[]>
       `delete element ip portolan-services vips { ${address(96, 1)} . tcp . 80 }`,
       rounds,
     );
+    const slot = await repairs(
+      `delete element ip portolan-services slots { ${address(96, 2)} . tcp . 80 . 0x1 }`,
+      rounds,
+    );
     const rule = await repairs('flush chain ip portolan-services postrouting', rounds);
+    const map = await repairs('flush map ip portolan-services vips', rounds);
     engine.close();
     const again = spend(() => {
       engine = NftablesEngine.open({ netns, nodeName: 'node-a' });
@@ -204,7 +209,12 @@ export async function benchServiceNft({ quick }: AreaOptions): Promise<Figure[]>
         ...figure('a deleted element is back', element),
         budget: atMost(median(element), 200, 'ms'),
       },
-      figure('a flushed chain is back, with everything', rule),
+      {
+        ...figure('a deleted slot of an endpoint is back', slot),
+        budget: atMost(median(slot), 200, 'ms'),
+      },
+      { ...figure('a flushed chain is back', rule), budget: atMost(median(rule), 200, 'ms') },
+      figure('a flushed map of all frontends is back', map),
     ];
   } finally {
     for (const netns of made) netns.close();

@@ -62,7 +62,7 @@ describe('Services in nftables', () => {
   const nft = (...words: string[]) =>
     (
       JSON.parse(node.exec(['nft', '-j', 'list', ...words])) as {
-        nftables: Record<string, { elem?: unknown[] }>[];
+        nftables: Record<string, { elem?: unknown[]; name?: string; handle?: number }>[];
       }
     ).nftables;
   const elements = (family: 'ip' | 'ip6', name: string) =>
@@ -371,6 +371,57 @@ describe('Services in nftables', () => {
       );
     assert.equal(gone.length, 1);
     assert.ok(gone[0]!.includes(two.ip4));
+  });
+
+  test('what somebody edits is put right in place, and nothing else is written', async () => {
+    put({ ports: [ports[0]!] }, [one, two]);
+    await whole();
+    /** Sets and chains, whatever their order, with what is in them. */
+    const listing = () =>
+      node
+        .exec(['nft', '-s', 'list', 'table', 'ip', 'portolan-services'])
+        .replace(/elements = [^}]*}/g, (text) =>
+          text
+            .split(/[,\s{}]+/)
+            .sort()
+            .join(' '),
+        )
+        .split(/\n(?=\t\S)/)
+        .map((object) => object.trim())
+        .sort()
+        .join('\n');
+    const handles = () =>
+      nft('table', 'ip', 'portolan-services').flatMap((object) => {
+        const named = object['chain'] ?? object['set'] ?? object['map'];
+        return named ? [`${named.name} ${named.handle}`] : [];
+      });
+    const want = listing();
+    const first = handles();
+    const slot = `${VIP.ip4} . tcp . 80 . 0x0`;
+    const edits: Readonly<Record<string, string>> = {
+      'a slot leads elsewhere': `delete element ip T slots { ${slot} }; add element ip T slots { ${slot} : 192.0.2.1 . 80 }`,
+      'a frontend more': 'add element ip T vips { 192.0.2.9 . tcp . 80 : goto dropped }',
+      'a set emptied': 'flush set ip T node-addresses',
+      'a chain of slots without its rule': 'flush chain ip T vip-2',
+      'a rule before ours': 'insert rule ip T output accept',
+      'another policy': 'chain ip T forward { policy drop; }',
+      'a base chain gone': 'flush chain ip T postrouting; delete chain ip T postrouting',
+      'a chain more, and a rule that leads there': 'add chain ip T other; add rule ip T output jump other',
+      'a set more': 'add set ip T other { type ipv4_addr; }',
+    };
+    for (const [what, edit] of Object.entries(edits)) {
+      const repaired = new Promise<void>((resolve) => {
+        onRepaired = resolve;
+      });
+      node.exec(['nft', edit.replaceAll('ip T', 'ip portolan-services')]);
+      await repaired;
+      assert.equal(listing(), want, what);
+    }
+    const kept = handles();
+    assert.deepEqual(
+      first.filter((handle) => !kept.includes(handle)).map((handle) => handle.split(' ')[0]),
+      ['postrouting'],
+    );
   });
 
   for (const [what, damage] of [

@@ -5,7 +5,7 @@ import { ERRNO } from '../syscall/index.ts';
 import type { NftTableName } from './change.ts';
 import { typesOf } from './datum.ts';
 import { dump } from './dump.ts';
-import { labelOf, NFTA_SET_ELEM_LIST, writeNames } from './element-messages.ts';
+import { elementMessages, labelOf, NFTA_SET_ELEM_LIST, writeNames } from './element-messages.ts';
 import { FAMILY, NFT, writeHeader } from './messages.ts';
 import { joinIntervals, type NftElement, type NftSet, type RawElement, readElements } from './set-element.ts';
 
@@ -114,6 +114,28 @@ export function dumpSets(socket: NetlinkSocket, { family, table }: NftTableName)
       };
     },
   });
+}
+
+/** The element that a set has under this key, not an interval; undefined when there is none, or no such set. */
+export function readElement(
+  socket: NetlinkSocket,
+  set: NftSet,
+  key: NftElement['key'],
+): NftElement | undefined {
+  const raw: RawElement[] = [];
+  const label = labelOf(set);
+  const [message] = elementMessages({ kind: 'delete', set, elements: [{ key }] });
+  const cause = socket.request(
+    `read an element of nftables set "${label}"`,
+    { ...message!.request, type: NFT.GETSETELEM },
+    ({ type, body }) => {
+      const { elements } = type === NFT.NEWSETELEM ? elementListAttributes.readFrom(body, 4) : {};
+      if (elements) readElements(set, elements, raw);
+    },
+  );
+  if (cause?.errno === ERRNO.ENOENT) return undefined;
+  if (cause) throw nftError('NFT_LIST_FAILED', { what: `an element of nftables set "${label}"` }, cause);
+  return joinIntervals(set, raw)[0];
 }
 
 /** All elements of a set. Throws NFT_NO_SUCH_SET, NFT_LIST_FAILED. */

@@ -22,7 +22,15 @@ export {
   type NftSubject,
   readNftEvent,
 } from './monitor.ts';
-export { emptied, type NftPart, type NftPartChain, type NftPartSet, partText, removal } from './part.ts';
+export {
+  emptied,
+  type NftPart,
+  type NftPartChain,
+  type NftPartSet,
+  partText,
+  removal,
+  sameShape,
+} from './part.ts';
 export {
   ACCEPT,
   among,
@@ -43,7 +51,7 @@ export {
 } from './rule.ts';
 export { ruleText } from './rule-text.ts';
 export { NftRuleset } from './ruleset.ts';
-export { formatKey, type NftElement, type NftFamily, type NftSet } from './set-element.ts';
+export { formatKey, type NftElement, type NftFamily, type NftSet, readNftElements } from './set-element.ts';
 export { expressionsOf } from './statements.ts';
 export { inSteps } from './steps.ts';
 export { monitorNftTrace, type NftTraceEvent, type NftTraceHeaders, readNftTrace } from './trace.ts';

@@ -17,6 +17,7 @@ const NFNL_SUBSYS_NFTABLES = 10;
 const NFTA_GEN_ID = 1;
 /** Rules and elements have the name of their chain or set at 2, as sets have their own. */
 const NFTA_CHAIN_NAME = 3;
+const NFTA_SET_ELEM_LIST_ELEMENTS = 3;
 const HEADER_BYTES = 4;
 /** NFT_TABLE_F_DORMANT of NFTA_TABLE_FLAGS */
 const TABLE_DORMANT = 1;
@@ -47,6 +48,8 @@ export interface NftEvent {
   readonly set?: string;
   /** Name of the chain, of the rule's chain, or of the set; undefined for tables. */
   readonly name?: string;
+  /** The elements that changed, for readNftElements(). */
+  readonly elements?: Uint8Array;
   /** The table does nothing until it is awake again. */
   readonly dormant?: true;
 }
@@ -88,12 +91,16 @@ export function readNftEvent({ type, body }: Pick<NlMessage, 'type' | 'body'>): 
   let set: string | undefined;
   let name: string | undefined;
   let dormant = false;
+  let elements: Uint8Array | undefined;
   const nameAt = about.subject === 'chain' ? NFTA_CHAIN_NAME : 2;
   // Attribute 1 is the name of the table in every one of these messages; 2 that of the set, or of a rule's chain.
   readAttributes(body, HEADER_BYTES, 'an nftables notification', (attribute, value) => {
     if (attribute === 1) table = cString(value);
     else if (attribute === nameAt && about.subject !== 'table') name = cString(value);
-    if (attribute === 2 && about.subject === 'element') set = name;
+    if (about.subject === 'element') {
+      if (attribute === 2) set = name;
+      else if (attribute === NFTA_SET_ELEM_LIST_ELEMENTS) elements = value.slice();
+    }
     if (attribute === 2 && about.subject === 'table' && value.length >= 4)
       dormant = (viewOf(value).getUint32(0) & TABLE_DORMANT) !== 0;
   });
@@ -103,6 +110,7 @@ export function readNftEvent({ type, body }: Pick<NlMessage, 'type' | 'body'>): 
     table,
     ...(set === undefined ? {} : { set }),
     ...(name === undefined ? {} : { name }),
+    ...(elements === undefined ? {} : { elements }),
     ...(dormant ? { dormant } : {}),
   };
 }

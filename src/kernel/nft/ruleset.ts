@@ -10,7 +10,7 @@ import { kernelFailure } from '../syscall/index.ts';
 import { changeText, type NftChange, type NftPlace, type NftTableName } from './change.ts';
 import { changeMessages } from './change-bytes.ts';
 import { dumpChains, dumpRules, type NftChainFound, type NftRuleFound, readTable } from './dump.ts';
-import { dumpElements, dumpSets, type NftSetFound, readSet } from './dump-sets.ts';
+import { dumpElements, dumpSets, type NftSetFound, readElement, readSet } from './dump-sets.ts';
 import { refusal } from './element-messages.ts';
 import { runTransaction } from './messages.ts';
 import { nftGeneration } from './monitor.ts';
@@ -104,6 +104,11 @@ export class NftRuleset {
   /** What the kernel knows about a set. Throws NFT_NO_SUCH_SET, NFT_SET_UNSUPPORTED. */
   set(place: NftTableName, name: string): NftSet {
     return readSet(this.#socket, place, name);
+  }
+
+  /** The element under a key of a set without intervals; undefined when there is none. Throws NFT_LIST_FAILED. */
+  element(set: NftSet, key: NftElement['key']): NftElement | undefined {
+    return readElement(this.#socket, set, key);
   }
 
   /** All elements of a set. Throws NFT_NO_SUCH_SET, NFT_LIST_FAILED. */

@@ -295,6 +295,13 @@ function readData(set: NftSet, bytes: Uint8Array): readonly Datum[] | NftVerdict
   return verdict === 'jump' || verdict === 'goto' ? { verdict, chain } : { verdict };
 }
 
+/** Elements as a notification has them, see NftEvent. Throws NETLINK_MALFORMED, NFT_VALUE_INVALID. */
+export function readNftElements(set: NftSet, list: Uint8Array): NftElement[] {
+  const raw: RawElement[] = [];
+  readElements(set, list, raw);
+  return joinIntervals(set, raw);
+}
+
 /** Joins the two parts of intervals of plain sets, which the kernel lists in any order. */
 export function joinIntervals(set: NftSet, raw: readonly RawElement[]): NftElement[] {
   const plain = ({ keyBytes: _bytes, flags: _flags, ...element }: RawElement): NftElement => element;

@@ -68,14 +68,14 @@ export class NftablesEngine implements NodeServiceEngine {
     this.#cutter = new FlowCutter({ netns: options.netns });
     this.#kernel = new NftKernel({
       netns: options.netns,
-      onForeignChange: (names) => this.#repair.schedule(names),
+      onForeignChange: (damage) => this.#repair.schedule(damage),
     });
     const programmer = new Programmer(this.#kernel, this.#ledger);
     this.#programmer = programmer;
     this.#repair = new ForeignRepair({
-      run(names) {
+      run(damage) {
         try {
-          return programmer.restore(names ? { names } : {});
+          return programmer.restore(damage ? { damage } : {});
         } catch (error) {
           programmer.distrust();
           throw error;

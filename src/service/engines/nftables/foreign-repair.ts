@@ -1,5 +1,6 @@
 /** When somebody else changed the tables: what is put right, how often, and what is told about it. */
 import type { Repairs } from '../../engine.ts';
+import { Damage } from './damage.ts';
 import { TABLE } from './layout.ts';
 
 /** Somebody who undoes every repair at once is answered this often. */
@@ -8,8 +9,8 @@ const PAUSE_MS = 50;
 const RETRY_MS = 1000;
 
 export interface RepairOptions {
-  /** Puts right what differs, only in these chains and sets if they are given; returns how many changes that were. */
-  readonly run: (names: ReadonlySet<string> | undefined) => number;
+  /** Puts right what differs, only there if it is known where; returns how many changes that were. */
+  readonly run: (damage: Damage | undefined) => number;
   readonly onRepaired?: ((error: Error | undefined) => void) | undefined;
 }
 
@@ -17,8 +18,8 @@ export class ForeignRepair {
   readonly #options: RepairOptions;
   #timer: NodeJS.Timeout | undefined;
   #lastAt = 0;
-  /** Names of chains and sets that somebody changed; undefined: perhaps all. */
-  #damaged: Set<string> | undefined = new Set();
+  /** Undefined: perhaps everywhere. */
+  #damage: Damage | undefined = new Damage();
   #repairs: Repairs = { count: 0 };
   #closed = false;
 
@@ -31,9 +32,9 @@ export class ForeignRepair {
   }
 
   /** Soon; undefined: perhaps everything was changed. */
-  schedule(names: ReadonlySet<string> | undefined): void {
-    if (names === undefined) this.#damaged = undefined;
-    else for (const name of names) this.#damaged?.add(name);
+  schedule(damage: Damage | undefined): void {
+    if (damage === undefined) this.#damage = undefined;
+    else this.#damage?.merge(damage);
     if (this.#timer || this.#closed) return;
     const wait = Math.max(0, this.#lastAt + PAUSE_MS - performance.now());
     this.#timer = setTimeout(() => this.#run(), wait);
@@ -47,11 +48,11 @@ export class ForeignRepair {
 
   #run(): void {
     this.#timer = undefined;
-    const names = this.#damaged;
-    this.#damaged = new Set();
+    const damage = this.#damage;
+    this.#damage = new Damage();
     let failed = false;
     try {
-      const changes = this.#options.run(names);
+      const changes = this.#options.run(damage);
       if (changes > 0) {
         this.#repairs = {
           count: this.#repairs.count + 1,

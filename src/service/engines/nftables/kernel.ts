@@ -8,14 +8,19 @@ import {
   expressionsOf,
   inSteps,
   monitorNft,
+  type NftChainFound,
   type NftChange,
   type NftElement,
   type NftRule,
   type NftRuleFound,
   NftRuleset,
+  type NftSetFound,
+  removal,
   sameHook,
+  sameShape,
 } from '../../../kernel/nft/index.ts';
 import { baseChains } from './base-chains.ts';
+import { Damage } from './damage.ts';
 import { LAYOUTS, SET_IDS, type SetId, TABLE } from './layout.ts';
 import { forbidLoopbackRoutes, isLoopback } from './loopback.ts';
 import { removeLoopbackRoutes } from './loopback-routes.ts';
@@ -25,8 +30,8 @@ import { limitUnreachables } from './unreachable.ts';
 
 export interface NftKernelOptions {
   readonly netns?: number | { readonly fd: number } | undefined;
-  /** Somebody else changed these chains and sets of ours; undefined: perhaps all. */
-  readonly onForeignChange: (names: ReadonlySet<string> | undefined) => void;
+  /** Somebody else changed this of ours; undefined: perhaps all. */
+  readonly onForeignChange: (damage: Damage | undefined) => void;
 }
 
 /** Elements by set. */
@@ -34,10 +39,12 @@ export type SetContents = Readonly<Partial<Record<SetId, readonly NftElement[]>>
 
 /** What a family's table looks like. */
 export interface TableState {
-  /** `absent`; `foreign` when rules or sets are not those that this version makes. */
+  /** `absent`; `foreign` when sets or hooks are not those that this version makes: it is made anew as a whole. */
   readonly state: 'absent' | 'foreign' | 'ours';
   /** Chains that choose endpoints, with the comments of their rules: see `chainLooks`. */
   readonly choosing: ReadonlyMap<string, string>;
+  /** What puts chains of a table of ours right in place, and takes away what is not ours. */
+  readonly repair: readonly NftChange[];
 }
 
 export class NftKernel {
@@ -45,8 +52,8 @@ export class NftKernel {
   readonly #onForeignChange: NftKernelOptions['onForeignChange'];
   readonly #netns: NftKernelOptions['netns'];
   #monitor: { close(): void } | undefined;
-  /** Names of chains and sets in this transaction; empty for the table itself. */
-  #touched = new Set<string>();
+  /** By the transaction that is being told; undefined when it was about a whole table. */
+  #damage: Damage | undefined = new Damage();
   #transactions = 0;
 
   /** Throws KERNEL_SYSCALL, KERNEL_NEEDS_ROOT. */
@@ -65,14 +72,14 @@ export class NftKernel {
   watch(): void {
     this.#monitor ??= monitorNft({
       netns: this.#netns,
-      onEvent: ({ table, name }) => {
-        if (table === TABLE) this.#touched.add(name ?? '');
+      onEvent: (event) => {
+        if (event.table === TABLE && this.#damage?.add(event) === false) this.#damage = undefined;
       },
       onGeneration: () => {
-        const touched = this.#touched;
-        if (touched.size === 0) return;
-        this.#touched = new Set();
-        this.#onForeignChange(touched.has('') ? undefined : touched);
+        const damage = this.#damage;
+        if (damage?.isEmpty) return;
+        this.#damage = new Damage();
+        this.#onForeignChange(damage);
       },
       onResync: () => this.#onForeignChange(undefined),
       ignore: [this.#ruleset.port],
@@ -95,27 +102,35 @@ export class NftKernel {
     this.#ruleset.wake(LAYOUTS[family].place);
   }
 
-  /** Compares chains, rules and sets with those of this version. */
-  state(family: Family): TableState {
-    const { place } = LAYOUTS[family];
-    if (this.#ruleset.table(place) === 'absent') return { state: 'absent', choosing: new Map() };
-    const sets = new Set<string>(this.#ruleset.sets(place).map(({ name }) => name));
-    const chains = new Map(this.#ruleset.chains(place).map((chain) => [chain.name, chain]));
-    const rules = new Map<string, NftRuleFound[]>([...chains.keys()].map((name) => [name, []]));
-    for (const rule of this.#ruleset.rules(place)) rules.get(rule.chain)?.push(rule);
-    const wanted = baseChains(family);
-    let ours = sets.size === SET_IDS.length && SET_IDS.every((id) => sets.has(id));
-    for (const [name, { hook }] of wanted)
-      ours &&= sameHook(chains.get(name)?.hook, hook) && chains.has(name);
+  /** Compares chains, rules and sets with those of this version; with `names`, only rules of these chains. */
+  state(family: Family, names?: ReadonlySet<string>): TableState {
+    const { place, shapes } = LAYOUTS[family];
+    const nothing = { choosing: new Map<string, string>(), repair: [] };
+    if (this.#ruleset.table(place) === 'absent') return { state: 'absent', ...nothing };
+    const sets = new Map(this.#ruleset.sets(place).map((set) => [set.name, set]));
+    const chains = this.#ruleset.chains(place);
+    const looked = chains.filter(({ name }) => names?.has(name) ?? true);
+    const rules = new Map<string, NftRuleFound[]>(looked.map(({ name }) => [name, []]));
+    const told = names
+      ? looked.flatMap(({ name }) => this.#ruleset.rules(place, name))
+      : this.#ruleset.rules(place);
+    for (const rule of told) rules.get(rule.chain)?.push(rule);
     const choosing = new Map<string, string>();
-    for (const [name, found] of rules) {
-      const target = parseTarget(name);
-      const chain = wanted.get(name) ?? (target && targetChain(family, target));
-      const own = parseAffine(name) !== undefined || parseEndpointName(name) !== undefined;
-      ours &&= own || (chain !== undefined && sameRules(found, chain));
-      if (target || own) choosing.set(name, found.map(({ comment }) => comment).join('\n'));
-    }
-    return { state: ours ? 'ours' : 'foreign', choosing };
+    for (const [name, found] of rules)
+      if (parseTarget(name) || isOwn(name))
+        choosing.set(name, found.map(({ comment }) => comment).join('\n'));
+    const wanted = baseChains(family);
+    const asMade =
+      SET_IDS.every((id) => sets.has(id) && sameShape(sets.get(id)!, shapes[id])) &&
+      chains.every(({ name, hook }) => !wanted.has(name) || sameHook(hook, wanted.get(name)!.hook, false));
+    if (!asMade) return { state: 'foreign', choosing, repair: [] };
+    const strange = [...sets.values()].filter(({ name }) => !SET_IDS.includes(name as SetId));
+    return { state: 'ours', choosing, repair: repairChanges(family, { chains, rules, strange, names }) };
+  }
+
+  /** The elements under these keys of a set, as far as it has them. */
+  elements(family: Family, id: SetId, keys: Iterable<NftElement['key']>): NftElement[] {
+    return [...keys].flatMap((key) => this.#ruleset.element(LAYOUTS[family].sets[id], key) ?? []);
   }
 
   /** Elements of a set; undefined when there is no such set. */
@@ -226,6 +241,52 @@ export function makeChains(
 
 function rulesOf(family: Family, chain: string, { rules }: Chain): NftChange[] {
   return rules.map((rule) => ({ ...LAYOUTS[family].place, change: 'add rule', chain, rule }));
+}
+
+/** Whether a chain belongs to one Service port with affinity: the ledger knows what is in it. */
+function isOwn(name: string): boolean {
+  return parseAffine(name) !== undefined || parseEndpointName(name) !== undefined;
+}
+
+/** What makes the chains that do not depend on Services those of this version; nothing else is touched. */
+function repairChanges(
+  family: Family,
+  found: {
+    readonly chains: readonly NftChainFound[];
+    /** Of the chains that were looked at. */
+    readonly rules: ReadonlyMap<string, readonly NftRuleFound[]>;
+    /** Sets that are not ours. */
+    readonly strange: readonly NftSetFound[];
+    readonly names: ReadonlySet<string> | undefined;
+  },
+): NftChange[] {
+  const { place } = LAYOUTS[family];
+  const wanted = baseChains(family);
+  const there = new Map(found.chains.map((chain) => [chain.name, chain]));
+  const makes: NftChange[] = [];
+  const flushes: string[] = [];
+  const fills: NftChange[] = [];
+  for (const [chain, { hook }] of wanted) {
+    if (!(found.names?.has(chain) ?? true)) continue;
+    const old = there.get(chain);
+    if (!old || !sameHook(old.hook, hook)) makes.push({ ...place, change: 'add chain', chain, hook });
+    if (!old) fills.push(...rulesOf(family, chain, wanted.get(chain)!));
+  }
+  const gone: string[] = [];
+  for (const [name, rules] of found.rules) {
+    const target = parseTarget(name);
+    const chain = wanted.get(name) ?? (target && targetChain(family, target));
+    if (!chain && !isOwn(name)) gone.push(name);
+    if (!chain || sameRules(rules, chain)) continue;
+    flushes.push(name);
+    fills.push(...rulesOf(family, name, chain));
+  }
+  return [
+    ...flushes.map((chain): NftChange => ({ ...place, change: 'flush chain', chain })),
+    ...removal(place, { chains: gone, sets: found.strange }),
+    ...makes,
+    ...fills,
+  ];
 }
 
 function sameRules(found: readonly NftRuleFound[], { rules }: Chain): boolean {

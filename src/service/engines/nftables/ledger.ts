@@ -4,7 +4,7 @@
  */
 import { FAMILIES, type Family } from '../../../addr/index.ts';
 import { serviceError } from '../../../errors/index.ts';
-import type { NftElement } from '../../../kernel/nft/index.ts';
+import type { Datum, NftElement } from '../../../kernel/nft/index.ts';
 import type { PortPlan, ServicePlan } from '../../types.ts';
 import {
   arrangeSlots,
@@ -17,9 +17,12 @@ import {
   type PortAffinity,
   PROTOCOL_NUMBER,
   type SlotBackend,
+  type SlotFront,
   type Slots,
   slotEntries,
 } from './compile.ts';
+import type { DamagedKeys } from './damage.ts';
+import type { SetId } from './layout.ts';
 
 export interface LedgerPort extends CompiledPort {
   readonly key: string;
@@ -180,6 +183,19 @@ export class Ledger {
     }
   }
 
+  /** Elements of these sets that are wanted; of a set with keys only those, by their identity. */
+  *entriesOf(family: Family, sets: ReadonlyMap<SetId, DamagedKeys>): Generator<Entry> {
+    const asks = (entry: Entry) => sets.has(entry.set) && (sets.get(entry.set)?.has(idOf(entry)) ?? true);
+    for (const { entry } of this.#families[family].shared.values()) if (asks(entry)) yield entry;
+    const fronts = frontsOf(sets);
+    for (const port of this.#ports.values()) {
+      if (port.family !== family) continue;
+      for (const entry of port.entries) if (asks(entry)) yield entry;
+      const asked = port.fronts.filter(fronts);
+      if (asked.length > 0) for (const entry of slotEntries(asked, port.slots)) if (asks(entry)) yield entry;
+    }
+  }
+
   /** Whether what an earlier process left in slots is what is wanted, `count` of them in this family. */
   hasSlots(family: Family, left: ReadonlyMap<string, Leftover>, count: number): boolean {
     let wanted = 0;
@@ -296,6 +312,19 @@ export class Ledger {
     else if (there.after && there.by !== by) there.before ??= entry;
     else there.after = undefined;
   }
+}
+
+/** Which frontends have slots that these sets ask for. */
+function frontsOf(sets: ReadonlyMap<SetId, DamagedKeys>): (front: SlotFront) => boolean {
+  const asked = (['slots', 'nodeport-slots'] as const).map((set) => {
+    if (!sets.has(set)) return () => false;
+    const keys = sets.get(set);
+    if (!keys) return () => true;
+    // The last part of the key is the number of the slot.
+    const fronts = new Set([...keys.values()].map(({ key }) => key.slice(0, -1).join(' ')));
+    return (key: readonly Datum[]) => fronts.has(key.join(' '));
+  });
+  return ({ space, key }) => asked[space === 'vip' ? 0 : 1]!(key);
 }
 
 function shadowsOf({ frontends }: PortPlan): string {

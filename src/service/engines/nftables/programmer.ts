@@ -5,6 +5,7 @@
 import { FAMILIES, type Family, parseCidr, withoutCovered } from '../../../addr/index.ts';
 import type { NftChange, NftElement } from '../../../kernel/nft/index.ts';
 import { type Entry, entryId, type PlannedChain } from './compile.ts';
+import type { Damage, DamagedKeys } from './damage.ts';
 import { makeChains, makeTable, type NftKernel, type SetContents } from './kernel.ts';
 import { LAYOUTS, PLANNED_SETS, type SetId } from './layout.ts';
 import { idOf, type Ledger, type Leftover, sameData } from './ledger.ts';
@@ -14,8 +15,8 @@ import { SLOT_SETS } from './observe.ts';
 /** What is known of the kernel's contents when everything is compared. */
 interface Known {
   readonly left?: FoundLeftovers | undefined;
-  /** Only these sets can differ. */
-  readonly names?: ReadonlySet<string>;
+  /** Nothing else can differ. */
+  readonly damage?: Damage;
 }
 
 /** What an earlier process left, by frontend, and all sets as they are. */
@@ -26,6 +27,8 @@ export interface FoundLeftovers {
 
 /** Chains that nothing uses are taken away later: kernels before 6.2 see a moment late that an element is gone. */
 const CHAIN_REST_MS = 1500;
+
+const planned: ReadonlySet<SetId> = new Set(PLANNED_SETS);
 
 export class Programmer {
   readonly podLinks = new Set<number>();
@@ -147,18 +150,27 @@ export class Programmer {
     return elements;
   }
 
-  /** Compares everything with the kernel, and writes what differs in one transaction. Returns how much that was. */
+  /**
+   * Compares everything with the kernel, or what is damaged, and writes what differs in one transaction. Returns how much
+   * that was.
+   */
   restore(known: Known = {}): number {
     const changes: NftChange[] = [];
+    // What was refused before may be missing anywhere.
+    const damage = this.#synced ? known.damage : undefined;
     for (const family of FAMILIES) {
+      const names = damage?.names(family);
+      if (names?.size === 0) continue;
       this.#kernel.wake(family);
-      const { state, choosing } = this.#kernel.state(family);
+      const { state, choosing, repair } = this.#kernel.state(family, names);
       const fresh = state !== 'ours';
       const there: ReadonlyMap<string, string> = fresh ? new Map() : choosing;
-      if (fresh) changes.push(...makeTable(family));
+      changes.push(...(fresh ? makeTable(family) : repair));
       const wanted = this.#complete ? this.#ledger.chains(family) : new Map<string, PlannedChain>();
+      const looked = (name: string) => fresh || !names || names.has(name);
       const needed = [...wanted].filter(
-        ([name, { looks }]) => !there.has(name) || (looks !== '' && there.get(name) !== looks),
+        ([name, { looks }]) =>
+          looked(name) && (!there.has(name) || (looks !== '' && there.get(name) !== looks)),
       );
       changes.push(
         ...makeChains(
@@ -167,10 +179,10 @@ export class Programmer {
           there,
         ),
       );
-      this.#chains[family].clear();
+      for (const name of [...this.#chains[family]]) if (looked(name)) this.#chains[family].delete(name);
       for (const name of [...there.keys(), ...wanted.keys()]) this.#chains[family].add(name);
       if (fresh) changes.push(...this.#everything(family));
-      else changes.push(...this.#compare(family, known));
+      else changes.push(...this.#compare(family, known.left, damage?.sets(family)));
     }
     this.#kernel.apply(changes);
     this.#ledger.settle();
@@ -188,14 +200,19 @@ export class Programmer {
     return elementChanges(family, [], concat(unplanned, planned));
   }
 
-  #compare(family: Family, { left, names }: Known): NftChange[] {
-    const touched = (set: SetId) => names === undefined || names.has(set);
+  #compare(
+    family: Family,
+    left: FoundLeftovers | undefined,
+    damaged: ReadonlyMap<SetId, DamagedKeys> | undefined,
+  ): NftChange[] {
+    const touched = (set: SetId) => damaged === undefined || damaged.has(set);
     const links = touched('pod-links') ? this.#compareSet(family, 'pod-links') : [];
     const ranges =
       this.#ranges && touched('service-ranges') ? this.#compareSet(family, 'service-ranges') : [];
     // What an earlier process left stays until everything is known.
     if (!this.#complete) return [...links, ...ranges];
-    const contents = left?.sets[family] ?? this.#kernel.contents(family, PLANNED_SETS.filter(touched));
+    if (damaged) return [...links, ...ranges, ...this.#compareSome(family, damaged)];
+    const contents = left?.sets[family] ?? this.#kernel.contents(family, PLANNED_SETS);
     const slots = (contents.slots?.length ?? 0) + (contents['nodeport-slots']?.length ?? 0);
     const skipSlots = left !== undefined && this.#ledger.hasSlots(family, left.fronts, slots);
     const present = new Map<string, Entry>();
@@ -206,21 +223,25 @@ export class Programmer {
           present.set(idOf(entry), entry);
         }
     const wanted = this.#ledger.entries(family, !skipSlots);
-    if (present.size === 0 && names === undefined)
-      return [...links, ...ranges, ...elementChanges(family, [], wanted)];
-    const adds: Entry[] = [];
-    const deletes: Entry[] = [];
-    for (const entry of wanted) {
-      if (!touched(entry.set)) continue;
-      const id = idOf(entry);
-      const there = present.get(id);
-      present.delete(id);
-      if (there && sameData(there.element, entry.element)) continue;
-      if (there) deletes.push(there);
-      adds.push(entry);
+    if (present.size === 0) return [...links, ...ranges, ...elementChanges(family, [], wanted)];
+    return [...links, ...ranges, ...differences(family, present, wanted)];
+  }
+
+  /** As #compare(), of what somebody touched: only that is read, and only that is asked of the ledger. */
+  #compareSome(family: Family, damaged: ReadonlyMap<SetId, DamagedKeys>): NftChange[] {
+    const asked = new Map([...damaged].filter(([set]) => planned.has(set)));
+    const present = new Map<string, Entry>();
+    for (const [set, keys] of asked) {
+      const elements = keys
+        ? this.#kernel.elements(
+            family,
+            set,
+            [...keys.values()].map(({ key }) => key),
+          )
+        : (this.#kernel.list(family, set) ?? []);
+      for (const element of elements) present.set(idOf({ set, element }), { set, element });
     }
-    deletes.push(...present.values());
-    return [...links, ...ranges, ...elementChanges(family, deletes, adds)];
+    return differences(family, present, this.#ledger.entriesOf(family, asked));
   }
 
   /** Elements of sets that plans do not decide. */
@@ -280,6 +301,22 @@ function linkChanges(kind: 'add' | 'delete', links: readonly number[]): NftChang
 
 function* concat<T>(...lists: readonly Iterable<T>[]): Generator<T> {
   for (const list of lists) yield* list;
+}
+
+/** What makes the wanted entries of those that are there, which are used up. */
+function differences(family: Family, present: Map<string, Entry>, wanted: Iterable<Entry>): NftChange[] {
+  const adds: Entry[] = [];
+  const deletes: Entry[] = [];
+  for (const entry of wanted) {
+    const id = idOf(entry);
+    const there = present.get(id);
+    present.delete(id);
+    if (there && sameData(there.element, entry.element)) continue;
+    if (there) deletes.push(there);
+    adds.push(entry);
+  }
+  deletes.push(...present.values());
+  return elementChanges(family, deletes, adds);
 }
 
 /** Deletions first: a key may get other data in the same transaction. */

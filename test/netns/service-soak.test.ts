@@ -6,8 +6,11 @@
  */
 import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
+import { join } from 'node:path';
 import test, { after, before } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { askAgent } from '../../src/agent/socket.ts';
+import type { AgentStatus } from '../../src/agent/status.ts';
 import { ApiClient, loadKubeconfig, resources } from '../../src/client/index.ts';
 import { respawn, stopProcess } from '../../src/lab/restart.ts';
 import { type Lab, podOf, serviceOf, startLab } from '../lib/lab.ts';
@@ -124,10 +127,25 @@ test(`${SECONDS} s of churning endpoints and killed agents: 500 sockets lose not
       await sleep(100 + Math.random() * 200);
     }
   };
+  /** Whether the agent has programmed Services since it was started. */
+  const serves = async (node: string) => {
+    try {
+      const socket = join('/run', lab.name, node, 'agent.sock');
+      return (await askAgent<AgentStatus>(socket, 'GET', '/status')).services.synced;
+    } catch {
+      return false;
+    }
+  };
+  /** Kills since it served: an agent is killed while it starts, too, but one that never starts is a node that is lost. */
+  const unserved = new Map<string, number>();
   const kill = async () => {
-    while (!over) {
+    for (let turn = 0; !over; turn++) {
       await sleep(1000 + Math.random() * 2000);
-      const node = NODES[counts.kills % NODES.length]!;
+      const node = NODES[turn % NODES.length]!;
+      const before = (await serves(node)) ? 0 : (unserved.get(node) ?? 0);
+      unserved.set(node, before);
+      if (before > 1) continue;
+      unserved.set(node, before + 1);
       killedAtMs.push(Math.round(performance.now() - began));
       await stopProcess(lab.name, node, true);
       await sleep(Math.random() * 500);

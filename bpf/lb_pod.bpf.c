@@ -100,7 +100,7 @@ static __always_inline int from_pod(struct __sk_buff *skb, const struct lb_packe
 	hairpin_address(p, hairpin);
 	if (lb_same_address(p->target, hairpin))
 		return hairpin_back(skb, p);
-	flow = flow_of(p, false, link_of(skb), &verdict);
+	flow = flow_of(p, link_of(skb), &verdict);
 	return flow ? to_backend(skb, p, flow) : verdict;
 }
 

@@ -230,19 +230,15 @@ static __always_inline int to_client(struct __sk_buff *skb, __u32 link)
 	return NEXT;
 }
 
-/* The flow of a packet from a client: known, or opened now. NULL with the verdict where there is none. */
-static __always_inline struct lb_flow *flow_of(const struct lb_packet *p, bool outside, __u32 link, int *verdict)
+/* The flow of a packet from a pod: known, or opened now. NULL with the verdict where there is none. */
+static __always_inline struct lb_flow *flow_of(const struct lb_packet *p, __u32 link, int *verdict)
 {
 	bool opens = opens_connection(p);
 	struct lb_flow *flow;
 	__u32 number;
 
-	/*
-	 * Most packets of pods: a connection that is open, at a link where none was ever translated. One from outside
-	 * may have begun at another node.
-	 */
-	if (!outside && p->protocol == IPPROTO_TCP && !opens && !lb_has_flows(link) &&
-	    !lb_in_service_range(p->target)) {
+	/* Most packets: a connection that is open, at a link where none was ever translated. */
+	if (p->protocol == IPPROTO_TCP && !opens && !lb_has_flows(link) && !lb_in_service_range(p->target)) {
 		*verdict = NEXT;
 		return NULL;
 	}
@@ -250,7 +246,7 @@ static __always_inline struct lb_flow *flow_of(const struct lb_packet *p, bool o
 	number = lb_has_flows(link) ? lb_flow_to(p) : 0;
 	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (!flow || !lb_flow_goes_on(flow, opens, p->protocol))
-		return open_flow(p, opens, outside, link, verdict);
+		return open_flow(p, opens, false, link, verdict);
 	*verdict = lb_handed();
 	if (*verdict)
 		return NULL;

@@ -298,6 +298,14 @@ describe('programs and what their maps hold', () => {
         assert.equal(fate('lb_from_pod', first), toBackend(first));
         const [sticky] = [...engine.maps.lb_affinities.keys()];
         const value = engine.maps.lb_affinities.get(sticky!)!;
+        // Not seen since long: a choice anew, which is remembered from now on.
+        const SEEN_AT = 8;
+        const seen = viewOf(value).getBigUint64(SEEN_AT, true);
+        viewOf(value).setBigUint64(SEEN_AT, seen - 61_000_000_000n, true);
+        engine.maps.lb_affinities.set(sticky!, value);
+        const idle = syn();
+        assert.equal(fate('lb_from_pod', idle), toBackend(idle));
+        assert.ok(viewOf(engine.maps.lb_affinities.get(sticky!)!).getBigUint64(SEEN_AT, true) >= seen);
         viewOf(value).setUint32(0, 0xff_ffff, true);
         engine.maps.lb_affinities.set(sticky!, value);
         const second = syn();
@@ -393,13 +401,14 @@ describe('programs and what their maps hold', () => {
         ['a connection', FLOW.USED | FLOW.REPLIED | FLOW.CONFIRMED, 3600, false],
         ['a connection of yesterday', FLOW.USED | FLOW.REPLIED | FLOW.CONFIRMED, 6 * 3600 + 1, true],
         ['a handshake', FLOW.USED, 0, true],
-        ['just reset', FLOW.USED | FLOW.CONFIRMED | FLOW.RESET, 1, false],
+        ['just reset', FLOW.USED | FLOW.CONFIRMED | FLOW.RESET, 0, false],
+        ['a handshake just refused', FLOW.USED | FLOW.RESET, 0, false],
         ['reset', FLOW.USED | FLOW.CONFIRMED | FLOW.RESET, 3, true],
         ['closed by both', FLOW.USED | FLOW.CONFIRMED | FLOW.FIN_CLIENT | FLOW.FIN_BACKEND, 3, true],
         ['closed by one', FLOW.USED | FLOW.CONFIRMED | FLOW.FIN_CLIENT, 3, false],
-        ['a question', FLOW.USED | FLOW.UDP, 14, false],
+        ['a question', FLOW.USED | FLOW.UDP, 5, false],
         ['a question without an answer', FLOW.USED | FLOW.UDP, 16, true],
-        ['a question just answered', FLOW.USED | FLOW.UDP | FLOW.REPLIED, 1, false],
+        ['a question just answered', FLOW.USED | FLOW.UDP | FLOW.REPLIED, 0, false],
         ['a question with its answer', FLOW.USED | FLOW.UDP | FLOW.REPLIED, 4, true],
         ['datagrams both ways', FLOW.USED | FLOW.UDP | FLOW.REPLIED | FLOW.CONFIRMED, 100, false],
         ['datagrams of old', FLOW.USED | FLOW.UDP | FLOW.REPLIED | FLOW.CONFIRMED, 181, true],

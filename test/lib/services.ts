@@ -97,22 +97,22 @@ def attempt(kind, host, port, o):
     except OSError as e: out['result'] = errno.errorcode.get(e.errno, str(e))
     return answer(out, start)
 def hold(host, port):
-    s = socket.create_connection((host, port), 2); f = s.makefile('rb'); print(f.readline().decode().strip(), flush=True)
+    s = socket.create_connection((host, port), 15); s.settimeout(None); f = s.makefile('rb'); print(f.readline().decode().strip(), flush=True)
     for line in sys.stdin:
         try:
             s.sendall(line.encode()); print('echo ' + f.readline().decode().strip(), flush=True)
         except OSError as e: print('error ' + errno.errorcode[e.errno], flush=True)
 def hold_udp(host, port, connected):
-    s = socket.socket(fam(host), socket.SOCK_DGRAM); s.settimeout(1)
+    s = socket.socket(fam(host), socket.SOCK_DGRAM); s.settimeout(5)
     if connected: s.connect((host, port))
-    for line in ['first\n'] if False else sys.stdin:
+    for line in sys.stdin:
         try:
             s.send(b'hi') if connected else s.sendto(b'hi', (host, port))
             print(s.recv(999).decode(), flush=True)
         except socket.timeout: print('timeout', flush=True)
         except OSError as e: print('error ' + errno.errorcode[e.errno], flush=True)
 def stream(host, port):
-    s = socket.create_connection((host, port), 2); s.settimeout(20); f = s.makefile('rb'); f.readline()
+    s = socket.create_connection((host, port), 15); s.settimeout(20); f = s.makefile('rb'); f.readline()
     state = {'n': 0, 'error': ''}
     def pump():
         try:
@@ -342,7 +342,7 @@ export class ServiceNode {
           while (lines.length === 0) await new Promise<void>((resolve) => (wake = resolve));
           return lines.shift()!;
         };
-        return (await Promise.race([next(), timed(5000)])) as string;
+        return (await Promise.race([next(), timed(20_000)])) as string;
       },
     };
   }

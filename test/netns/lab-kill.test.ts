@@ -37,6 +37,11 @@ before(async () => {
 });
 after(() => lab?.down());
 
+/** Everything runs again, whatever a test left dead. */
+async function revive(): Promise<void> {
+  for (const what of ['apiserver', 'controllers', ...NODES]) await startAgain(lab.name, what, 60);
+}
+
 /** Pings across nodes, and connects through the ClusterIP by socket hook of a pod, of a node, and by tc. */
 async function traffic(): Promise<Stream[]> {
   const netns = await lab.podNetns('node1', 'client');
@@ -67,7 +72,8 @@ for (const [how, kill] of [
   ['stopped', false],
   ['killed -9', true],
 ] as const)
-  test(`agents ${how} and started under traffic lose no packet and no connection`, async () => {
+  test(`agents ${how} and started under traffic lose no packet and no connection`, async (t) => {
+    t.after(revive);
     const streams = await traffic();
     try {
       for (const node of ['node1', 'node2', 'node3']) {
@@ -84,7 +90,8 @@ for (const [how, kill] of [
     }
   });
 
-test('an agent that starts while the API server is away keeps what is there, and catches up', async () => {
+test('an agent that starts while the API server is away keeps what is there, and catches up', async (t) => {
+  t.after(revive);
   const streams = await traffic();
   try {
     await stopProcess(lab.name, 'apiserver', true);
@@ -119,6 +126,7 @@ test('an agent that starts while the API server is away keeps what is there, and
 });
 
 test(`${KILLS} kills each of agents, API server and pod processes: state converges, nothing leaks, nothing acknowledged is lost`, async (t) => {
+  t.after(revive);
   let seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
   console.log(`SEED=${seed}`);
   const random = () => {
@@ -304,15 +312,15 @@ test(`${KILLS} kills each of agents, API server and pod processes: state converg
       state += found.join('\n');
       return state === '';
     },
-    { seconds: 30, everyMs: 500, what: () => `converged: ${state}` },
+    { seconds: 60, everyMs: 500, what: () => `converged: ${state}` },
   );
   console.log(`converged after ${((performance.now() - converged) / 1000).toFixed(1)} s`);
-  await lab.kubectl(['delete', 'pod', '--all', '--timeout=30s']);
+  await lab.kubectl(['delete', 'pod', '--all', '--timeout=60s']);
   await until(
     async () => {
       state = (await leaks(lab, NODES)).join('\n');
       return state === '';
     },
-    { seconds: 15, what: () => `nothing left of deleted pods: ${state}` },
+    { seconds: 30, what: () => `nothing left of deleted pods: ${state}` },
   );
 });

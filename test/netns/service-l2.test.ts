@@ -3,11 +3,11 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import test, { after, before } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { startAgain } from '../../src/lab/restart.ts';
 import { type Lab, podOf, run, serviceOf, startLab } from '../lib/lab.ts';
 import { until } from '../lib/until.ts';
 
 const POOL = { v4: '172.31.0.200', v6: 'fd00:172:31::200' };
-const CURL = ['curl', '-s', '-m', '1', '-o', '/dev/null'];
 let lab: Lab;
 
 interface ServiceObject {
@@ -17,9 +17,12 @@ interface ServiceObject {
 /** Runs a command where clients outside the cluster are. */
 const outside = (...command: string[]) =>
   run('nsenter', [`--net=${lab.netns('underlay')}`, '--', ...command], { timeoutMs: 20_000 });
-const curl = async (address: string, port = 80) =>
-  (await outside(...CURL, `http://${address.includes(':') ? `[${address}]` : address}:${port}/`)).status ===
-  0;
+/** Whether a client outside is answered within so many seconds. */
+async function curl(address: string, { port = 80, seconds = 10 } = {}): Promise<boolean> {
+  const host = address.includes(':') ? `[${address}]` : address;
+  const words = ['curl', '-s', '-m', String(seconds), '-o', '/dev/null', `http://${host}:${port}/`];
+  return (await outside(...words)).status === 0;
+}
 /** The one MAC at which the outside finds an address; '' when nobody answers. */
 async function macOf(address: string): Promise<string> {
   await outside('ip', 'neigh', 'flush', 'to', address);
@@ -27,24 +30,36 @@ async function macOf(address: string): Promise<string> {
   const { stdout } = await outside('ip', '-j', 'neigh', 'show', 'to', address);
   return (JSON.parse(stdout || '[]') as { lladdr?: string }[])[0]?.lladdr ?? '';
 }
+/** The same of somebody who answers, however slow it is. */
+const someMacOf = (address: string) => until(() => macOf(address), { what: `an answer for ${address}` });
 async function macOfNode(node: string): Promise<string> {
   const [link] = await lab.jsonExec<{ address: string }[]>(node, ['ip', '-j', 'link', 'show', 'eth0']);
   return link!.address;
 }
-/** All MACs that answer three questions for an IPv4 address. */
-async function answering(address: string): Promise<string[]> {
+/** All MACs that answer three questions for an IPv4 address; asked again when nobody was fast enough. */
+const answering = (address: string) =>
+  until(
+    async () => {
+      const macs = await answeringNow(address);
+      return macs.length > 0 && macs;
+    },
+    { what: `an answer for ${address}` },
+  );
+async function answeringNow(address: string): Promise<string[]> {
   const { stdout } = await outside('busybox', 'arping', '-c', '3', '-w', '3', '-I', 'underlay', address);
   return [...new Set(stdout.match(/\[([0-9a-f]{2}:){5}[0-9a-f]{2}\]/g) ?? [])].map((mac) => mac.slice(1, -1));
 }
-const holderOf = async (address: string) =>
+const leaseOf = async (address: string) =>
   (
-    await lab.get<{ spec: { holderIdentity: string } }>(
+    await lab.get<{ spec: { holderIdentity: string; renewTime: string } }>(
       'lease',
       '-n',
       'kube-system',
       `portolan-l2-${address}`,
     )
-  ).spec.holderIdentity;
+  ).spec;
+const holderOf = async (address: string) => (await leaseOf(address)).holderIdentity;
+const renewedAt = async (address: string) => (await leaseOf(address)).renewTime;
 const pidOf = (title: string) => {
   const state = JSON.parse(readFileSync(`/run/${lab.name}/lab.json`, 'utf8')) as {
     processes: { title: string; pid: number }[];
@@ -90,13 +105,12 @@ test('a Service gets an address of each family and answers to clients outside', 
     { ip: POOL.v4, ipMode: 'VIP' },
     { ip: POOL.v6, ipMode: 'VIP' },
   ]);
-  for (const address of [POOL.v4, POOL.v6])
-    await until(() => curl(address), { seconds: 10, what: `curl ${address}` });
+  for (const address of [POOL.v4, POOL.v6]) await until(() => curl(address), { what: `curl ${address}` });
 });
 
 test('exactly the node with the Lease answers', async () => {
   const holder = await holderOf(POOL.v4);
-  assert.equal(await macOf(POOL.v4), await macOfNode(holder));
+  assert.equal(await someMacOf(POOL.v4), await macOfNode(holder));
   // Two answers to one question would be seen here.
   assert.deepEqual(await answering(POOL.v4), [await macOfNode(holder)]);
 });
@@ -113,11 +127,12 @@ test('nodes that looked for the address while another one was elected tell nobod
   assert.deepEqual(await conflicts(), []);
 });
 
-test('the leader is killed: soon another node answers, and it alone', async () => {
+test('the leader is killed: soon another node answers, and it alone', async (t) => {
   const before = await holderOf(POOL.v4);
   const pid = pidOf(`agent of ${before}`);
   // A client that knows the old MAC, and goes on asking.
   assert.ok(await curl(POOL.v4));
+  t.after(() => startAgain(lab.name, before, 60));
   process.kill(pid, 'SIGKILL');
   const killedAt = performance.now();
   const old = await macOfNode(before);
@@ -126,20 +141,19 @@ test('the leader is killed: soon another node answers, and it alone', async () =
       const now = await macOf(POOL.v4);
       return now !== '' && now !== old && now;
     },
-    { seconds: 6, everyMs: 20, what: 'another node' },
+    // 2.1 to 2.3 s on a quiet machine, 4.4 s on one with sixteen times as much to do as it can; a Lease of the usual
+    // duration would take 15 s or more.
+    { seconds: 12, everyMs: 20, what: 'another node' },
   );
-  const tookMs = performance.now() - killedAt;
+  console.log(`fail-over of the address took ${Math.round(performance.now() - killedAt)} ms`);
   assert.ok(await curl(POOL.v4));
-  console.log(`fail-over of the address took ${Math.round(tookMs)} ms`);
-  // 2.1 to 2.3 s on a quiet machine; the bound leaves room for one on which all else runs, too.
-  assert.ok(tookMs < 6_000, `${tookMs} ms`);
   const now = await holderOf(POOL.v4);
   assert.notEqual(now, before);
   assert.equal(mac, await macOfNode(now));
   const restart = await lab.cli('restart', before);
   assert.equal(restart.status, 0, restart.stderr);
   await sleep(2_000);
-  assert.equal(await macOf(POOL.v4), mac, 'the old leader does not take it back');
+  assert.equal(await someMacOf(POOL.v4), mac, 'the old leader does not take it back');
 });
 
 test('with the API away the address stays where it is; a leader that slept past its Lease is silent', async () => {
@@ -153,7 +167,9 @@ test('with the API away the address stays where it is; a leader that slept past 
   } finally {
     process.kill(api, 'SIGCONT');
   }
-  await sleep(1_500);
+  // Who goes on, or is elected, has renewed the Lease by its own clock; nobody answers beside it.
+  const renewed = await renewedAt(POOL.v4);
+  await until(async () => (await renewedAt(POOL.v4)) !== renewed, { what: 'a renewal' });
   assert.equal((await answering(POOL.v4)).length, 1);
   const holder = await holderOf(POOL.v4);
   const agent = pidOf(`agent of ${holder}`);
@@ -166,7 +182,7 @@ test('with the API away the address stays where it is; a leader that slept past 
         const now = await macOf(POOL.v4);
         return now !== '' && now !== mac && now;
       },
-      { seconds: 6, what: 'a successor' },
+      { seconds: 12, what: 'a successor' },
     );
     // Questions that wait for the sleeper when it wakes up.
     await outside('busybox', 'arping', '-c', '1', '-w', '1', '-I', 'underlay', POOL.v4);
@@ -191,16 +207,15 @@ test('Services with a sharing key share an address; another port of it is refuse
     { what: 'addresses' },
   );
   assert.equal(ips[0], ips[1]);
-  for (const port of [8001, 8002])
-    await until(() => curl(ips[0]!, port), { seconds: 10, what: `curl port ${port}` });
-  assert.equal(await curl(ips[0]!, 80), false);
+  for (const port of [8001, 8002]) await until(() => curl(ips[0]!, { port }), { what: `curl port ${port}` });
+  assert.equal(await curl(ips[0]!, { seconds: 1 }), false);
   await lab.kubectl(['delete', 'service', 'one', 'two', '--wait=false']);
 });
 
 test('a Service that keeps client addresses is announced by a node with a pod of it', async () => {
   await lab.kubectl(['patch', 'service', 'web', '-p', '{"spec":{"externalTrafficPolicy":"Local"}}']);
   const wanted = await macOfNode('node2');
-  await until(async () => (await macOf(POOL.v4)) === wanted, { seconds: 10, what: 'node2' });
+  await until(async () => (await macOf(POOL.v4)) === wanted, { what: 'node2' });
   assert.ok(await curl(POOL.v4));
 });
 
@@ -253,8 +268,7 @@ test('an address that goes from one Service to the next has one leader all the t
   ]);
   // The nodes hear at once of the Service that goes and of the one that has its address, and the Lease is given back.
   await lab.kubectl(['delete', 'service', 'web']);
-  for (const address of [POOL.v4, POOL.v6])
-    await until(() => curl(address), { seconds: 10, what: `curl ${address}` });
+  for (const address of [POOL.v4, POOL.v6]) await until(() => curl(address), { what: `curl ${address}` });
   assert.deepEqual(await answering(POOL.v4), [await macOfNode(await holderOf(POOL.v4))]);
   assert.deepEqual(await conflicts(), before);
 });
@@ -262,10 +276,10 @@ test('an address that goes from one Service to the next has one leader all the t
 test('a Service that is gone answers no more, and its Lease is gone, too', async () => {
   await lab.kubectl(['delete', 'service', 'next']);
   for (const address of [POOL.v4, POOL.v6])
-    await until(async () => (await macOf(address)) === '', { seconds: 8, what: `silence for ${address}` });
+    await until(async () => (await macOf(address)) === '', { what: `silence for ${address}` });
   await until(
     async () =>
       (await lab.tryKubectl(['get', 'lease', '-n', 'kube-system', `portolan-l2-${POOL.v4}`])).status !== 0,
-    { seconds: 5, what: 'no Lease' },
+    { what: 'no Lease' },
   );
 });

@@ -78,7 +78,7 @@ describe('change of the Service engine', () => {
       [from(client), '10.96.0.10', 80],
       [from(outside), NODE.ip4, 30_010],
     ] as const) {
-      const seen = await node.attempt('tcp', who, target, port, { times: 4, timeout: 2 });
+      const seen = await node.attempt('tcp', who, target, port, { times: 4, timeout: 10 });
       assert.deepEqual([...new Set(seen.map(({ result }) => result))], ['ok'], `${who.netns} ${target}`);
     }
   };
@@ -174,7 +174,7 @@ describe('change of the Service engine', () => {
     const flow = async () => {
       for (const stream of streams) {
         const before = Number(await stream.ask(''));
-        const until = performance.now() + 10_000;
+        const until = performance.now() + 20_000;
         let now = before;
         while (!(now > before + 3) && performance.now() < until) {
           await new Promise((resolve) => setTimeout(resolve, 20));

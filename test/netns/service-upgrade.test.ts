@@ -63,7 +63,7 @@ describe('a version with other structures', () => {
     const seen: Seen[] = [];
     const load = clients.map(async (client) => {
       while (going)
-        seen.push(...(await node.attempt('tcp', from(client), VIP, 80, { times: 200, timeout: 3 })));
+        seen.push(...(await node.attempt('tcp', from(client), VIP, 80, { times: 200, timeout: 10 })));
     });
     const sizes = { lb_flows: 576, lb_sockets: 40, lb_affinities: 16 };
     // Killed at moments of its start, the next one goes on where it was.

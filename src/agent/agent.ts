@@ -17,7 +17,7 @@ import { ApiClient, EventRecorder, followKubeconfig, type Log, loadKubeconfig } 
 import { answerCall, CniServer, installCni, PodNetworking } from '../cni/index.ts';
 import { kernelError } from '../errors/index.ts';
 import { AttachmentStore } from '../ipam/index.ts';
-import { compactHeap, keepYoungHeapSmall } from '../kernel/process/heap.ts';
+import { compactHeapAtRest, keepYoungHeapSmall } from '../kernel/process/heap.ts';
 import { Rtnl } from '../kernel/rtnl/index.ts';
 import { DEFAULT_PORT, leaseAnnotations } from '../overlay/index.ts';
 import { PodLinks } from '../podlink/index.ts';
@@ -327,7 +327,7 @@ async function openParts(
   void background('services', async () => {
     await services.start();
     // Lists of everything are read once; what they took is not needed again.
-    setTimeout(compactHeap, COMPACT_AFTER_MS).unref();
+    setTimeout(compactHeapAtRest, COMPACT_AFTER_MS).unref();
   });
   void background('network policy', () => policy.controller.start(networking.list()));
   void background('pods', () => pods?.manager.start());

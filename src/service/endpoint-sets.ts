@@ -117,11 +117,11 @@ export function chooseEndpoints(
     cluster:
       clusterMembers.length === 0
         ? EMPTY_SET
-        : { members: members(clusterMembers), source: cluster.source, topology },
+        : keptSet({ members: members(clusterMembers), source: cluster.source, topology }),
     local:
       localMembers.length === 0
         ? EMPTY_SET
-        : { members: members(localMembers), source: local.source, topology: 'any' },
+        : keptSet({ members: members(localMembers), source: local.source, topology: 'any' }),
     any,
   };
 }
@@ -133,6 +133,19 @@ function all(count: number): readonly number[] {
   const numbers = alls[count] ?? Array.from({ length: count }, (_, at) => at);
   if (count < 256) alls[count] = numbers;
   return numbers;
+}
+
+/** Sets of all backends are alike where their numbers are: one for many. */
+const sets = new Map<readonly number[], EndpointSet[]>();
+
+function keptSet(set: EndpointSet): EndpointSet {
+  const { members, source, topology } = set;
+  if (alls[members.length] !== members) return set;
+  const same = sets.get(members) ?? [];
+  const found = same.find((one) => one.source === source && one.topology === topology);
+  if (found) return found;
+  sets.set(members, [...same, set]);
+  return set;
 }
 
 interface Picked {

@@ -61,7 +61,10 @@ function planPort(
     local: service.internalLocal || (external && service.externalLocal),
   };
   const sets = chooseEndpoints(mergeEndpoints(slices, port, family), wanted, node, service.weights);
-  const sourceRanges = service.sourceRanges.filter((range) => familyOf(range) === family);
+  const sourceRanges =
+    service.sourceRanges.length === 0
+      ? service.sourceRanges
+      : service.sourceRanges.filter((range) => familyOf(range) === family);
   const name = port.name === '' ? service.key : `${service.key}:${port.name}`;
   return {
     key: inOnePiece(`${name}/${port.protocol}/ip${family}`),

@@ -157,8 +157,8 @@ function latencies(name: string, times: number[], limits?: [number, number]): Fi
 
 async function startFigures(agent: RunningAgent, cluster: BenchCluster, quick: boolean): Promise<Figure[]> {
   const seconds = quick ? 2 : 10;
-  // Its memory of first lists is given back after two seconds.
-  await sleep(3500);
+  // Its memory of first lists is given back when it has been at rest for a second, two seconds after them at least.
+  await sleep(6000);
   const before = cpuMs(agent.pid);
   await sleep(seconds * 1000);
   const idle = (cpuMs(agent.pid) - before) / (seconds * 10);

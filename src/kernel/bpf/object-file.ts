@@ -88,7 +88,8 @@ export function readObjectFile(bytes: Uint8Array, label: string): ObjectFile {
       what: '.BTF',
       why: 'missing, compile with -g',
     });
-  const btf = new Btf(btfSection.data, label);
+  // A copy: it may outlive the rest of the file, which is several times as large.
+  const btf = new Btf(btfSection.data.slice(), label);
   const extSection = elf.section('.BTF.ext');
   const ext = extSection ? parseBtfExt(extSection.data, btf) : NO_BTF_EXT;
   const licenseSection = elf.section('license');

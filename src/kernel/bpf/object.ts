@@ -47,7 +47,8 @@ export class BpfObject {
   /** Maps of .rodata, .data and .bss by section name. */
   readonly data: ReadonlyMap<string, BpfMap>;
   readonly btf: Btf;
-  readonly #file: ObjectFile;
+  /** Of the file nothing else is kept: objects live as long as the process, and their code is in the kernel. */
+  readonly #sections: ObjectFile['data'];
   readonly #owned: readonly BpfMap[];
 
   constructor(
@@ -64,7 +65,7 @@ export class BpfObject {
     this.maps = parts.maps;
     this.data = parts.data;
     this.programs = parts.programs;
-    this.#file = file;
+    this.#sections = file.data;
     this.#owned = parts.owned;
   }
 
@@ -79,7 +80,7 @@ export class BpfObject {
 
   /** The bytes of a global variable now. */
   readVariable(name: string): Uint8Array {
-    const found = this.#file.data
+    const found = this.#sections
       .flatMap((section) => section.variables.map((variable) => ({ section, variable })))
       .find(({ variable }) => variable.name === name);
     const map = found && this.data.get(found.section.name);

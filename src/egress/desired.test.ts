@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { parseCidr, parseIp } from '../addr/index.ts';
 import type { ConntrackEntry } from '../kernel/conntrack/index.ts';
-import { partText } from '../kernel/nft/index.ts';
+import { type NftPart, partText } from '../kernel/nft/index.ts';
 import type { Route } from '../kernel/rtnl/index.ts';
 import {
   changedTranslations,
@@ -12,7 +12,7 @@ import {
   translationsOf,
 } from './connections.ts';
 import { desiredEgress, type EgressInput } from './desired.ts';
-import { egressPart } from './rules.ts';
+import { egressPart, egressSteps } from './rules.ts';
 import type { EgressNode, Wish } from './types.ts';
 
 const cluster = [parseCidr('10.244.0.0/16'), parseCidr('10.96.0.0/16')];
@@ -173,4 +173,25 @@ test('connections are cut whose translation is no longer the wanted one, and no 
     Object.entries(entries).flatMap(([name, each]) => (stale.includes(each) ? [name] : [])),
     ['here, as its node', 'there, as its node', 'left, untranslated', 'left, as before'],
   );
+});
+
+test('a pod whose egress address goes is let by no more before it is translated no more', () => {
+  const before = desiredEgress(input());
+  const after = desiredEgress(input({ remote: [] }));
+  const has = (part: NftPart, set: string) =>
+    part.sets.find(({ name }) => name === set)!.elements.some(({ key }) => String(key[0]) === '10.244.3.2');
+  const steps = egressSteps(4, before, after);
+  assert.deepEqual(
+    steps.map((part) => [has(part, 'egress_known'), has(part, 'egress_as')]),
+    [
+      [false, true],
+      [false, false],
+    ],
+  );
+  assert.equal(partText(steps[1]!), partText(egressPart(4, after)));
+  for (const [from, to] of [
+    [after, before],
+    [before, before],
+  ] as const)
+    assert.deepEqual(egressSteps(4, from, to).map(partText), [partText(egressPart(4, to))]);
 });

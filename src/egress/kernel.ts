@@ -17,7 +17,7 @@ import {
 } from './connections.ts';
 import type { EgressDesired, EgressPodFate } from './desired.ts';
 import { readInherited } from './inherited.ts';
-import { EGRESS_PREFIX, EGRESS_TABLE, egressPart } from './rules.ts';
+import { EGRESS_PREFIX, EGRESS_TABLE, egressPart, egressSteps } from './rules.ts';
 import { isSlotTable, planSlots } from './slots.ts';
 import type { EgressPod } from './types.ts';
 
@@ -53,6 +53,8 @@ export class EgressKernel {
   readonly #timers = new Set<NodeJS.Timeout>();
   #monitors: { close(): void }[] = [];
   #desired = NO_EGRESS;
+  /** What the rules were last made from. */
+  #inForce = NO_EGRESS;
   #translations: Translations | undefined;
   /** Addresses of this node's pods at the last run. */
   #seen: ReadonlySet<string> = new Set();
@@ -189,7 +191,9 @@ export class EgressKernel {
   }
 
   #ensure(desired: EgressDesired): void {
-    for (const family of this.#families) this.#guard.ensure(egressPart(family, desired));
+    for (const family of this.#families)
+      for (const part of egressSteps(family, this.#inForce, desired)) this.#guard.ensure(part);
+    this.#inForce = desired;
   }
 
   /** Local pods that nothing is asked for, when a former process may have left rules for them. */

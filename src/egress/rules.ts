@@ -74,8 +74,15 @@ export const DROPS = {
   held: 'egress: to an egress address, of no connection',
 } as const;
 
-/** The part of one family; nothing while no namespace asks. */
-export function egressPart(family: Family, desired: EgressDesired): NftPart {
+/**
+ * The part of one family; nothing while no namespace asks. `leaving` are pods that are let by no more, but still
+ * translated: see egressSteps().
+ */
+export function egressPart(
+  family: Family,
+  desired: EgressDesired,
+  leaving: readonly EgressPodFate[] = [],
+): NftPart {
   const at = { family: family === 4 ? 'ip' : 'ip6', table: EGRESS_TABLE, prefix: EGRESS_PREFIX } as const;
   if (!desired.active) return { ...at, sets: [], chains: [] };
   const of = <T extends { readonly family: Family }>(list: readonly T[]) =>
@@ -83,13 +90,14 @@ export function egressPart(family: Family, desired: EgressDesired): NftPart {
   const here = [...desired.local, ...desired.remote].filter(
     ({ address, fate }) => address.family === family && fate.kind === 'here',
   );
+  const translated = [...leaving.filter(({ address }) => address.family === family), ...here];
   const away = desired.local.filter(({ address, fate }) => address.family === family && fate.kind !== 'here');
   const slots = of(desired.slots);
   return {
     ...at,
     sets: [
       verdicts(family, FROM, away),
-      verdicts(family, AS, here),
+      verdicts(family, AS, translated),
       plain(
         family,
         KNOWN,
@@ -108,12 +116,31 @@ export function egressPart(family: Family, desired: EgressDesired): NftPart {
     chains: [
       ...slots.map((slot) => slotChain(family, desired, slot)),
       ...closedChains(family, desired, away),
-      ...sourceChains(family, desired, here),
+      ...sourceChains(family, desired, translated),
       strangerChain(family, desired),
       unmarkedChain(family, desired),
       ...baseChains(family, desired, slots),
     ],
   };
+}
+
+/**
+ * The part as it has to become, one after the other. A packet that has passed hook forward is not at postrouting yet:
+ * if its egress address went in that moment, it would leave with the address of this node. So first nothing more of
+ * such a pod is let by, then its translation goes.
+ */
+export function egressSteps(family: Family, before: EgressDesired, now: EgressDesired): NftPart[] {
+  const leaving = leavingPods(before, now).filter(({ address }) => address.family === family);
+  const part = egressPart(family, now);
+  return now.active && leaving.length > 0 ? [egressPart(family, now, leaving), part] : [part];
+}
+
+/** Pods that had an egress address here before, and have none now. */
+function leavingPods(before: EgressDesired, now: EgressDesired): EgressPodFate[] {
+  const here = ({ local, remote }: EgressDesired) =>
+    [...local, ...remote].filter(({ fate }) => fate.kind === 'here');
+  const stay = new Set(here(now).map(({ address }) => String(address)));
+  return here(before).filter(({ address }) => !stay.has(String(address)));
 }
 
 function baseChains(family: Family, { cluster, own }: EgressDesired, slots: readonly Slot[]): NftPartChain[] {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * New flows and nothing else: flood INTERFACE TARGET-MAC ADDRESS PORT KIND COUNT RATE sends COUNT frames, RATE a second
- * (0: as fast as it goes), each from another address of 198.18.0.0/15 (RFC 2544) and another port. KIND is syn or udp.
+ * New flows and nothing else: flood INTERFACE TARGET-MAC ADDRESS PORT KIND COUNT RATE [SOURCE] sends COUNT frames, RATE a
+ * second (0: as fast as it goes), each from another port, and from SOURCE or another address of 198.18.0.0/15 (RFC 2544).
+ * KIND is syn or udp.
  * Prints how many went out, and how long it took in ms. For namespaces of a test only.
  */
 #include <arpa/inet.h>
@@ -73,15 +74,18 @@ int main(int argc, char **argv)
 	struct iovec parts[BATCH];
 	int fd = socket(AF_PACKET, SOCK_RAW, 0), syn, transport, length, one = 1;
 	long count, rate, sent = 0, began;
+	in_addr_t source = 0;
 
-	if (argc != 8) {
-		fputs("usage: flood INTERFACE TARGET-MAC ADDRESS PORT KIND COUNT RATE\n", stderr);
+	if (argc != 8 && argc != 9) {
+		fputs("usage: flood INTERFACE TARGET-MAC ADDRESS PORT KIND COUNT RATE [SOURCE]\n", stderr);
 		return 2;
 	}
 	to.sll_ifindex = if_nametoindex(argv[1]);
 	syn = !strcmp(argv[5], "syn");
 	count = atol(argv[6]);
 	rate = atol(argv[7]);
+	if (argc == 9)
+		inet_pton(AF_INET, argv[8], &source);
 	transport = syn ? sizeof(struct tcphdr) : sizeof(struct udphdr);
 	length = sizeof(struct ether_header) + sizeof(struct iphdr) + transport;
 	setsockopt(fd, SOL_PACKET, PACKET_QDISC_BYPASS, &one, sizeof(one));
@@ -114,7 +118,7 @@ int main(int argc, char **argv)
 			struct frame *f = &frames[i];
 			uint16_t *sum = (void *)((char *)&f->tcp + (syn ? 16 : 6));
 
-			f->ip.saddr = htonl(0xc6120000 | (next_random() & 0x1ffff));
+			f->ip.saddr = source ? source : htonl(0xc6120000 | (next_random() & 0x1ffff));
 			f->udp.source = htons(1024 + next_random() % 64000);
 			if (syn)
 				f->tcp.seq = next_random();

@@ -36,6 +36,8 @@ export interface Raced extends Counted {
 export class NftRace {
   readonly pod: IpAddress = parseIp('10.9.1.2');
   readonly router: Netns;
+  /** Of the pod. */
+  readonly receiver: Netns;
   readonly #made: Netns[] = [];
   readonly #names: readonly [sender: string, router: string, pod: string];
 
@@ -49,6 +51,7 @@ export class NftRace {
         run('ip', 'netns', 'exec', name, 'sysctl', '-qw', ...SYSCTLS);
       }
       this.router = this.#made[1]!;
+      this.receiver = this.#made[2]!;
       run('ip', 'netns', 'exec', router, 'sysctl', '-qw', ...ROUTER_SYSCTLS);
       for (const words of [
         `${router} link add s0 type veth peer name eth0 netns ${sender}`,
@@ -73,10 +76,13 @@ export class NftRace {
   /** Floods while `change` is called again and again, until the time is over or enough got in. */
   async run(options: {
     readonly forMs: number;
+    /** Frames a second, and from where; default as many as possible, each from another address of 198.18.0.0/15. */
+    readonly rate?: number;
+    readonly source?: string;
     readonly until?: (raced: Raced) => boolean;
     readonly change: (round: number) => void;
   }): Promise<Raced> {
-    const flood = this.#flood();
+    const flood = this.#flood(options);
     try {
       const before = this.#count();
       while (this.#count().sent === before.sent) await sleep(5);
@@ -108,8 +114,9 @@ export class NftRace {
     this.close();
   }
 
-  #flood(): ChildProcess {
-    const words = ['eth0', ROUTER_MAC, String(this.pod), '9000', 'udp', String(ENDLESS), '0'];
+  #flood({ rate = 0, source }: { readonly rate?: number; readonly source?: string }): ChildProcess {
+    const words = ['eth0', ROUTER_MAC, String(this.pod), '9000', 'udp', String(ENDLESS), String(rate)];
+    if (source !== undefined) words.push(source);
     return spawn('ip', ['netns', 'exec', this.#names[0], compiled('flood'), ...words], { stdio: 'inherit' });
   }
 

@@ -8,7 +8,7 @@ import { availableParallelism } from 'node:os';
 import test, { after, before } from 'node:test';
 import { parseCidr, parseIp } from '../../src/addr/index.ts';
 import type { EgressDesired, EgressPodFate } from '../../src/egress/desired.ts';
-import { DROPS, egressPart } from '../../src/egress/rules.ts';
+import { DROPS, egressPart, egressSteps } from '../../src/egress/rules.ts';
 import type { Fate, Slot } from '../../src/egress/types.ts';
 import {
   COUNTER,
@@ -21,6 +21,7 @@ import {
   NftGuard,
   type NftRule,
   NftRuleset,
+  RETURN,
   ruleOf,
 } from '../../src/kernel/nft/index.ts';
 import { NftRace, type Raced } from '../lib/nft-race.ts';
@@ -215,4 +216,49 @@ test('a part that is rewritten without a pause lets nothing through and forgets 
   assert.equal(counted.gotIn, 0, told(counted));
   assert.ok(counted.rounds >= REWRITES);
   assert.ok(dropped() >= counted.sent, `${dropped()} counted of ${counted.sent}`);
+});
+
+test('a pod whose egress address goes is never seen with another one', async (t) => {
+  if (ruleset.table(at) !== 'absent') ruleset.apply([{ ...at, change: 'delete table' }]);
+  const egressAddress = '203.0.113.1';
+  const source = parseIp('198.18.0.9');
+  // Others' rules between the hooks that let packets by and translate them: a commit is likelier to come in between.
+  ruleset.apply([
+    { ...at, change: 'add table' },
+    { ...at, change: 'add chain', chain: 'slow', hook: { ...hook, priority: 10 } },
+    ...rules('slow', [...OTHERS, ...OTHERS, ...OTHERS]),
+  ]);
+  const receiver = NftRuleset.open({ netns: race.receiver });
+  const right = ruleOf([equals('ip saddr', parseIp(egressAddress)), RETURN]);
+  receiver.apply([
+    { ...at, change: 'add table' },
+    { ...at, change: 'add chain', chain: 'seen', hook: { ...hook, hook: 'prerouting' } },
+    ...rules('seen', [right, ruleOf([equals('udp dport', 9000), COUNTER], 'another source')]),
+  ]);
+  const remote: EgressPodFate = {
+    pod: { name: 'a/p', namespace: 'a', addresses: [source] },
+    address: source,
+    fate: { kind: 'here', address: parseIp(egressAddress) },
+  };
+  const desired = (here: boolean): EgressDesired => ({
+    ...egress(0),
+    local: [],
+    elected: [],
+    remote: here ? [remote] : [],
+  });
+  using guard = new NftGuard({ netns: race.router });
+  const change = (round: number) => {
+    const [before, now] = [desired(round % 2 === 1), desired(round % 2 === 0)];
+    for (const part of egressSteps(4, before, now)) guard.ensure(part);
+  };
+  guard.ensure(egressPart(4, desired(false)));
+  try {
+    const counted = await race.run({ forMs: 2000, rate: 10_000, source: String(source), change });
+    const other = receiver.rules(at).find(({ comment }) => comment === 'another source')!.packets;
+    t.diagnostic(`${told(counted)}, ${other} with another source`);
+    assert.ok(counted.gotIn > 0);
+    assert.equal(other, 0);
+  } finally {
+    receiver.close();
+  }
 });

@@ -243,6 +243,25 @@ describe('one port of a client through several Services', () => {
       assert.ok(few.slice(0, 7).every(({ packet }) => packet.sourcePort >= 1024));
     });
 
+    test(`${family}: where an earlier version noted only that there are ways, all are looked at`, () => {
+      lead(server);
+      const own = ++port;
+      const open = vips.slice(0, 3).map((vip) => through('lb_from_pod', syn(vip, own)).packet);
+      const { lb_links } = engine.maps;
+      const LO = Uint8Array.of(1, 0, 0, 0);
+      const now = lb_links.get(LO)!;
+      lb_links.set(LO, Uint8Array.of(0b11, 0, 0, 0));
+      try {
+        for (const [at, { sourcePort: targetPort }] of open.entries()) {
+          const answer = { from: server[family], to: from, protocol: 'tcp', sourcePort: 8080, targetPort };
+          const { packet } = through('lb_to_pod', { ...answer, flags: TCP.SYN | TCP.ACK } as Segment);
+          assert.deepEqual([packet.from, packet.targetPort], [vips[at], own]);
+        }
+      } finally {
+        lb_links.set(LO, now);
+      }
+    });
+
     test(`${family}: another client's port is never taken: whoever comes second moves`, () => {
       lead(server);
       const own = ++port;

@@ -76,6 +76,19 @@ test('a client that rules masqueraded is seen as before', () => {
   ]);
 });
 
+test('of two flows of one port of a client, the one by another port is seen as before, and the other one stays itself', () => {
+  const MOVED: End = ['10.244.1.5', 48_192];
+  const first = entry(6, [CLIENT, BACKEND], [BACKEND, CLIENT], { tcpState: 5 });
+  const second = entry(6, [MOVED, BACKEND], [BACKEND, NODE], { tcpState: 3 });
+  const other = flow({ vip: end(['10.96.0.11', 80]), source: end(MOVED) });
+  assert.deepEqual(text(planCarry([other, flow()], [first, second])), [
+    '- 10.244.2.9 192.168.0.1',
+    '- 10.244.2.9 10.244.1.5',
+    '+ 10.244.1.5:40000 > 10.96.0.11:80 to 10.244.2.9:8080 as 192.168.0.1:51234, state 3',
+    '+ 10.244.1.5:40000 > 10.96.0.10:80 to 10.244.2.9:8080, state 5',
+  ]);
+});
+
 test('a flow past conntrack keeps the port that its engine gave it', () => {
   assert.deepEqual(text(planCarry([flow({ source: end(NODE) })], [])), [
     '+ 10.244.1.5:40000 > 10.96.0.10:80 to 10.244.2.9:8080 as 192.168.0.1:51234, state 3',

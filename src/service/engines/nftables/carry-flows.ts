@@ -1,7 +1,8 @@
 /**
  * Flows that eBPF programs translated, written into conntrack, which translates them from then on.
  *
- *     before: program  client -> VIP  becomes  client -> backend;   conntrack  client -> backend, perhaps masqueraded
+ *     before: program  client -> VIP  becomes  client -> backend, perhaps by another port of the client;
+ *             conntrack  this, perhaps masqueraded
  *     after:  conntrack  client -> VIP, answered by backend -> client, or whom the backend saw before
  *
  * The old entry has the new one's answer, so it goes first. In between a packet of the backend may make another such
@@ -49,13 +50,15 @@ export function planCarry(flows: readonly TranslatedFlow[], entries: readonly Co
   const remove = new Set<ConntrackEntry>();
   const make: TranslatedConnection[] = [];
   for (const { protocol, client, vip, backend, source, replied } of flows) {
-    const old = byTuple.get(tupleKey(protocol, client, backend));
-    const seen = source ?? seenBy(old, client, backend) ?? client;
+    // What conntrack met behind the program; perhaps as another one than the client, by another port at least.
+    const sent = source ?? client;
+    const old = byTuple.get(tupleKey(protocol, sent, backend));
+    const seen = seenBy(old, sent, backend) ?? sent;
     const same = String(seen.address) === String(client.address) && seen.port === client.port;
     for (const key of [
       tupleKey(protocol, client, vip),
       tupleKey(protocol, backend, seen),
-      tupleKey(protocol, client, backend),
+      tupleKey(protocol, sent, backend),
     ]) {
       const there = byTuple.get(key);
       if (there) remove.add(there);
@@ -81,11 +84,10 @@ export function planCarry(flows: readonly TranslatedFlow[], entries: readonly Co
 }
 
 /** Whom the backend sees: rules may have masqueraded what the program sent on. */
-function seenBy(old: ConntrackEntry | undefined, client: FlowEnd, backend: FlowEnd): FlowEnd | undefined {
+function seenBy(old: ConntrackEntry | undefined, sent: FlowEnd, backend: FlowEnd): FlowEnd | undefined {
   if (!old) return undefined;
   const { original, reply } = old;
-  const begunByClient =
-    String(original.source) === String(client.address) && original.sourcePort === client.port;
+  const begunByClient = String(original.source) === String(sent.address) && original.sourcePort === sent.port;
   const answeredByBackend =
     String(reply.source) === String(backend.address) && reply.sourcePort === backend.port;
   return begunByClient && answeredByBackend

@@ -198,3 +198,23 @@ test('of two instances only the leader works', async (t) => {
   second.abort();
   await other.done;
 });
+
+test('an annotation that agents cannot use is told once, in an Event of the Service', async (t) => {
+  const { api } = await setup(t);
+  const annotated = (weights: string) =>
+    object(
+      'Service',
+      'web',
+      { spec: { ports: [{ port: 80 }] } },
+      { annotations: { 'portolan.dev/weights': weights } },
+    );
+  api.put(paths.services, annotated('10.244.1.2=3'));
+  api.put(paths.services, annotated('10.244.1.2=many'));
+  const told = () => (api.list(paths.events) as Event[]).filter(({ reason }) => reason === 'BadField');
+  const [event] = await eventually('an Event', () => told().length > 0 && told());
+  assert.equal(event!.involvedObject.name, 'web');
+  assert.match(event!.message ?? '', /"10\.244\.1\.2=many" is not "address-or-node=weight"/);
+  api.put(paths.services, annotated('10.244.1.2=4'));
+  await delay(20);
+  assert.equal(told().length, 1);
+});

@@ -164,7 +164,8 @@ async function run(
     });
   if (wanted.has('endpoint-slices'))
     new EndpointSlicesController({ ...common, nodes, pods, services, slices }).start();
-  if (wanted.has('services')) startServiceControllers({ ...common, services, serviceCidrs });
+  if (wanted.has('services'))
+    startServiceControllers({ ...common, services, serviceCidrs, events: events('portolan-services') });
   if (wanted.has('load-balancers'))
     startLoadBalancers({
       ...common,

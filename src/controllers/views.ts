@@ -16,6 +16,7 @@ import type {
   Taint,
 } from '../model/kubernetes.ts';
 import type { Labels } from '../model/label-selector.ts';
+import { serviceFacts } from '../service/facts.ts';
 import { type LoadBalancerView, loadBalancerView } from './load-balancers/types.ts';
 
 export type { Labels };
@@ -175,10 +176,13 @@ export interface ServiceView {
   spec: Service['spec'];
   /** Only of Services that have to do with load balancer addresses. */
   loadBalancer?: LoadBalancerView;
+  /** What agents cannot use of it, in words; few have any. */
+  problems?: readonly string[];
 }
 
 export function serviceView(service: Service): ServiceView {
   const loadBalancer = loadBalancerView(service);
+  const problems = service.metadata.annotations ? serviceFacts(service).problems : nothing;
   return {
     key: keyOf(service),
     namespace: service.metadata.namespace ?? '',
@@ -188,6 +192,7 @@ export function serviceView(service: Service): ServiceView {
     labels: service.metadata.labels ?? noLabels,
     spec: service.spec,
     ...(loadBalancer && { loadBalancer }),
+    ...(problems.length > 0 && { problems: problems.map(({ message }) => message) }),
   };
 }
 

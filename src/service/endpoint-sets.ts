@@ -102,9 +102,9 @@ export function chooseEndpoints(
   for (const { endpoint, port } of endpoints) {
     const inCluster = cluster.chosen(endpoint);
     const inLocal = local.chosen(endpoint);
-    any ||= endpoint.ready || leaving(endpoint);
-    if (!inCluster && !inLocal && !endpoint.serving && !endpoint.ready) continue;
     const weight = weights?.get(endpoint.address) ?? weights?.get(endpoint.nodeName) ?? 1;
+    any ||= weight > 0 && (endpoint.ready || leaving(endpoint));
+    if (!inCluster && !inLocal && !endpoint.serving && !endpoint.ready) continue;
     if (inCluster && weight > 0) clusterMembers.push(backends.length);
     if (inLocal && weight > 0) localMembers.push(backends.length);
     backends.push(keptBackend(endpoint, { port, weight, inCluster, inLocal }));

@@ -1,7 +1,7 @@
 /** Why a Service does what it does, from its plan. Pure: what `service explain` prints, and its JSON. */
 import { backendReason, frontendText, socketAddress } from './describe.ts';
 import { mergeEndpoints } from './endpoint-sets.ts';
-import type { BackendPlan, NodeContext, PortPlan, ServicePlan, SliceFacts } from './types.ts';
+import type { BackendPlan, NodeContext, PortPlan, ServicePlan, SetName, SliceFacts } from './types.ts';
 
 export interface BackendExplanation {
   readonly backend: string;
@@ -67,7 +67,9 @@ function explainPort(port: PortPlan, node: NodeContext, slices: readonly SliceFa
     frontends: port.frontends.map((frontend) => frontendText(frontend, port.protocol)),
     whenEmpty:
       verdict === 'reject'
-        ? 'refused: there is no endpoint anywhere'
+        ? port.backends.some(({ weight }) => weight === 0)
+          ? 'refused: all endpoints have weight 0'
+          : 'refused: there is no endpoint anywhere'
         : verdict === 'drop'
           ? 'dropped: policy Local, and endpoints are only on other nodes'
           : 'forwarded',
@@ -89,19 +91,23 @@ function explainPort(port: PortPlan, node: NodeContext, slices: readonly SliceFa
       node: backend.endpoint.nodeName,
       weight: backend.weight,
       inside: {
-        chosen: inside === 'cluster' ? backend.inCluster : backend.inLocal,
+        chosen: isChosen(backend, inside),
         because: backendReason(backend, port, inside, node),
       },
       ...(outside === undefined
         ? {}
         : {
             outside: {
-              chosen: outside === 'cluster' ? backend.inCluster : backend.inLocal,
+              chosen: isChosen(backend, outside),
               because: backendReason(backend, port, outside, node),
             },
           }),
     };
   }
+}
+
+function isChosen(backend: BackendPlan, set: SetName): boolean {
+  return backend.weight > 0 && (set === 'cluster' ? backend.inCluster : backend.inLocal);
 }
 
 /** The explanation as lines of text. */

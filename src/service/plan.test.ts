@@ -160,6 +160,12 @@ const cases: [story: string, service: Service, endpoints: string[], expected: st
       'local: -',
     ],
   ],
+  [
+    'nobody serves when all endpoints have weight 0: refused, as if there were none',
+    aService({}, { annotations: { 'portolan.dev/weights': 'node-a=0, node-b=0' } }),
+    ['10.244.1.2 node-a', '10.244.2.2 node-b'],
+    ['ClusterIP 10.96.0.10:80/TCP pod,node,outside: reject', 'cluster: -', 'local: -'],
+  ],
 ];
 
 for (const [story, service, endpoints, expected] of cases)
@@ -348,6 +354,17 @@ test('an explanation says of each backend why it serves or not', () => {
     '    + 10.244.2.2:8080 on node-b: ready; from outside: on node node-b, policy Local wants node-a',
     '    - 10.244.2.3:8080 on node-b: not ready',
     '    - 10.244.2.4:8080 on node-b: terminating and not serving',
+  ]);
+  const weightless = planService(
+    serviceFacts(aService({}, { annotations: { 'portolan.dev/weights': 'node-a=0' } })),
+    [sliceFacts(aSlice(['10.244.1.2 node-a']))],
+    node,
+  );
+  assert.deepEqual(explanationText(explainService(weightless, node)), [
+    'Service default/web',
+    '  default/web/TCP/ip4: refused: all endpoints have weight 0',
+    '    ClusterIP 10.96.0.10:80/TCP pod,node,outside: reject',
+    '    - 10.244.1.2:8080 on node-a weight 0: weight 0',
   ]);
   const empty = planService(serviceFacts(aService({ clusterIP: 'None' })), [], node);
   assert.deepEqual(explanationText(explainService(empty, node)), [

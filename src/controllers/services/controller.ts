@@ -1,5 +1,11 @@
-/** Runs the life of ServiceCIDRs; wrong addresses of Services are the API server's to put right. */
-import { type ApiClient, type Log, type Reflector, resources } from '../../client/index.ts';
+/** Runs the life of ServiceCIDRs, and says what agents cannot use of a Service; wrong addresses of Services are the API server's to put right. */
+import {
+  type ApiClient,
+  type EventRecorder,
+  type Log,
+  type Reflector,
+  resources,
+} from '../../client/index.ts';
 import { isNetError } from '../../errors/net-error.ts';
 import type { Service, ServiceCIDR } from '../../model/kubernetes.ts';
 import type { ServiceCidrView, ServiceView } from '../views.ts';
@@ -11,13 +17,17 @@ export interface ServiceControllersOptions {
   client: ApiClient;
   services: Reflector<Service, ServiceView>;
   serviceCidrs: Reflector<ServiceCIDR, ServiceCidrView>;
+  events: EventRecorder;
   signal: AbortSignal;
   log: Log;
 }
 
+/** Characters of an Event's note at most: k8s.io/kubernetes/pkg/apis/core/validation/events.go, NoteLengthLimit. */
+const MESSAGE_LIMIT = 1024;
+
 /** Begins to work; both reflectors must have synced. */
 export function startServiceControllers(options: ServiceControllersOptions): void {
-  const { client, services, serviceCidrs, signal, log } = options;
+  const { client, services, serviceCidrs, events, signal, log } = options;
   const call = { signal, fieldManager: 'portolan-services', retryForMs: 0 };
 
   const keepCidrs = async () => {
@@ -52,5 +62,23 @@ export function startServiceControllers(options: ServiceControllersOptions): voi
   serviceCidrs.onChange(look);
   services.onChange(() => {
     for (const object of serviceCidrs.items.values()) if (object.deleting) look();
+  });
+
+  // Here and not in the agents: what is wrong with it is wrong on all nodes, and one Event is enough.
+  const told = new Map<string, string>();
+  const tell = (key: string) => {
+    const service = services.items.get(key);
+    const message = service?.problems?.join('; ') ?? '';
+    if (message === (told.get(key) ?? '')) return;
+    if (message === '') told.delete(key);
+    else told.set(key, message);
+    if (!service || message === '') return;
+    const { namespace, name, uid } = service;
+    const about = { apiVersion: 'v1', kind: 'Service', namespace, name, uid };
+    events.record(about, { type: 'Warning', reason: 'BadField', message: message.slice(0, MESSAGE_LIMIT) });
+  };
+  for (const key of services.items.keys()) tell(key);
+  services.onChange((keys) => {
+    for (const key of keys) tell(key);
   });
 }

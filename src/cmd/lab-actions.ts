@@ -8,6 +8,7 @@ import { ApiClient, loadKubeconfig, resources } from '../client/index.ts';
 import { cgroupRoot, ensureCgroup, moveToCgroup } from '../kernel/cgroup/index.ts';
 import { distFolder } from '../kernel/paths.ts';
 import { residentBytes } from '../kernel/process/identity.ts';
+import { nodeSideAdmin } from '../lab/admin-config.ts';
 import { down } from '../lab/down.ts';
 import { findKubectl } from '../lab/kubectl.ts';
 import { lockLab } from '../lab/lock.ts';
@@ -75,6 +76,8 @@ export async function execute(nodeName: string, words: string[], flags: NamedFla
   moveToCgroup(cgroup, process.pid);
   const env = {
     ...process.env,
+    // Whatever the caller has there leads to an address that this node does not reach.
+    KUBECONFIG: nodeSideAdmin(plan),
     PORTOLAN_STATE_DIR: node.stateDir,
     PORTOLAN_BPFFS: node.bpffsDir,
     PORTOLAN_CGROUP: join(cgroupRoot(), node.cgroup),

@@ -1,20 +1,15 @@
 /** Network policy in the agent: its sources, the controller, and the questions that its socket answers. */
-import { type Family, type IpAddress, tryParseIp } from '../addr/index.ts';
+import type { Family } from '../addr/index.ts';
 import { type ApiClient, type EventRecorder, type Log, Reflector, resources } from '../client/index.ts';
 import { policyError } from '../errors/index.ts';
 import type { NftRuleFound } from '../kernel/nft/index.ts';
 import type { ClusterNetworkPolicy } from '../model/cluster-network-policy.ts';
-import type { Namespace, NetworkPolicy, Node, Pod, Protocol } from '../model/kubernetes.ts';
+import type { Namespace, NetworkPolicy, Node, Pod } from '../model/kubernetes.ts';
 import { ALLOW_LOCKOUT, type NodeNetworkPolicy } from '../model/node-network-policy.ts';
 import {
   type ClusterPolicyFacts,
   clusterPolicyFacts,
   type Direction,
-  type Endpoint,
-  type Explanation,
-  endpointText,
-  evaluate,
-  explain,
   type Logging,
   type NodePolicyFacts,
   type NodePolicyState,
@@ -31,6 +26,7 @@ import {
 } from '../policy/index.ts';
 import type { ServiceFacts, SliceFacts } from '../service/index.ts';
 import { nodeContacts } from './contacts.ts';
+import { explainTraffic } from './policy-explain.ts';
 import { PolicyLog } from './policy-log.ts';
 import { type Routes, StreamAnswer } from './socket.ts';
 
@@ -177,7 +173,9 @@ export function policyRoutes(sources: PolicyAnswerSources): Routes {
     'GET /policy/list': (): PolicyRow[] => {
       synced();
       const { policies, clusterPolicies } = controller.compiler;
-      const sorted = [...clusterPolicies.values()].sort((a, b) => a.priority - b.priority);
+      const sorted = [...clusterPolicies.values()].sort(
+        (a, b) => a.priority - b.priority || (a.name < b.name ? -1 : 1),
+      );
       const tier = (name: Tier) => sorted.filter((each) => each.tier === name);
       return [
         ...tier('Admin').map((policy) => clusterRow(policy, controller)),
@@ -211,20 +209,9 @@ export function policyRoutes(sources: PolicyAnswerSources): Routes {
       synced();
       return controller.checkNodePolicy(nodePolicyFacts(body as NodeNetworkPolicy));
     },
-    'GET /policy/explain': (query): Explanation[] => {
+    'GET /policy/explain': (query) => {
       synced();
-      const { protocol, port } = readPort(query.get('port') ?? '80/tcp');
-      const own = controller.nodeAddresses();
-      const from = ends(query.get('from') ?? '', controller, own);
-      return targets(query.get('to') ?? '', port, protocol, sources, own).flatMap(({ to, port: number }) => {
-        const source = from.find((each) => to.some(({ address }) => address.family === each.address.family));
-        const target = to.find(({ address }) => address.family === source?.address.family);
-        if (!source || !target) return [];
-        const flow = { from: source, to: target, protocol, port: number };
-        return [
-          withUnknown(explain(flow, evaluate(flow, controller.compiler)), [source, target], controller),
-        ];
-      });
+      return explainTraffic(query, { ...sources, controller });
     },
   };
 }
@@ -279,71 +266,4 @@ function ruleRows(rules: readonly NftRuleFound[], policy: string, family: Family
     rows.set(rule, found);
   }
   return [...rows.values()];
-}
-
-function readPort(text: string): { protocol: Protocol; port: number } {
-  const [number = '', name = 'tcp'] = text.split('/');
-  const protocol = name.toUpperCase();
-  const port = Number(number);
-  if (!/^\d{1,5}$/.test(number) || port > 65_535 || !/^(TCP|UDP|SCTP)$/.test(protocol))
-    throw policyError('POLICY_BAD_PORT', { text });
-  return { protocol: protocol as Protocol, port };
-}
-
-/** The addresses that a text names: itself, or those of a pod. */
-function ends(text: string, controller: PolicyController, own: ReadonlySet<string>): Endpoint[] {
-  const address = tryParseIp(text);
-  if (address) return [controller.endpoint(address, own)];
-  const pod = controller.compiler.pods.get(text);
-  const known: readonly IpAddress[] = pod ? controller.compiler.addressesOf(text, pod) : [];
-  const addresses = known.length > 0 ? known : (pod?.addresses ?? []);
-  if (pod && addresses.length > 0) return addresses.map((each) => ({ address: each, pod }));
-  throw policyError('POLICY_NO_SUCH_ENDPOINT', { text });
-}
-
-/** What a connection may end at: one destination, or every backend of a Service. */
-function targets(
-  text: string,
-  port: number,
-  protocol: Protocol,
-  { services, slices, policy }: PolicyAnswerSources,
-  own: ReadonlySet<string>,
-): { to: Endpoint[]; port: number }[] {
-  const { controller } = policy;
-  const address = tryParseIp(text);
-  const byAddress = address
-    ? [...services.items.values()].find(({ clusterIPs }) => clusterIPs.includes(String(address)))
-    : undefined;
-  const key = byAddress?.key ?? /^(?:service|svc)\/(.+)$/.exec(text)?.[1];
-  if (key === undefined) return [{ to: ends(text, controller, own), port }];
-  const servicePort = services.items
-    .get(key)
-    ?.ports.find((each) => each.port === port && each.protocol === protocol);
-  if (!servicePort) throw policyError('POLICY_NO_SUCH_ENDPOINT', { text: `${text} port ${port}` });
-  const found: { to: Endpoint[]; port: number }[] = [];
-  for (const slice of slices.items.values()) {
-    if (slice.service !== key) continue;
-    const backend = slice.ports.find((each) => each.name === servicePort.name && each.protocol === protocol);
-    if (!backend) continue;
-    for (const endpoint of slice.endpoints) {
-      const at = tryParseIp(endpoint.address);
-      if (at) found.push({ to: [controller.endpoint(at, own)], port: backend.port });
-    }
-  }
-  return found;
-}
-
-/** A pod of this node that nothing is known of is closed, whatever policies would say. */
-function withUnknown(
-  explanation: Explanation,
-  sides: readonly Endpoint[],
-  controller: PolicyController,
-): Explanation {
-  const closed = [...controller.compiler.isolated.values()].filter(({ unknown }) => unknown);
-  const side = sides.find(({ address }) =>
-    closed.some(({ local }) => local.addresses.some((each) => each.equals(address))),
-  );
-  if (!side) return explanation;
-  const why = `${endpointText(side)} is closed until its labels are known: its namespace has policies`;
-  return { ...explanation, allowed: false, reasons: [why, ...explanation.reasons] };
 }

@@ -41,8 +41,11 @@ export function registerPolicy(program: Command): void {
   asking(policy.command('explain'))
     .description('whether a connection is allowed, and the policy and rule that decide; exit 1 when denied')
     .requiredOption('--from <end>', 'pod as namespace/name, or an address')
-    .requiredOption('--to <end>', 'pod, address, or service/namespace/name')
-    .option('--port <port>', 'port and protocol of the destination', '80/tcp')
+    .requiredOption(
+      '--to <end>',
+      'pod, address, or service/namespace/name; addresses and node ports of Services are theirs',
+    )
+    .option('--port <port>', 'port and protocol of the destination, or icmp', '80/tcp')
     .addHelpText(
       'after',
       `

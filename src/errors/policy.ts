@@ -12,12 +12,18 @@ export const policyCatalogue = {
     () => 'The pod is not started without its policies; see that nf_tables is in the kernel',
   ),
   POLICY_NO_SUCH_ENDPOINT: entry(
-    (c: { text: string }) => `Cannot explain traffic of "${c.text}": no such pod, and no IP address`,
+    (c: { text: string }) =>
+      `Cannot explain traffic of "${c.text}": no such pod or Service, and no IP address`,
     () => 'Name a pod as namespace/name, an address, or a Service as service/namespace/name',
+  ),
+  POLICY_NO_SUCH_SERVICE_PORT: entry(
+    (c: { service: string; port: string; has: readonly string[] }) =>
+      `Cannot explain traffic to Service "${c.service}" on ${c.port}: its ports are ${c.has.join(', ') || 'none'}`,
+    () => "Name the Service's own port, not that of its pods",
   ),
   POLICY_BAD_PORT: entry(
     (c: { text: string }) => `Cannot explain port "${c.text}": want a number and a protocol, such as 80/tcp`,
-    () => 'Protocols are tcp, udp and sctp; tcp is meant when none is given',
+    () => 'Protocols are tcp, udp and sctp; tcp is meant when none is given, and "icmp" has no port',
   ),
   POLICY_NO_SUCH_POLICY: entry(
     (c: { name: string }) => `Cannot show network policy "${c.name}": there is none`,

@@ -236,6 +236,11 @@ test('explain() names the tier, the policy, the rule and who passed it on', () =
     'ingress: x/web (10.244.1.2) is isolated by x/deny, no policy allows from x/client (10.244.1.3) on 80/tcp' +
       ', after ClusterNetworkPolicy p0 ingress[0] (Admin tier) passed it on',
   );
+  assert.equal(
+    ingress([policy('Admin', 1, [pass()]), policy('Baseline', 1, [deny()])], false),
+    'ingress: denied by ClusterNetworkPolicy p1 ingress[0] (Baseline tier)' +
+      ', after ClusterNetworkPolicy p0 ingress[0] (Admin tier) passed it on',
+  );
 });
 
 test('a network written as an address in it is that network, and no reason to deny everything', () => {

@@ -18,12 +18,19 @@ import { AddressBook } from './address-book.ts';
 import { PolicyCompiler } from './compiler.ts';
 import { ConnectionCutter } from './connection-cutter.ts';
 import { NftPolicyEngine } from './engine.ts';
-import type { Endpoint } from './evaluate.ts';
-import { HostDecider, type NodePolicyFacts, type NodePolicyState } from './host/index.ts';
+import type { Endpoint, Flow } from './evaluate.ts';
+import {
+  HostDecider,
+  judgeNode,
+  type NodePolicyFacts,
+  type NodePolicyState,
+  type NodeVerdict,
+} from './host/index.ts';
 import type { LocalPod } from './known-world.ts';
 import type { Logging } from './logging.ts';
 import { policyPlanText } from './plan.ts';
 import { type PolicySourceOptions, PolicySources } from './sources.ts';
+import type { Direction } from './types.ts';
 
 export interface PolicyControllerOptions extends PolicySourceOptions {
   readonly nodeName: string;
@@ -164,11 +171,28 @@ export class PolicyController {
     while (this.#running);
   }
 
-  /** How the policies of this node would stand with this one among them. */
-  async checkNodePolicy(policy: NodePolicyFacts): Promise<readonly NodePolicyState[]> {
+  /** Pods, namespaces and nodes are listed from now on, with or without policies; resolves when all are known. */
+  async allKnown(): Promise<void> {
     this.#sources.need();
     await this.#sources.ready();
     await this.settled();
+  }
+
+  /** What this node's own policies say of a connection that it makes or takes; nothing where it has none. */
+  nodeVerdicts(flow: Flow): Partial<Record<Direction, NodeVerdict>> {
+    const { compiler } = this;
+    const { nodeName } = this.#options;
+    const { host } = compiler;
+    if (host.length === 0) return {};
+    return {
+      ...(flow.from.node === nodeName && { egress: judgeNode(flow, 'egress', host, compiler) }),
+      ...(flow.to.node === nodeName && { ingress: judgeNode(flow, 'ingress', host, compiler) }),
+    };
+  }
+
+  /** How the policies of this node would stand with this one among them. */
+  async checkNodePolicy(policy: NodePolicyFacts): Promise<readonly NodePolicyState[]> {
+    await this.allKnown();
     return this.#host?.check(policy, this.compiler) ?? [];
   }
 

@@ -6,6 +6,7 @@ import { PolicyCompiler } from './compiler.ts';
 import { type Endpoint, evaluate } from './evaluate.ts';
 import { explain } from './explain.ts';
 import { joinRanges, namespaceLabels, policyFacts, subtract } from './facts.ts';
+import type { NodeVerdict } from './host/index.ts';
 import type { PodFacts } from './types.ts';
 
 type Spec = NonNullable<NetworkPolicy['spec']>;
@@ -255,6 +256,28 @@ test('explain() names the deciding rule, and for default denies who isolates', (
     'egress: y/client (10.244.2.3) is not isolated, no policy selects it',
     'ingress: x/web (10.244.1.2) is isolated by x/deny-all, no policy allows from y/client (10.244.2.3) on 80/tcp',
   ]);
+});
+
+test('explain() tells what the policies of a node itself decide of what begins or ends there', () => {
+  const flow = {
+    from: end(CLIENT),
+    to: { address: parseIp('192.0.2.1'), node: 'n1' },
+    protocol: 'TCP' as const,
+    port: 22,
+  };
+  const told = (ingress: NodeVerdict) => explain(flow, evaluate(flow, world()), { ingress });
+  const denied = told({ allowed: false, by: ['edge'], rule: undefined });
+  assert.equal(denied.allowed, false);
+  assert.equal(
+    denied.reasons[1],
+    'ingress: node n1 (192.0.2.1): denied by default by NodeNetworkPolicy edge, no rule matches',
+  );
+  const allowed = told({ allowed: true, by: ['edge'], rule: 1 });
+  assert.equal(allowed.allowed, true);
+  assert.equal(
+    allowed.reasons[1],
+    'ingress: node n1 (192.0.2.1): allowed by NodeNetworkPolicy edge ingress[1]',
+  );
 });
 
 test('subtract() leaves what is in no exception, joinRanges() joins what touches', () => {

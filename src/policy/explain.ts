@@ -1,5 +1,6 @@
 /** Verdicts in words: who decided, and for default denies who isolated. Pure. */
 import type { Endpoint, Flow, SideVerdict, TierMatch, Verdict } from './evaluate.ts';
+import type { NodeVerdict } from './host/index.ts';
 import type { Direction, PodFacts } from './types.ts';
 
 export interface Explanation {
@@ -11,7 +12,12 @@ export interface Explanation {
   readonly reasons: readonly string[];
 }
 
-export function explain(flow: Flow, verdict: Verdict): Explanation {
+/** `node` is what policies of nodes themselves say, where an end is one. */
+export function explain(
+  flow: Flow,
+  verdict: Verdict,
+  node: Partial<Record<Direction, NodeVerdict>> = {},
+): Explanation {
   const { from, to } = flow;
   const port = flow.protocol ? `${flow.port}/${flow.protocol.toLowerCase()}` : 'no port';
   const base = { from: endpointText(from), to: endpointText(to), port, allowed: verdict.allowed };
@@ -24,13 +30,29 @@ export function explain(flow: Flow, verdict: Verdict): Explanation {
           : 'a node reaches its own pods always: policies do not apply',
       ],
     };
+  const byNodes = Object.values(node).every(({ allowed }) => allowed);
   return {
     ...base,
+    allowed: verdict.allowed && byNodes,
     reasons: [
-      sideText('egress', verdict.egress, from, to, port),
-      sideText('ingress', verdict.ingress, to, from, port),
+      node.egress
+        ? nodeText('egress', node.egress, from)
+        : sideText('egress', verdict.egress, from, to, port),
+      node.ingress
+        ? nodeText('ingress', node.ingress, to)
+        : sideText('ingress', verdict.ingress, to, from, port),
     ],
   };
+}
+
+function nodeText(direction: Direction, { allowed, by, rule }: NodeVerdict, own: Endpoint): string {
+  const name = endpointText(own);
+  const names = by.join(', ');
+  if (rule !== undefined)
+    return `${direction}: ${name}: ${allowed ? 'allowed' : 'denied'} by NodeNetworkPolicy ${names} ${direction}[${rule}]`;
+  return allowed
+    ? `${direction}: ${name}: no rule of its NodeNetworkPolicies matches, and none denies by default`
+    : `${direction}: ${name}: denied by default by NodeNetworkPolicy ${names}, no rule matches`;
 }
 
 function sideText(
@@ -44,9 +66,12 @@ function sideText(
   if (!own.pod) return `${direction}: ${name} is no pod, policies do not select it`;
   if (own.pod.hostNetwork) return `${direction}: ${name} uses its node's network, policies do not select it`;
   const last = side.tiers.at(-1);
+  const passed = side.tiers
+    .filter((match) => match !== last || match.rule.action === 'Pass')
+    .map((match) => `, after ${tierText(match, direction)} passed it on`)
+    .join('');
   if (last && last.rule.action !== 'Pass')
-    return `${direction}: ${last.rule.action === 'Accept' ? 'allowed' : 'denied'} by ${tierText(last, direction)}`;
-  const passed = side.tiers.map((match) => `, after ${tierText(match, direction)} passed it on`).join('');
+    return `${direction}: ${last.rule.action === 'Accept' ? 'allowed' : 'denied'} by ${tierText(last, direction)}${passed}`;
   const { rule } = side;
   if (rule) return `${direction}: allowed by ${rule.policy} ${direction}[${rule.index}]${passed}`;
   if (side.isolatedBy.length === 0)

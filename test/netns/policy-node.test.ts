@@ -1,7 +1,7 @@
 /** A node's own firewall in a lab: it refuses to lock its admin out, lets go of what nobody confirms, and holds. */
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { type Lab, portolan, run, startLab } from '../lib/lab.ts';
+import { type Lab, podOf, portolan, portolanCommand, run, startLab } from '../lib/lab.ts';
 import { until } from '../lib/until.ts';
 
 let lab: Lab;
@@ -42,6 +42,12 @@ function firewall(args: string[], object?: unknown) {
     ...(object === undefined ? {} : { input: JSON.stringify(object) }),
   });
 }
+const explain = (from: string) => ['policy', 'explain', '--from', from, '--to', ADDRESS, '--port', '9999'];
+interface Explained {
+  from: string;
+  allowed: boolean;
+  reasons: string[];
+}
 interface State {
   state: string;
   lockouts: string[];
@@ -49,8 +55,22 @@ interface State {
 const stateOf = async () =>
   (await lab.ask<State[]>('node2', 'firewall', 'status')).map(({ state }) => state).join();
 
+test('who may talk to whom is explained before there is any policy, by the name of a pod too', async () => {
+  const pod = podOf('asks', ['sleep', '600'], { nodeName: 'node1' });
+  await lab.apply(pod);
+  await lab.waitReady('app=asks');
+  const [told] = await lab.ask<Explained[]>('node2', ...explain('default/asks'));
+  assert.match(told!.from, /^default\/asks \(10\.244\./);
+  assert.equal(told!.allowed, true);
+});
+
 test('what would cut the tunnel of peers is refused before it is written, and by every node', async () => {
-  const dry = await firewall(['apply', '-', '--dry-run'], policy([]));
+  // As a person does it, on the node: what leads to the API server from there comes with it.
+  const onNode = ['lab', 'exec', '--name', lab.name, 'node2', '--', ...portolanCommand];
+  const dry = await portolan([...onNode, 'firewall', 'apply', '-', '--dry-run'], {
+    env: { KUBECONFIG: '/nonexistent' },
+    input: JSON.stringify(policy([])),
+  });
   assert.equal(dry.status, 1, dry.stderr);
   assert.match(dry.stdout, /refused.*the tunnel from node node1 \(172\.31\.0\.11\)/);
   assert.equal((await lab.tryKubectl(['get', 'nnp', 'own'])).status, 1);
@@ -80,6 +100,9 @@ test('a trial that nobody confirms ends, one that is confirmed stays', async () 
   await until(async () => (await stateOf()) === 'in force', { what: 'it is in force' });
   assert.equal(await fromOutside(), false);
   assert.equal(await fromPeer(), true);
+  const [told] = await lab.ask<Explained[]>('node2', ...explain('192.0.2.9'));
+  assert.equal(told!.allowed, false);
+  assert.match(told!.reasons[1]!, /denied by default by NodeNetworkPolicy own/);
   // Whoever restarts the agent opens nothing.
   assert.equal((await lab.cli('restart', 'node2', '--kill')).status, 0);
   assert.equal(await fromOutside(), false);

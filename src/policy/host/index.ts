@@ -1,5 +1,5 @@
 export { HostDecider, type HostSources } from './decider.ts';
-export { type Enforcement, enforcement, inOrder, judgeNode } from './evaluate.ts';
+export { type Enforcement, enforcement, inOrder, judgeNode, type NodeVerdict } from './evaluate.ts';
 export { nodePolicyFacts } from './facts.ts';
 export { hostChains } from './rules.ts';
 export type { Contact, NodePolicyFacts, NodePolicyState } from './types.ts';

@@ -1,0 +1,173 @@
+/** `portolan policy explain`: what texts name as ends of a connection, and what policies make of it. */
+import { type IpAddress, tryParseIp } from '../addr/index.ts';
+import { policyError } from '../errors/index.ts';
+import type { Protocol } from '../model/kubernetes.ts';
+import {
+  type Endpoint,
+  type Explanation,
+  endpointText,
+  evaluate,
+  explain,
+  type PolicyController,
+} from '../policy/index.ts';
+import type { ServiceFacts, SliceFacts } from '../service/index.ts';
+
+export interface ExplainSources {
+  readonly controller: PolicyController;
+  readonly services: { readonly items: ReadonlyMap<string, ServiceFacts> };
+  readonly slices: { readonly items: ReadonlyMap<string, SliceFacts> };
+}
+
+/** What a connection is made to; without a protocol it is one without ports. */
+interface Target {
+  readonly protocol: Protocol | undefined;
+  readonly port: number;
+}
+
+/** Of each destination that is meant; of two families only what differs. Throws POLICY_*. */
+export async function explainTraffic(
+  query: URLSearchParams,
+  sources: ExplainSources,
+): Promise<Explanation[]> {
+  const { controller } = sources;
+  await controller.allKnown();
+  const target = readPort(query.get('port') ?? '80/tcp');
+  const own = controller.nodeAddresses();
+  const from = ends(query.get('from') ?? '', controller, own);
+  const found = destinations(query.get('to') ?? '', from[0], target, sources, own);
+  return found.flatMap(({ to, port, asked }) => {
+    const told = new Set<string>();
+    return pairs(from, to).flatMap(([source, destination]) => {
+      // A node that hands on to a pod elsewhere takes the answers back under its own address.
+      const seen = asked && destination.pod?.node !== asked.node ? asked : source;
+      const flow = { from: seen, to: destination, protocol: target.protocol, port };
+      const verdict = evaluate(flow, controller.compiler);
+      const plain = explain(flow, verdict, controller.nodeVerdicts(flow));
+      const explanation = withUnknown(plain, [source, destination], controller);
+      const decided = explanation.reasons.join().replace(/\([0-9a-f.:]+\)/g, '');
+      if (told.has(decided)) return [];
+      told.add(decided);
+      return [explanation];
+    });
+  });
+}
+
+/** Ends that can talk to each other: the first of each family. */
+function pairs(from: readonly Endpoint[], to: readonly Endpoint[]): [Endpoint, Endpoint][] {
+  return ([4, 6] as const).flatMap((family) => {
+    const ofFamily = ({ address }: Endpoint) => address.family === family;
+    const source = from.find(ofFamily);
+    const destination = to.find(ofFamily);
+    return source && destination ? [[source, destination] as [Endpoint, Endpoint]] : [];
+  });
+}
+
+function readPort(text: string): Target {
+  if (text.toLowerCase() === 'icmp') return { protocol: undefined, port: 0 };
+  const [number = '', name = 'tcp', more] = text.split('/');
+  const protocol = name.toUpperCase();
+  const port = Number(number);
+  const isPort = /^\d{1,5}$/.test(number) && port >= 1 && port <= 65_535;
+  if (!isPort || more !== undefined || !/^(TCP|UDP|SCTP)$/.test(protocol))
+    throw policyError('POLICY_BAD_PORT', { text });
+  return { protocol: protocol as Protocol, port };
+}
+
+/** The addresses that a text names: itself, or those of a pod. */
+function ends(text: string, controller: PolicyController, own: ReadonlySet<string>): Endpoint[] {
+  const address = tryParseIp(text);
+  if (address) return [controller.endpoint(address, own)];
+  const name = text.replace(/^pods?\//, '');
+  const pod = controller.compiler.pods.get(name);
+  const known: readonly IpAddress[] = pod ? controller.compiler.addressesOf(name, pod) : [];
+  const addresses = known.length > 0 ? known : (pod?.addresses ?? []);
+  if (!pod || addresses.length === 0) throw policyError('POLICY_NO_SUCH_ENDPOINT', { text });
+  // What such a pod sends, its node sends.
+  const node = pod.hostNetwork ? pod.node : undefined;
+  return addresses.map((each) => ({ address: each, pod, node }));
+}
+
+interface Destination {
+  readonly to: readonly Endpoint[];
+  readonly port: number;
+  /** The node whose address strangers ask, where that may be what the destination sees of them. */
+  readonly asked?: Endpoint | undefined;
+}
+
+/** What a connection may end at: one destination, or every backend of a Service. */
+function destinations(
+  text: string,
+  from: Endpoint | undefined,
+  target: Target,
+  sources: ExplainSources,
+  own: ReadonlySet<string>,
+): Destination[] {
+  const { controller, services, slices } = sources;
+  const address = tryParseIp(text);
+  const end = address && controller.endpoint(address, own);
+  const frontend = end && serviceAt(end, from, target, sources);
+  const key = frontend?.key ?? /^(?:service|svc)\/(.+)$/.exec(text)?.[1];
+  if (key === undefined) return [{ to: ends(text, controller, own), port: target.port }];
+  const service = services.items.get(key);
+  if (!service) throw policyError('POLICY_NO_SUCH_ENDPOINT', { text });
+  const wanted = service.ports.find(
+    ({ port, nodePort, protocol }) =>
+      protocol === target.protocol && (frontend?.byNodePort ? nodePort : port) === target.port,
+  );
+  const asked = frontend?.byNodePort && !service.externalLocal && from?.node !== end?.node ? end : undefined;
+  if (!wanted) {
+    const has = service.ports.map(({ port, protocol }) => `${port}/${protocol.toLowerCase()}`);
+    const port = target.protocol ? `${target.port}/${target.protocol.toLowerCase()}` : 'icmp';
+    throw policyError('POLICY_NO_SUCH_SERVICE_PORT', { service: key, port, has });
+  }
+  const found: Destination[] = [];
+  for (const slice of slices.items.values()) {
+    if (slice.service !== key || (address && slice.family !== address.family)) continue;
+    const backend = slice.ports.find(
+      ({ name, protocol }) => name === wanted.name && protocol === wanted.protocol,
+    );
+    if (!backend) continue;
+    for (const endpoint of slice.endpoints) {
+      const at = tryParseIp(endpoint.address);
+      if (at) found.push({ to: [controller.endpoint(at, own)], port: backend.port, asked });
+    }
+  }
+  return found;
+}
+
+/**
+ * The Service that takes what is sent to an address of its own, or to one of its ports of a node. What a pod sends to
+ * another node's port leaves it for that node: its policies judge that, not the backend.
+ */
+function serviceAt(
+  { address, node }: Endpoint,
+  from: Endpoint | undefined,
+  target: Target,
+  { services }: ExplainSources,
+): { key: string; byNodePort: boolean } | undefined {
+  const text = String(address);
+  const asksNode = node !== undefined && (!from?.pod || from.pod.node === node);
+  for (const { key, clusterIPs, loadBalancerIPs, externalIPs, ports } of services.items.values()) {
+    if ([clusterIPs, loadBalancerIPs, externalIPs].some((list) => list.includes(text)))
+      return { key, byNodePort: false };
+    const isNodePort = ({ nodePort, protocol }: (typeof ports)[number]) =>
+      nodePort !== 0 && nodePort === target.port && protocol === target.protocol;
+    if (asksNode && ports.some(isNodePort)) return { key, byNodePort: true };
+  }
+  return undefined;
+}
+
+/** A pod of this node that nothing is known of is closed, whatever policies would say. */
+function withUnknown(
+  explanation: Explanation,
+  sides: readonly Endpoint[],
+  controller: PolicyController,
+): Explanation {
+  const closed = [...controller.compiler.isolated.values()].filter(({ unknown }) => unknown);
+  const side = sides.find(({ address }) =>
+    closed.some(({ local }) => local.addresses.some((each) => each.equals(address))),
+  );
+  if (!side) return explanation;
+  const why = `${endpointText(side)} is closed until its labels are known: its namespace has policies`;
+  return { ...explanation, allowed: false, reasons: [why, ...explanation.reasons] };
+}

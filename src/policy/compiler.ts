@@ -83,6 +83,8 @@ export class PolicyCompiler extends KnownWorld {
     const locals = this.localsIn(dirt.namespaces, dirt.pods);
     for (const local of locals) this.#updateLocal(local);
     this.#updateStructure(dirt.policies);
+    // A policy of the node may be new, and with it the set of pods that were there before it.
+    if (dirt.policies) for (const local of this.locals.values()) this.#knowToHost(local);
     this.#updateVerdicts(locals);
     return true;
   }

@@ -75,6 +75,8 @@ export class PolicyController {
   /** Something was told since the last look at what is dirty. */
   #again = false;
   #locals = false;
+  /** Rules are to go on counting through the next change: whoever watches must not set them back. */
+  #keepCounts = false;
   #running: Promise<void> | undefined;
   #retryMs = 0;
   #retryTimer: NodeJS.Timeout | undefined;
@@ -160,6 +162,7 @@ export class PolicyController {
   /** Reports packets by nflog from now on, or no longer. */
   setLogging(logging: Logging): void {
     this.compiler.setLogging(logging);
+    this.#keepCounts = true;
     this.#trigger();
   }
 
@@ -331,7 +334,9 @@ export class PolicyController {
   }
 
   #apply(): void {
-    const changed = this.engine.apply(this.compiler.tables);
+    const keepCounts = this.#keepCounts;
+    this.#keepCounts = false;
+    const changed = this.engine.apply(this.compiler.tables, keepCounts);
     this.#state = this.#state.state === 'done' ? this.#state : { state: 'done', sinceMs: Date.now() };
     this.#retryMs = 0;
     const { compiler } = this;

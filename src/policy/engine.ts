@@ -79,21 +79,24 @@ export class NftPolicyEngine {
   }
 
   /** What has to be done, without doing it. Reads the kernel when that is not known. */
-  plan(tables: Readonly<Record<Family, Tables>>): PolicyPlan[] {
+  plan(tables: Readonly<Record<Family, Tables>>, keepCounts = false): PolicyPlan[] {
     for (const family of FAMILIES) this.#observe(family, tables[family]);
     return FAMILIES.map((family) => {
       const { chains, clear } = this.#applied[family];
-      return planPolicy(family, chains, tables[family], clear);
+      const keeps = keepCounts && clear.length === 0;
+      const standing = keeps ? Map.groupBy(this.rules(family), ({ chain }) => chain) : undefined;
+      return planPolicy(family, chains, tables[family], clear, standing);
     });
   }
 
   /**
    * Brings the kernel up to date, both families in one transaction, or two when there are new chains. Returns whether there was anything to do. Throws
-   * POLICY_NOT_PROGRAMMED; trying again is safe.
+   * POLICY_NOT_PROGRAMMED; trying again is safe. `keepCounts`: rules that stay the same go on counting, which takes a
+   * look at all of them; else the chains that differ are written anew.
    */
-  apply(tables: Readonly<Record<Family, Tables>>): boolean {
+  apply(tables: Readonly<Record<Family, Tables>>, keepCounts = false): boolean {
     try {
-      return this.#applyBoth(tables);
+      return this.#applyBoth(tables, keepCounts);
     } catch {
       // Somebody else may have changed what the plan was made for: once more, from what is really there.
       for (const family of FAMILIES) this.#applied[family].suspects = 'all';
@@ -129,11 +132,11 @@ export class NftPolicyEngine {
     this.#ruleset.close();
   }
 
-  #applyBoth(tables: Readonly<Record<Family, Tables>>): boolean {
+  #applyBoth(tables: Readonly<Record<Family, Tables>>, keepCounts = false): boolean {
     for (const family of FAMILIES)
       if (this.#applied[family].suspects === 'all')
         this.#ruleset.wake({ family: nftFamily(family), table: TABLE });
-    const plans = this.plan(tables);
+    const plans = this.plan(tables, keepCounts);
     this.#change(plans);
     for (const family of FAMILIES) {
       const { sets, retired, chains } = tables[family];

@@ -6,6 +6,9 @@ import { ruleText } from '../kernel/nft/index.ts';
 import type { NetworkPolicy } from '../model/kubernetes.ts';
 import { PolicyCompiler } from './compiler.ts';
 import { namespaceLabels, policyFacts } from './facts.ts';
+import { nodePolicyFacts } from './host/index.ts';
+import type { Logging } from './logging.ts';
+import { HOST_PODS } from './names.ts';
 import { planPolicy, policyPlanText } from './plan.ts';
 import type { Chain } from './tables.ts';
 
@@ -98,6 +101,45 @@ test('a new pod under the same policies changes elements and no rule', () => {
       'add element ip portolan policy_selves { 10.244.1.9 . 10.244.1.9 comment "pod x/p9" }',
     ],
   );
+});
+
+test('rules that report come and go beside the others, which stay with what they have counted', () => {
+  const world = compiler(WEB);
+  for (const set of world.tables[4].sets.values()) set.settle();
+  const toggled = (logging: Logging) => {
+    const chains = new Map<string, Chain | undefined>(world.tables[4].chains);
+    const standing = new Map(
+      world.tables[4].chains
+        .entries()
+        .map(([name, { rules }]) => [name, rules.map((_, at) => ({ handle: BigInt(at) }))]),
+    );
+    world.setLogging(logging);
+    world.compile();
+    return policyPlanText(planPolicy(4, chains, world.tables[4], [], standing))
+      .trim()
+      .split('\n');
+  };
+  const on = toggled('all');
+  assert.ok(on.length > 1);
+  for (const line of on.slice(1)) assert.match(line, /^insert rule .* handle \d+ .*log prefix/);
+  const off = toggled('off');
+  for (const line of off.slice(1)) assert.match(line, /^delete rule ip portolan policy_in\S* handle \d+$/);
+});
+
+test('a policy of the node that comes after its pods does not cut it off from them', () => {
+  const world = compiler(WEB);
+  const denies = nodePolicyFacts({
+    apiVersion: 'policy.portolan.dev/v1alpha1',
+    kind: 'NodeNetworkPolicy',
+    metadata: { name: 'denies' },
+    spec: { nodeSelector: {}, priority: 1, defaultEgress: 'Deny' },
+  });
+  const reached = () => [...(world.tables[4].sets.get(HOST_PODS)?.elements.keys() ?? [])].sort();
+  for (const enforced of [[denies], [], [denies]]) {
+    world.setHost(enforced);
+    world.compile();
+    assert.deepEqual(reached(), enforced.length === 0 ? [] : ['10.244.1.2', '10.244.1.3']);
+  }
 });
 
 test('the last policy takes every chain and set with it', () => {

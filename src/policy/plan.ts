@@ -6,7 +6,15 @@
  * Traffic sees the old rules or the new ones, and never none. When only elements differ, only they are changed.
  */
 import type { Family } from '../addr/index.ts';
-import { changesText, type NftChange, type NftSetShape, removal, ruleText } from '../kernel/nft/index.ts';
+import {
+  changesText,
+  type NftChange,
+  type NftSetShape,
+  removal,
+  ruleChanges,
+  ruleSeal,
+  ruleText,
+} from '../kernel/nft/index.ts';
 import { comment, nftFamily, TABLE } from './names.ts';
 import type { Chain, SetTable, Tables } from './tables.ts';
 
@@ -16,15 +24,20 @@ export interface PolicyPlan {
   readonly changes: readonly NftChange[];
 }
 
+/** Rules of chains in their order. */
+export type StandingRules = ReadonlyMap<string, readonly { readonly handle: bigint }[]>;
+
 /**
  * `applied` are the chains that the kernel has; a chain whose rules are not known is undefined. `clear` comes first in
- * the same transaction: it removes a part that has to be made anew.
+ * the same transaction: it removes a part that has to be made anew. Rules that are in `standing` and stay the same are
+ * left with what they have counted; without it a chain is written anew.
  */
 export function planPolicy(
   family: Family,
   applied: ReadonlyMap<string, Chain | undefined>,
   tables: Tables,
   clear: readonly NftChange[] = [],
+  standing: StandingRules = new Map(),
 ): PolicyPlan {
   const table = { family: nftFamily(family), table: TABLE };
   const changedChains = [...tables.chains].filter(([name, chain]) => !sameChain(applied.get(name), chain));
@@ -41,20 +54,36 @@ export function planPolicy(
   for (const set of newSets) changes.push({ ...table, change: 'add set', set: shapeOf(set) });
   for (const { set, deletes } of elements)
     if (deletes.length > 0) changes.push({ ...table, change: 'delete elements', set, elements: deletes });
+  const kept = new Map(
+    changedChains.flatMap(([chain, { rules }]) => {
+      const found = knownRules(applied.get(chain), standing.get(chain));
+      return found ? [[chain, ruleChanges({ ...table, chain }, found, rules, () => true)] as const] : [];
+    }),
+  );
+  for (const { deletes } of kept.values()) changes.push(...deletes);
   for (const [chain, { hook }] of changedChains) {
+    if (kept.has(chain)) continue;
     if (applied.has(chain)) changes.push({ ...table, change: 'flush chain', chain });
     // Somebody may have given it another policy.
     const unsure = applied.get(chain) === undefined && hook !== undefined;
     if (unsure || !applied.has(chain)) changes.push({ ...table, change: 'add chain', chain, hook });
   }
+  for (const { adds } of kept.values()) changes.push(...adds);
   for (const [chain, { rules }] of changedChains)
-    for (const rule of rules) changes.push({ ...table, change: 'add rule', chain, rule });
+    if (!kept.has(chain))
+      for (const rule of rules) changes.push({ ...table, change: 'add rule', chain, rule });
   for (const { set, adds } of elements)
     if (adds.length > 0) changes.push({ ...table, change: 'add elements', set, elements: adds });
   for (const chain of goneChains) changes.push({ ...table, change: 'flush chain', chain });
   for (const set of goneSets) changes.push({ ...table, change: 'delete set', set: shapeOf(set) });
   for (const chain of goneChains) changes.push({ ...table, change: 'delete chain', chain });
   return { family, changes };
+}
+
+/** The rules of a chain as the kernel tells them, when they are those that were written. */
+function knownRules(chain: Chain | undefined, found: readonly { readonly handle: bigint }[] | undefined) {
+  if (!chain || found?.length !== chain.rules.length) return undefined;
+  return found.map(({ handle }, at) => ({ handle, seal: ruleSeal(chain.rules[at]!) }));
 }
 
 export function isEmptyPlan({ changes }: PolicyPlan): boolean {

@@ -118,6 +118,17 @@ test('policy log -f names who was denied by what, and costs no rule when nobody 
   const logging = async () =>
     (await lab.mustExec('node2', ['nft', 'list', 'table', 'ip', 'portolan'])).includes('log prefix');
   assert.equal(await logging(), false);
+  const counted = async () =>
+    (
+      await lab.ask<{ rules: { family: string; connections: number }[] }>(
+        'node2',
+        'policy',
+        'show',
+        'tenants',
+      )
+    ).rules.find(({ family }) => family === 'IPv4')!.connections;
+  const before = await counted();
+  assert.ok(before > 0);
   const follower = lab.start(lab.netns('node2'), lab.cgroup('node2'), [
     ...[
       'env',
@@ -154,4 +165,7 @@ test('policy log -f names who was denied by what, and costs no rule when nobody 
   }
   for (let tries = 0; tries < 50 && (await logging()); tries++) await sleep(100);
   assert.equal(await logging(), false);
+  // Rules that report came and went beside those that count.
+  const after = await counted();
+  assert.ok(after > before, `${before} connections before somebody watched, ${after} afterwards`);
 });

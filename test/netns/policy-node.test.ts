@@ -83,6 +83,22 @@ test('what would cut the tunnel of peers is refused before it is written, and by
   await lab.kubectl(['delete', 'nnp', 'own']);
 });
 
+test('a node that may send nothing else reaches the pods that it had before', async () => {
+  const ping = async (to: string) => (await lab.exec('node1', ['ping', '-c1', '-W1', to])).status === 0;
+  const pod = await lab.kubectl(['get', 'pod', 'asks', '-o', 'jsonpath={.status.podIP}']);
+  const api = { networks: ['172.31.0.1/32'] };
+  const rules = [
+    { action: 'Accept', to: [api], protocols: [{ tcp: { destinationPort: { number: 6443 } } }] },
+    { action: 'Accept', to: [{ nodes: {} }] },
+  ];
+  const spec = { nodeSelector: {}, priority: 10, defaultEgress: 'Deny', egress: rules };
+  await lab.apply({ ...policy([]), spec });
+  await until(async () => !(await ping('172.31.0.1')), { what: 'strangers are out of reach' });
+  assert.equal(await ping(pod), true);
+  await lab.kubectl(['delete', 'nnp', 'own']);
+  await until(() => ping('172.31.0.1'), { what: 'everything is sent again' });
+});
+
 test('a trial that nobody confirms ends, one that is confirmed stays', async () => {
   const trial = await firewall(['apply', '-', '--confirm-within', '4s'], policy([PEERS]));
   assert.equal(trial.status, 0, trial.stderr);

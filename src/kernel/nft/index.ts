@@ -49,8 +49,10 @@ export {
   RETURN,
   ruleOf,
 } from './rule.ts';
+export { ruleChanges } from './rule-changes.ts';
 export { ruleText } from './rule-text.ts';
 export { NftRuleset } from './ruleset.ts';
+export { ruleSeal } from './seal.ts';
 export { formatKey, type NftElement, type NftFamily, type NftSet, readNftElements } from './set-element.ts';
 export { expressionsOf } from './statements.ts';
 export { inSteps } from './steps.ts';

@@ -294,6 +294,7 @@ async function openParts(
     manager: pods?.manager,
     runner: pods?.runner,
     egress: egress.controller,
+    findPod: egress.findPod,
     serviceRules: services.rules,
     podSources,
     announcer: services.announcer,

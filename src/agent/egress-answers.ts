@@ -1,7 +1,7 @@
 /** What `portolan egress` and `portolan status` show. */
-import { type IpAddress, tryParseIp } from '../addr/index.ts';
-import { DROPS, type EgressController, type EgressState, type Fate, insideTest } from '../egress/index.ts';
+import { DROPS, type EgressController, type EgressState, type Fate } from '../egress/index.ts';
 import { egressError } from '../errors/index.ts';
+import { type EgressWorld, explainEgress } from './egress-explain.ts';
 import type { Routes } from './socket.ts';
 
 /** One namespace in one family, as `portolan egress list` shows it. */
@@ -31,17 +31,11 @@ export interface EgressSummary {
   connectionsCut: number;
 }
 
-/** What becomes of one connection. */
-export interface EgressExplanation {
-  from: string;
-  to: string;
-  /** The address that the other side sees, as far as egress addresses decide. */
-  source: 'its own' | 'its node' | 'egress address' | 'none';
-  address?: string;
-  lines: string[];
-}
-
-export function egressRoutes(controller: EgressController, node: string): Routes {
+export function egressRoutes(
+  controller: EgressController,
+  node: string,
+  findPod: EgressWorld['findPod'],
+): Routes {
   const known = () => {
     if (controller.claims === undefined) throw egressError('EGRESS_NOT_KNOWN', {});
   };
@@ -53,7 +47,10 @@ export function egressRoutes(controller: EgressController, node: string): Routes
     'GET /egress/plan': () => controller.plan(),
     'GET /egress/explain': (query) => {
       known();
-      return explainEgress(controller, node, query.get('from') ?? '', query.get('to') ?? '');
+      const { desired, localPods } = controller;
+      const isNamespace = (name: string) => controller.isKnown(name);
+      const world = { node, desired, isNamespace, local: localPods, findPod };
+      return explainEgress(world, query.get('from') ?? '', query.get('to') ?? '');
     },
   };
 }
@@ -98,55 +95,4 @@ export function egressProblems(states: readonly EgressState[]): { namespace: str
   for (const { namespace, fate } of states)
     if (fate.kind === 'closed') found.set(`${namespace} ${fate.why}`, { namespace, why: fate.why });
   return [...found.values()];
-}
-
-/** `from` is a pod of this node as namespace/name, or a namespace; `to` an address. */
-function explainEgress(
-  controller: EgressController,
-  node: string,
-  from: string,
-  to: string,
-): EgressExplanation {
-  const target = tryParseIp(to);
-  if (!target) throw egressError('EGRESS_BAD_ADDRESS', { text: to });
-  const { desired } = controller;
-  const namespace = from.split('/')[0] ?? '';
-  const isPod = from.includes('/');
-  const pod = desired.local.find((each) => each.pod.name === from && each.address.family === target.family);
-  const fate =
-    pod?.fate ??
-    desired.states.find((each) => each.namespace === namespace && each.family === target.family)?.fate;
-  const said = { from, to: String(target) };
-  const inside = insideOf(controller, target);
-  if (inside) return { ...said, source: 'its own', lines: [`${target} ${inside}: pods keep their address`] };
-  if (!fate)
-    return {
-      ...said,
-      source: 'its node',
-      lines: [`namespace ${namespace} asks for no IPv${target.family} egress address: it is masqueraded`],
-    };
-  if (isPod && !pod && fate.kind !== 'closed')
-    return {
-      ...said,
-      source: 'egress address',
-      address: String(fate.address),
-      lines: [`${from} is no pod of ${node}; on its node it goes to the holder of ${fate.address}`],
-    };
-  return { ...said, ...told(fate, node) };
-}
-
-function told(fate: Fate, node: string): Pick<EgressExplanation, 'source' | 'address' | 'lines'> {
-  if (fate.kind === 'closed') return { source: 'none', lines: [`dropped: ${fate.why}`] };
-  const address = String(fate.address);
-  const seen = `the other side sees ${address}`;
-  if (fate.kind === 'here')
-    return { source: 'egress address', address, lines: [`${node} holds ${address}`, seen] };
-  const lines = [`slot ${fate.slot}: routed to ${fate.node}, which holds ${address}`, seen];
-  return { source: 'egress address', address, lines };
-}
-
-function insideOf({ desired }: EgressController, target: IpAddress): string | undefined {
-  if (insideTest(desired.cluster, [])(target)) return 'is of a pod or Service';
-  if (insideTest([], desired.nodeAddresses)(target)) return 'is of a node';
-  return target.isMulticast || target.isLinkLocal || target.isLoopback ? 'is not outside' : undefined;
 }

@@ -19,9 +19,12 @@ import {
   movableAddresses,
   readClaims,
 } from '../egress/index.ts';
+import { isNetError } from '../errors/index.ts';
 import { type Attachment, attachmentKey } from '../ipam/index.ts';
 import type { Namespace, Node } from '../model/kubernetes.ts';
+import { podFacts } from '../policy/index.ts';
 import { EgressEvents } from './egress-events.ts';
+import type { EgressWorld } from './egress-explain.ts';
 import { EgressSeenFile } from './egress-seen.ts';
 import type { Announcer } from './l2/announcer.ts';
 import { LocalAddresses } from './local-addresses.ts';
@@ -51,6 +54,8 @@ export interface NodeEgress {
   /** What this node's Node has to say. */
   annotations(): Record<string, string>;
   /** Throws EGRESS_NOT_PROGRAMMED. */
+  /** Asks the API for a pod of any node. */
+  readonly findPod: EgressWorld['findPod'];
   admit(attachment: Attachment): void;
   forget(attachment: Attachment): void;
   start(attachments: Iterable<Attachment>): void;
@@ -142,6 +147,15 @@ export function openEgress(options: NodeEgressOptions, undo: AsyncDisposableStac
       const { claims } = controller;
       const there = nodes.items.get(nodeName)?.metadata.annotations?.[HELD_ANNOTATION] !== undefined;
       return claims && (there || claims.size > 0) ? { [HELD_ANNOTATION]: claimsText(claims) } : {};
+    },
+    findPod: async (namespace, name) => {
+      try {
+        return podFacts(
+          await client.get(resources.pods, { namespace, name }, { retryForMs: 0, timeoutMs: 5_000 }),
+        );
+      } catch (error) {
+        return isNetError(error, 'CLIENT_NOT_FOUND') ? undefined : 'unknown';
+      }
     },
     admit: (attachment) => {
       const pod = podOf(attachment);

@@ -5,6 +5,7 @@ import type { OverlayConfig } from '../overlay/index.ts';
 import type { PodManager, ProcessRunner } from '../pods/index.ts';
 import type { Durations } from '../reconcile/index.ts';
 import type { NodeServiceEngine, ServiceController } from '../service/index.ts';
+import type { EgressWorld } from './egress-explain.ts';
 import type { Announcer } from './l2/announcer.ts';
 import type { NftParts } from './nft-parts.ts';
 import type { Overlay } from './node-network.ts';
@@ -31,6 +32,7 @@ export interface AgentParts {
   readonly manager: PodManager | undefined;
   readonly runner: ProcessRunner | undefined;
   readonly egress: EgressController;
+  readonly findPod: EgressWorld['findPod'];
   readonly serviceRules: NftParts;
   readonly podSources: PodSources;
   readonly announcer: Announcer;

@@ -55,7 +55,7 @@ export function agentRoutes(parts: AgentParts): Routes {
     'GET /services/explain': (query) => explanationText(explained(parts, query.get('service') ?? '')),
     'GET /services/packet': (query) => packetAnswer(parts, query),
     ...policyRoutes(parts),
-    ...egressRoutes(parts.egress, parts.options.nodeName),
+    ...egressRoutes(parts.egress, parts.options.nodeName, parts.findPod),
     'GET /services/announced': () => parts.announcer.list(),
     'GET /metrics': async () => new TextAnswer(await agentMetrics(parts), METRICS_TYPE),
     'GET /services/maps': () => parts.engine.dump(),

@@ -1,6 +1,7 @@
 /** `portolan egress`: which address the pods of a namespace have outside the cluster. */
 import type { Command } from 'commander';
-import type { EgressExplanation, EgressRow } from '../agent/egress-answers.ts';
+import type { EgressRow } from '../agent/egress-answers.ts';
+import type { EgressExplanation } from '../agent/egress-explain.ts';
 import { type AskFlags, ask, asking } from './asking.ts';
 import { examples } from './help.ts';
 import { print, styled, table } from './output.ts';

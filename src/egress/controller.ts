@@ -136,6 +136,16 @@ export class EgressController {
     return this.#wishes;
   }
 
+  /** Whether a namespace is there, as far as is known. */
+  isKnown(namespace: string): boolean {
+    return this.#options.sources.isKnown(namespace);
+  }
+
+  /** Pods of this node, as namespace/name. */
+  get localPods(): ReadonlySet<string> {
+    return new Set([...this.#locals.values()].map(({ name }) => name));
+  }
+
   get desired(): EgressDesired {
     return this.#kernel.desired;
   }

@@ -8,6 +8,7 @@ export {
   type EgressStatus,
   type RemotePods,
 } from './controller.ts';
+export type { EgressDesired } from './desired.ts';
 export { movableAddresses, wantedAddresses } from './holders.ts';
 export { DROPS, EGRESS_PREFIX } from './rules.ts';
 export { isSlotTable, planSlots } from './slots.ts';

@@ -234,19 +234,25 @@ test('one node holds the address, the others send there, and everybody can read 
     ['0x1000000'],
   );
   assert.deepEqual(await lab.ask(away, 'egress', 'plan'), []);
-  const { stdout } = await lab.cli(
-    'exec',
-    away,
-    '--',
-    ...portolanCommand,
-    'egress',
-    'explain',
-    '--from',
-    `shop/${away}`,
-    '--to',
-    OUTSIDE[4],
+  const explain = (from: string) =>
+    lab.cli('exec', away, '--', ...portolanCommand, 'egress', 'explain', '--from', from, '--to', OUTSIDE[4]);
+  const leaves = new RegExp(`leaves as ${MOVABLE[4]}.*routed to ${holder}`, 's');
+  assert.match((await explain(`shop/${away}`)).stdout, leaves);
+  const cases: [string, RegExp][] = [
+    [`shop/${holder}`, new RegExp(`leaves as ${MOVABLE[4]}.*is on ${holder}`, 's')],
+    ['shop/host', /leaves as its node.*network of its node node1/s],
+    ['default', /leaves as its node.*asks for no IPv4/s],
+    ['shpo', /^error\[EGRESS_NO_SUCH_NAMESPACE\].*"shpo".*kubectl get namespaces/ms],
+    [away, new RegExp(`^error\\[EGRESS_NO_SUCH_NAMESPACE\\].*"shop/${away}"`, 'ms')],
+    ['shop/nobody', /^error\[EGRESS_NO_SUCH_POD\].*"nobody".*"shop"/ms],
+  ];
+  await Promise.all(
+    cases.map(async ([from, want]) => {
+      const { stdout, stderr, status } = await explain(from);
+      assert.match(stdout + stderr, want);
+      assert.equal(status, want.source.includes('error') ? 1 : 0, from);
+    }),
   );
-  assert.match(stdout, new RegExp(`leaves as ${MOVABLE[4]}[^]*routed to ${holder}`));
 });
 
 test('somebody deletes our rule, route or marks: nothing leaves with another address, and it is back at once', async (t) => {

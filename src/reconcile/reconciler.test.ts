@@ -103,3 +103,30 @@ test('a fight with somebody who undoes every change does not make the process sp
   await reconciler.stop();
   assert.ok(reconciler.runs <= 36, `${reconciler.runs} runs`);
 });
+
+test('a dear run is not followed by the next before others had as much time as it took', async () => {
+  const COST_MS = 20;
+  const starts: number[] = [];
+  const ends: number[] = [];
+  const reconciler = new Reconciler({
+    name: 'test',
+    coalesceMs: 0,
+    run: () => {
+      starts.push(performance.now());
+      const before = process.cpuUsage();
+      for (let used = 0; used < COST_MS; ) {
+        const { user, system } = process.cpuUsage(before);
+        used = (user + system) / 1000;
+      }
+      if (starts.length < 4) reconciler.trigger();
+      ends.push(performance.now());
+    },
+  });
+  reconciler.start();
+  await reconciler.idle();
+  await reconciler.stop();
+  assert.equal(starts.length, 4);
+  const rests = starts.slice(1).map((start, at) => start - ends[at]!);
+  // A timer may come a millisecond early.
+  for (const rest of rests) assert.ok(rest > COST_MS - 2, rests.join(' '));
+});

@@ -46,8 +46,9 @@ export class Reconciler {
   #running: Promise<void> | undefined;
   #dirty = false;
   #failures = 0;
-  /** CPU of the last run, ms. */
+  /** CPU of the last run, ms, and when it ended. */
   #costMs = 0;
+  #endedAt = Number.NEGATIVE_INFINITY;
   #runs = 0;
   /** When the last runs began. */
   #recent: number[] = [];
@@ -118,18 +119,27 @@ export class Reconciler {
     this.#timerAt = at;
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
-      this.#running = this.#run().finally(() => {
+      // Before it begins: a run that never waits may trigger the next one.
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#running = promise;
+      void this.#run().finally(() => {
         this.#running = undefined;
+        resolve();
         this.#after();
       });
     }, ms);
   }
 
-  /** Somebody who undoes each change at once must not make this process spin: many runs in a second slow down. */
+  /**
+   * Somebody who undoes each change at once must not make this process spin: many runs in a second slow down. And a dear
+   * run is not followed by the next at once: what else this process does has its turn for as long as the run took.
+   */
   #pauseMs(): number {
+    const now = performance.now();
     const oldest = this.#recent[0];
-    const busy = this.#recent.length === BUSY_RUNS && performance.now() - oldest! < 1_000;
-    return busy ? Math.max(BUSY_PAUSE_MS, this.#options.coalesceMs) : this.#options.coalesceMs;
+    const busy = this.#recent.length === BUSY_RUNS && now - oldest! < 1_000;
+    const turnMs = Math.min(BUSY_PAUSE_MS, this.#endedAt + this.#costMs - now);
+    return Math.max(busy ? BUSY_PAUSE_MS : turnMs, this.#options.coalesceMs);
   }
 
   async #run(): Promise<void> {
@@ -152,6 +162,7 @@ export class Reconciler {
   }
 
   #after(): void {
+    this.#endedAt = performance.now();
     const { resyncMs, retryMs, retryMaxMs } = this.#options;
     if (this.#dirty) {
       this.#schedule(this.#pauseMs());

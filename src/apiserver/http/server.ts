@@ -16,6 +16,9 @@ import { type ApiResponse, jsonResponse, type StreamSink } from './response.ts';
 /** A watcher with this much unsent is cut off; it resumes from its last revision. */
 const MAX_UNSENT_BYTES = 32 << 20;
 
+/** Every request ends with its signal, and a reason of its own would be an error with a stack each time. */
+const CLOSED = new DOMException('The request is over', 'AbortError');
+
 export interface ListenAddress {
   readonly host: string;
   readonly port: number;
@@ -104,7 +107,7 @@ export class HttpServer {
   async #upgrade(message: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
     const gone = new AbortController();
     socket.on('error', () => socket.destroy());
-    socket.once('close', () => gone.abort());
+    socket.once('close', () => gone.abort(CLOSED));
     try {
       const url = new URL(message.url ?? '/', 'https://server');
       const user = impersonated(authenticate(message, this.#options.tokenUser), message.headers);
@@ -136,7 +139,7 @@ export class HttpServer {
 
   async #serve(message: IncomingMessage, response: ServerResponse): Promise<void> {
     const gone = new AbortController();
-    response.on('close', () => gone.abort());
+    response.on('close', () => gone.abort(CLOSED));
     const signal = AbortSignal.any([gone.signal, this.#stopping.signal]);
     const started = performance.now();
     let answer: ApiResponse;

@@ -7,6 +7,12 @@ export const serviceCatalogue = {
       `Cannot use ${c.field} of Service "${c.service}": "${c.value}" ${c.why}`,
     (c) => `Correct ${c.field} of Service "${c.service}"; its other frontends work meanwhile`,
   ),
+  SERVICE_EXTERNAL_IPS_OFF: entry(
+    (c: { service: string; addresses: string }) =>
+      `Cannot serve externalIPs ${c.addresses} of Service "${c.service}": they are switched off on this node`,
+    () =>
+      'Start the agents with --external-ips if all who may write Services may claim any address (CVE-2020-8554); else take a LoadBalancer',
+  ),
   SERVICE_FRONTEND_TAKEN: entry(
     (c: { service: string; frontend: string; owner: string }) =>
       `Cannot serve ${c.frontend} for Service "${c.service}": it belongs to Service "${c.owner}"`,

@@ -366,6 +366,11 @@ test('an explanation says of each backend why it serves or not', () => {
     '    ClusterIP 10.96.0.10:80/TCP pod,node,outside: reject',
     '    - 10.244.1.2:8080 on node-a weight 0: weight 0',
   ]);
+  const claimed = serviceFacts(aService({ externalIPs: ['198.51.100.7'] }));
+  const off = explanationText(explainService(planService(claimed, [], aNode({ externalIPs: false })), node));
+  assert.match(off.at(-1)!, /problem: Cannot serve externalIPs 198\.51\.100\.7 .* switched off/);
+  const on = planService(claimed, [], aNode());
+  assert.deepEqual(on.problems, []);
   const empty = planService(serviceFacts(aService({ clusterIP: 'None' })), [], node);
   assert.deepEqual(explanationText(explainService(empty, node)), [
     'Service default/web',

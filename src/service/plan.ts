@@ -1,5 +1,6 @@
 import { parseCidr, parseIp } from '../addr/index.ts';
 import { inOnePiece } from '../codec/index.ts';
+import { serviceError } from '../errors/index.ts';
 import { chooseEndpoints, EMPTY_SET, mergeEndpoints } from './endpoint-sets.ts';
 import { clusterRules, externalRules, familyOf, frontendsOf, isExternal } from './frontends.ts';
 import type {
@@ -40,8 +41,15 @@ export function planService(
       service.healthCheckNodePort === 0
         ? undefined
         : { port: service.healthCheckNodePort, localReady: localReady(slices, node) },
-    problems: service.problems,
+    problems:
+      service.externalIPs.length === 0 || node.externalIPs
+        ? service.problems
+        : [...service.problems, externalIPsOff(service)],
   };
+}
+
+function externalIPsOff({ key, externalIPs }: ServiceFacts): Error {
+  return serviceError('SERVICE_EXTERNAL_IPS_OFF', { service: key, addresses: externalIPs.join(', ') });
 }
 
 function familiesOf(service: ServiceFacts): Family[] {

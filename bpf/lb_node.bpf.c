@@ -61,7 +61,7 @@ __noinline int lb_outside(struct __sk_buff *skb, const struct lb_packet *p)
 		verdict = lb_handed();
 		return verdict ? verdict : lb_nat_send(skb, p, number - 1, from_client);
 	}
-	flow = lb_flow_known(p, opens, &verdict);
+	flow = lb_flow_known(p, opens, false, &verdict);
 	if (flow)
 		lb_flow_track(flow, p, true);
 	else if (verdict == NO_FLOW)

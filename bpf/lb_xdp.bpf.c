@@ -18,8 +18,6 @@
 #include "lb_outside.h"
 #include "lb_said.h"
 
-#define WRAP 0x7ffffffd /* a verdict: lb_xdp_wrap() */
-
 /* Whether packets are counted for their backends. */
 const volatile bool lb_xdp_counts = true;
 
@@ -38,7 +36,13 @@ __noinline int lb_xdp_near(struct xdp_md *ctx, const struct lb_packet *p, const 
 	return XDP_PASS;
 }
 
-/* Makes room for a word to tc. False where the driver has none. */
+/* Whether the driver has room for a word to tc. */
+static __always_inline bool has_room(struct xdp_md *ctx)
+{
+	return (void *)(long)ctx->data_meta <= (void *)(long)ctx->data;
+}
+
+/* Makes that room. */
 static __always_inline bool may_say(struct xdp_md *ctx)
 {
 	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(__u32)))
@@ -47,7 +51,7 @@ static __always_inline bool may_say(struct xdp_md *ctx)
 	return true;
 }
 
-/* A packet of no flow of lb_nat_flows. Returns an action of XDP, REFUSED plus the reason, TAKE_NAT, or WRAP. */
+/* A packet of no flow of lb_nat_flows. Returns an action of XDP, REFUSED plus the reason, or TAKE_NAT. */
 __noinline int lb_xdp_new(struct xdp_md *ctx, const struct lb_packet *p)
 {
 	struct lb_flow *flow;
@@ -58,33 +62,38 @@ __noinline int lb_xdp_new(struct xdp_md *ctx, const struct lb_packet *p)
 	if (!p || lb_hold() || !in_one_part(ctx, p))
 		return XDP_PASS;
 	opens = opens_connection(p);
-	flow = lb_flow_known(p, opens, &verdict);
+	if (opens || p->protocol == IPPROTO_UDP)
+		lb_nat_expect(p);
+	flow = lb_flow_known(p, opens, true, &verdict);
 	if (flow && (flow->flags & LB_FLOW_DIRECT)) {
-		if (!lb_xdp_goes(ctx, p, flow))
-			return XDP_PASS;
-		lb_flow_track(flow, p, true);
-		return WRAP;
+		int action = lb_xdp_direct(ctx, p, flow);
+
+		if (action != XDP_PASS)
+			lb_flow_track(flow, p, true);
+		return action;
 	}
-	if (!may_say(ctx))
+	if (!has_room(ctx))
 		return XDP_PASS;
 	if (flow) {
 		lb_flow_track(flow, p, true);
-		return lb_xdp_near(ctx, p, flow);
+	} else {
+		flow = lb_flow_opened(ctx, ctx->ingress_ifindex, p, opens, &verdict);
+		if (flow)
+			lb_nat_not_wanted();
+		if (flow && (flow->flags & LB_FLOW_DIRECT))
+			return lb_xdp_direct(ctx, p, flow);
+		if (!flow && verdict != NEXT)
+			return verdict >= REFUSED ? verdict : XDP_DROP;
 	}
-	flow = lb_flow_opened(ctx, ctx->ingress_ifindex, p, opens, &verdict);
-	if (flow && !(flow->flags & LB_FLOW_DIRECT))
-		return lb_xdp_near(ctx, p, flow);
-	if (!flow && verdict == NEXT) {
-		/* Answers come to ports of the range; one to a port of an earlier range goes by tc. */
-		if (!lb_nat_find_answer(p))
-			lb_say(ctx, LB_SAID_DONE);
+	/* Without the word tc finds the flow that there is now. */
+	if (!may_say(ctx))
 		return XDP_PASS;
-	}
-	if (bpf_xdp_adjust_meta(ctx, sizeof(__u32)))
-		return XDP_ABORTED;
 	if (flow)
-		return lb_xdp_goes(ctx, p, flow) ? WRAP : XDP_PASS;
-	return verdict >= REFUSED ? verdict : XDP_DROP;
+		return lb_xdp_near(ctx, p, flow);
+	/* Answers come to ports of the range; one to a port of an earlier range goes by tc. */
+	if (!lb_nat_find_answer(p))
+		lb_say(ctx, LB_SAID_DONE);
+	return XDP_PASS;
 }
 
 static __always_inline struct way way_of(const struct lb_nat_flow *flow, bool from_client)
@@ -163,7 +172,7 @@ static __always_inline int forward(struct xdp_md *ctx)
 	found = bpf_ntohs(p.target_port) - lb_nat_base <= lb_nat_mask ? lb_nat_find_answer(&p) : 0;
 	from_client = !found;
 	if (!found) {
-		found = lb_nat_find(&p);
+		found = lb_nat_find_soon(&p);
 		flow = found ? lb_nat_flow_at(found - 1) : NULL;
 		if (flow && !lb_nat_goes_on(flow, opens_connection(&p))) {
 			lb_nat_free(found - 1, &p);
@@ -180,8 +189,6 @@ static __always_inline int forward(struct xdp_md *ctx)
 			found = lb_nat_take(&p);
 			if (!found)
 				return XDP_DROP;
-		} else if (action == WRAP) {
-			return lb_xdp_wrap(ctx, &p);
 		} else if (action >= REFUSED) {
 			return lb_xdp_refuse(ctx, &p, action - REFUSED);
 		} else {

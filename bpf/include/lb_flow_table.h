@@ -276,8 +276,27 @@ __noinline __u32 lb_flow_search(const struct lb_flow_name *name, __u32 tag)
 	return number;
 }
 
-/* The number of a flow plus 1; 0 for none. */
-__noinline __u32 lb_flow_find(const struct lb_flow_name *name)
+/* Whether there may be flows of a client's port, whoever its peers are. One cache line says that there are none. */
+static __always_inline bool lb_flow_has_client(const struct lb_flow_name *name)
+{
+	struct lb_flow_table *table = lb_flow_table_now();
+	struct lb_flow_set *set;
+	__u32 tag, place, same = 0;
+
+	if (!table)
+		return false;
+	tag = lb_flow_tag(table->seed, name);
+	place = tag & ~LB_FLOW_TAG & table->mask;
+	set = lb_flow_set_at(place);
+	if (!set)
+		return false;
+	for (__u32 slot = 0; slot < LB_FLOW_SLOTS; slot++)
+		same |= set->tag[slot] == tag;
+	return same || set->tried > 1 || !(set->settled || place < table->first);
+}
+
+/* As lb_flow_find(), for who cannot do without haste. */
+static __always_inline __u32 lb_flow_find_here(const struct lb_flow_name *name)
 {
 	struct lb_flow_table *table = lb_flow_table_now();
 	struct lb_flow_set *set;
@@ -303,6 +322,12 @@ __noinline __u32 lb_flow_find(const struct lb_flow_name *name)
 		return 0;
 	}
 	return lb_flow_search(name, tag);
+}
+
+/* The number of a flow plus 1; 0 for none. */
+__noinline __u32 lb_flow_find(const struct lb_flow_name *name)
+{
+	return lb_flow_find_here(name);
 }
 
 static __always_inline bool lb_flow_over(const struct lb_flow *flow)

@@ -32,6 +32,8 @@ const volatile __u32 lb_nat_mask = LB_NAT_PORTS - 1;
 const volatile __u64 lb_nat_seed = 0;
 /* How far to shift jiffies for a tick of about a second. */
 const volatile __u32 lb_tick_shift = 8;
+/* Whether other CPUs see stores in the order in which they were made, as on x86. */
+const volatile bool lb_stores_in_order = false;
 
 enum lb_nat_flag {
 	LB_NAT_REPLIED = 1 << 0,
@@ -208,6 +210,27 @@ __noinline __u32 lb_nat_find(const struct lb_packet *p)
 	return 0;
 }
 
+/*
+ * The same without a call where it lies at the first place, or nowhere, as nearly all do: where the kernel keeps returns
+ * from being guessed (SRSO, retbleed), each costs as much as a guess that was wrong.
+ */
+static __always_inline __u32 lb_nat_find_soon(const struct lb_packet *p)
+{
+	struct lb_nat_way way = lb_nat_way_of(p);
+	struct lb_nat_flow *flow = lb_nat_flow_at(way.first * LB_NAT_SLOTS);
+	struct lb_nat_head *head = bpf_map_lookup_elem(&lb_nat_heads, &way.first);
+	__u32 wanted = LB_NAT_USED | way.front, other = 0;
+
+	if (!head || !flow)
+		return 0;
+	/* Guessed right, the flow is fetched while the line with the words is still on its way. */
+	if ((head->word[0] & (LB_NAT_STATE | LB_NAT_FRONT)) == wanted && lb_nat_is_client(flow, p))
+		return way.first * LB_NAT_SLOTS + 1;
+	for (__u32 slot = 0; slot < LB_NAT_SLOTS; slot++)
+		other |= (head->word[slot] & (LB_NAT_STATE | LB_NAT_FRONT)) == wanted;
+	return other || head->tried > 1 ? lb_nat_find(p) : 0;
+}
+
 /* Number of the flow that a backend answers plus 1; 0 for none. */
 __noinline __u32 lb_nat_find_answer(const struct lb_packet *p)
 {
@@ -263,6 +286,28 @@ static __always_inline bool lb_nat_gone(const struct lb_nat_flow *flow, __u32 no
 	return now - flow->seen > idle_s * lb_hz;
 }
 
+/*
+ * Has the lines fetched that a new flow of this packet is going to need, while there is other work: they are some of very
+ * many that nobody has used for a while.
+ */
+static __always_inline void lb_nat_fetch(const struct lb_packet *p)
+{
+	struct lb_nat_way way = lb_nat_way_of(p);
+	struct lb_nat_head *head = bpf_map_lookup_elem(&lb_nat_heads, &way.first);
+
+#pragma clang loop unroll(disable)
+	for (__u32 slot = 0; slot < LB_NAT_SLOTS && head; slot++) {
+		struct lb_nat_flow *flow = lb_nat_flow_at(way.first * LB_NAT_SLOTS + slot);
+
+		if (!flow)
+			break;
+		(void)*(volatile __u32 *)&flow->seen;
+		(void)*(volatile __u16 *)&flow->flags;
+		if (!(head->word[slot] & LB_NAT_STATE))
+			break;
+	}
+}
+
 /* What a new flow is made of beside the packet. */
 struct lb_nat_wish {
 	__be32 backend[4];
@@ -306,19 +351,22 @@ __noinline __u32 lb_nat_claim(const struct lb_packet *p, const struct lb_nat_wis
 			}
 			continue;
 		}
+		same = ((there ^ word) & LB_NAT_BACK) == 0;
+		/* Not looked at without need: each flow is two cache lines that nobody has used for a while. */
+		if (!same && free != LB_NAT_SLOTS)
+			continue;
 		flow = lb_nat_flow_at(place * LB_NAT_SLOTS + slot);
 		if (!flow)
 			return 0;
-		same = ((there ^ word) & LB_NAT_BACK) == 0;
 		gone = (there & LB_NAT_STATE) == LB_NAT_USED && lb_nat_gone(flow, now, hurry);
 		if (same && !gone)
 			return 0;
-		if (same || (gone && free == LB_NAT_SLOTS)) {
-			free = slot;
-			old = there;
-			if (same)
-				break;
-		}
+		if (!gone)
+			continue;
+		free = slot;
+		old = there;
+		if (same)
+			break;
 	}
 	if (free >= LB_NAT_SLOTS)
 		return 0;
@@ -353,7 +401,12 @@ __noinline __u32 lb_nat_claim(const struct lb_packet *p, const struct lb_nat_wis
 	flow->to_client.ifindex = 0;
 	if (try)
 		__sync_fetch_and_or(&home->tried, 1U << try);
-	__sync_val_compare_and_swap(&head->word[free], LB_NAT_PENDING | word, LB_NAT_USED | word);
+	/* A locked operation would wait until both lines of the flow have come. */
+	asm volatile("" ::: "memory");
+	if (lb_stores_in_order)
+		*(volatile __u32 *)&head->word[free] = LB_NAT_USED | word;
+	else
+		__sync_val_compare_and_swap(&head->word[free], LB_NAT_PENDING | word, LB_NAT_USED | word);
 	return number + 1;
 }
 
@@ -409,10 +462,10 @@ static __always_inline void lb_nat_track(struct lb_nat_flow *flow, __u8 tcp_flag
 		flags |= LB_NAT_RESET;
 	if (tcp_flags & LB_TCP_FIN)
 		flags |= from_client ? LB_NAT_FIN_CLIENT : LB_NAT_FIN_BACKEND;
-	/* Cache lines that do not change are not written. */
+	/* Cache lines that do not change are not written; what becomes of a flow is a matter of seconds. */
 	if (flags != flow->flags)
 		flow->flags = flags;
-	if (now != flow->seen)
+	if (now - flow->seen > lb_hz / 8)
 		flow->seen = now;
 }
 

@@ -230,6 +230,7 @@ __noinline __u32 lb_flow_open(const struct lb_packet *p, const struct lb_backend
 	__u32 number = 0, order = 0;
 	struct lb_flow_name *name;
 	struct lb_flow *flow;
+	bool known;
 
 	name = bpf_map_lookup_elem(&lb_flow_names, &number);
 	if (!p || !backend || !name)
@@ -237,7 +238,8 @@ __noinline __u32 lb_flow_open(const struct lb_packet *p, const struct lb_backend
 	lb_flow_name_of(name, p->source, p->source_port, backend->address, backend->port, p->protocol);
 	name->is_backend = true;
 	name->mask |= LB_FLOW_WAYS;
-	number = lb_flow_find(name);
+	known = lb_flow_has_client(name);
+	number = known ? lb_flow_find(name) : 0;
 	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (flow && (p->protocol == IPPROTO_UDP || lb_flow_over(flow)))
 		lb_flow_drop(number - 1);
@@ -252,7 +254,7 @@ __noinline __u32 lb_flow_open(const struct lb_packet *p, const struct lb_backend
 	name->peer_port = p->target_port;
 	name->is_backend = name->last = false;
 	name->mask &= ~LB_FLOW_WAYS;
-	number = lb_flow_find(name);
+	number = known ? lb_flow_find(name) : 0;
 	if (!number)
 		number = lb_flow_claim(name);
 	if (number)

@@ -68,6 +68,28 @@ static __always_inline bool lb_nat_wanted(void *ctx, __u32 ifindex, const struct
 	return true;
 }
 
+/* The flow that is opened now lies elsewhere. */
+static __always_inline void lb_nat_not_wanted(void)
+{
+	struct lb_nat_room *room;
+	__u32 only = 0;
+
+	room = bpf_map_lookup_elem(&lb_nat_rooms, &only);
+	if (room)
+		room->wish.protocol = 0;
+}
+
+/* Gets ready for a new flow, which is likely to be of the kind of the one before. */
+static __always_inline void lb_nat_expect(const struct lb_packet *p)
+{
+	struct lb_nat_room *room;
+	__u32 only = 0;
+
+	room = bpf_map_lookup_elem(&lb_nat_rooms, &only);
+	if (room && room->wish.protocol)
+		lb_nat_fetch(p);
+}
+
 /* Takes a place for the flow that lb_nat_wanted() left. Number plus 1; 0 where there is none, which is counted. */
 static __always_inline __u32 lb_nat_take(const struct lb_packet *p)
 {
@@ -92,13 +114,14 @@ static __always_inline __u32 lb_nat_take(const struct lb_packet *p)
  * The flow of lb_flows that a packet goes on in; whoever sends the packet notes it there. NULL with NO_FLOW in `verdict`
  * for none, or with another verdict while flows change hands.
  */
-static __always_inline struct lb_flow *lb_flow_known(const struct lb_packet *p, bool opens, int *verdict)
+static __always_inline struct lb_flow *lb_flow_known(const struct lb_packet *p, bool opens, bool soon,
+						     int *verdict)
 {
 	struct lb_flow *flow;
 	__u32 number;
 
 	*verdict = NO_FLOW;
-	number = lb_has_flows(NODE_LINK) ? lb_flow_to(p) : 0;
+	number = !lb_has_flows(NODE_LINK) ? 0 : soon ? lb_flow_to_soon(p) : lb_flow_to(p);
 	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (!flow || !lb_flow_goes_on(flow, opens, p->protocol))
 		return NULL;

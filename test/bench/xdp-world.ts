@@ -71,6 +71,7 @@ export class XdpWorld implements Disposable {
         lb_nat_mask: NAT_PORTS - 1,
         lb_nat_seed: 0x1234_5678_9abc_def1n,
         lb_hz: jiffiesPerSecond(),
+        lb_stores_in_order: process.arch === 'x64',
         lb_tick_shift: Math.round(Math.log2(jiffiesPerSecond())),
         lb_xdp_counts: counts,
         lb_count_packets: counts,

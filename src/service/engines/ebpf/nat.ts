@@ -49,7 +49,7 @@ export function natConstants(
   netns: NetnsLike | undefined,
   heads: BpfMap | undefined,
   ports: number,
-): Record<string, number | bigint> {
+): Record<string, number | bigint | boolean> {
   const entries = heads?.maxEntries ?? ports;
   const range = natRange(entries, [ephemeralPorts(netns), NODE_PORTS, MASQUERADE_PORTS]);
   const hz = jiffiesPerSecond();
@@ -59,6 +59,7 @@ export function natConstants(
     lb_nat_seed: natSeed(heads),
     lb_hz: hz,
     lb_tick_shift: Math.max(0, Math.round(Math.log2(hz))),
+    lb_stores_in_order: process.arch === 'x64',
   };
 }
 

@@ -124,6 +124,18 @@ test('a watch-list sends the state, a bookmark that ends it, and bookmarks later
   assert.equal(refused.events[0].reason, 'Invalid');
 });
 
+test('nothing follows the end of a watch, however long its client takes to read the rest', async () => {
+  await using api = await testApi();
+  const watch = await api.watch(`${path}?watch=1&allowWatchBookmarks=true&timeoutSeconds=1`);
+  await until(watch.ended, { what: 'its time is over' });
+  const told = watch.events.length;
+  assert.equal(watch.events.at(-1)?.type, 'BOOKMARK');
+  await api.call('POST', path, configMap('late'));
+  // Several times the 20 ms between bookmarks here.
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  assert.equal(watch.events.length, told);
+});
+
 test('tables and metadata come when a client prefers them, also in watches', async () => {
   await using api = await testApi();
   await api.call('POST', path, configMap('a'));

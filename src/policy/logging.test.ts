@@ -9,6 +9,10 @@ test('a prefix tells verdict, direction and what decided', () => {
     direction: 'ingress',
     by: 'default deny, isolated by x/deny and 2 more',
   });
+  assert.equal(
+    readLogPrefix('denied nnp default deny ingress: by edge')?.by,
+    'default deny, by NodeNetworkPolicy edge',
+  );
   assert.deepEqual(readLogPrefix('allowed np x/web egress[3]'), {
     verdict: 'allowed',
     direction: 'egress',

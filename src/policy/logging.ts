@@ -54,6 +54,7 @@ export function readLogPrefix(prefix: string): LogPrefix | undefined {
   if (!match) return undefined;
   const [, verdict, kind, isolated, why, policy, direction, index] = match;
   const base = { verdict: verdict as LogPrefix['verdict'], direction: (isolated ?? direction) as Direction };
-  if (isolated) return { ...base, by: `default deny, ${why}` };
+  // A default of nodes says: by NAMES, one of pods: isolated by NAMES.
+  if (isolated) return { ...base, by: `default deny, ${why?.replace(/^by /, 'by NodeNetworkPolicy ')}` };
   return { ...base, by: `${KINDS[kind ?? ''] ?? ''}${policy} ${direction}${index}` };
 }

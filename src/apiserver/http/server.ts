@@ -232,7 +232,8 @@ function sinkOf(response: ServerResponse, signal: AbortSignal): StreamSink {
   return {
     signal,
     write: (text) => {
-      if (signal.aborted || response.destroyed) return false;
+      // A write after the end would be an error that nobody catches, of the whole server.
+      if (signal.aborted || response.destroyed || response.writableEnded) return false;
       response.write(text);
       if (response.writableLength <= MAX_UNSENT_BYTES) return true;
       response.destroy();

@@ -102,14 +102,11 @@ export function watchResponse(options: WatchOptions): ApiResponse {
     try {
       const watch = source.watch(namespace, from, onEvents);
       const timers: NodeJS.Timeout[] = [];
-      sink.signal.addEventListener(
-        'abort',
-        () => {
-          watch.close();
-          for (const timer of timers) clearTimeout(timer);
-        },
-        { once: true },
-      );
+      const stop = () => {
+        watch.close();
+        for (const timer of timers) clearTimeout(timer);
+      };
+      sink.signal.addEventListener('abort', stop, { once: true });
       if (sink.signal.aborted) {
         watch.close();
         return;
@@ -119,6 +116,8 @@ export function watchResponse(options: WatchOptions): ApiResponse {
         setTimeout(() => {
           // So that the client's next watch starts where this one ended.
           if (bookmarks) bookmark();
+          // The connection stays for as long as its client takes to read the rest; nothing may follow the end.
+          stop();
           sink.end();
         }, Math.min(timeoutSeconds, MAX_TIMEOUT_SECONDS) * 1000),
       );

@@ -13,7 +13,7 @@ export interface Side {
   readonly taken: number;
 }
 
-/** Why a side is never taken. Says where it is by what is written there, so that lines may move. */
+/** Why a side is never taken: one that has these words, wherever in the file, so that lines may move. */
 export interface Explained {
   readonly file: string;
   readonly condition: string;
@@ -86,7 +86,11 @@ export function judge(sides: readonly Side[], explanations: readonly Explained[]
   for (const side of sides) {
     if (side.taken > 0) continue;
     const why = explanations.find(
-      (one) => one.file === side.file && one.condition === side.condition && one.side === side.side,
+      (one) =>
+        !used.has(one) &&
+        one.file === side.file &&
+        one.condition === side.condition &&
+        one.side === side.side,
     );
     if (why) used.add(why);
     (why ? explained : missing).push(side);

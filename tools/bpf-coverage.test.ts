@@ -82,6 +82,16 @@ test('a side that is never taken is explained by its words, and an explanation t
   const sides = sidesOf(exported([[3, 6, 4, 7, 5, 0]]), '/t/bpf', () => SOURCE);
   const why = { file: 'x.h', condition: 'a && b', side: 'false' as const, why: 'it is so' };
   assert.deepEqual(judge(sides, [why]), { taken: 1, explained: [sides[1]], missing: [], idle: [] });
+  const twice = sidesOf(
+    exported([
+      [3, 6, 4, 7, 5, 0],
+      [3, 6, 4, 7, 5, 0],
+      [4, 6, 4, 7, 1, 0],
+    ]),
+    '/t/bpf',
+    () => SOURCE,
+  );
+  assert.deepEqual(judge(twice, [why, { ...why }]).idle, [why], 'one entry for each place');
   const other = { ...why, side: 'true' as const };
   assert.deepEqual(judge(sides, [other]), { taken: 1, explained: [], missing: [sides[1]], idle: [other] });
 });

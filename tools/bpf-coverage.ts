@@ -29,15 +29,14 @@ import { type Exported, judge, sidesOf, sideText } from './bpf-coverage-report.t
 const root = join(import.meta.dirname, '..');
 /** What runs the programs on packets, and at sockets. */
 const TESTS = [
-  ...['service-programs', 'service-xdp-programs', 'service-program-state', 'service-program-node'],
   ...[
-    'service-sources',
-    'service-fuzz',
-    'service-fuzz-node',
-    'service-cluster-ip',
-    'service-flows',
-    'service-xdp-open',
+    'service-programs',
+    'service-xdp-programs',
+    'service-program-state',
+    'service-program-node',
+    'service-program-sockets',
   ],
+  ...['service-sources', 'service-fuzz', 'service-fuzz-node', 'service-flows', 'service-xdp-open'],
 ].map((name) => `test/netns/${name}.test.ts`);
 
 const { values: flags, positionals } = parseArgs({

@@ -122,7 +122,7 @@ describe('programs of a node among others', () => {
     const opened = openEngine(node, {
       nodeHook: 'tc',
       ...more,
-      sizes: { natPorts: NAT_PORTS, flows: 8192, flowsLimit: 8192, ...more.sizes },
+      sizes: { natPorts: NAT_PORTS, flows: 8192, flowsLimit: 8192, countPackets: false, ...more.sizes },
     });
     for (const { name, overlay, known, source4, source6 } of AROUND.links.values()) {
       const ifindex = links.get(name)!;
@@ -292,6 +292,21 @@ describe('programs of a node among others', () => {
         const is = (data: Uint8Array, told: boolean) =>
           assert.deepEqual([readOuter(data).to, toldIn(data)], [backend, told]);
         is(outside(sized(ack(opening()), mtu - more)).data, true);
+        // The client complains about an answer: its backend hears of it. When it was told is no way of its flow.
+        const complaining = opening();
+        outside(ack(complaining));
+        const complaint = outside({
+          ...{ from: f.client, to: f.option, protocol: 'icmp', type: f.error[0], code: f.error[1] },
+          payload: ipPacket({
+            ...{ from: f.option, to: f.client, protocol: 'tcp', flags: TCP.ACK },
+            ...{ sourcePort: targetPort, targetPort: complaining.sourcePort! },
+          }),
+        });
+        assert.equal(readFrame(complaint.data).to, backend);
+        assert.equal(
+          ends(readIp(readFrame(complaint.data).payload)),
+          `${backend} 8080 > ${f.client} ${complaining.sourcePort}`,
+        );
         // The same packet is not told again within a second, more or less.
         const s = opening();
         is(outside(sized(ack(s), mtu)).data, false);
@@ -311,6 +326,20 @@ describe('programs of a node among others', () => {
         );
         assert.equal(lost, 1);
       }
+      // Lengths that say more than fits, or less than there is.
+      const lost = (bytes: Uint8Array, length: number, work: (bytes: Uint8Array) => { verdict: string }) => {
+        viewOf(bytes).setUint16(four ? 16 : 18, length);
+        assert.equal(
+          counted('drop-rewrite', () => assert.equal(work(bytes).verdict, 'drop')),
+          1,
+        );
+      };
+      contents.backend(idOf(f.option, 80), { address: addressOf(f.router) }, () =>
+        lost(frame(syn(f.option, 80)), 0xffff, (bytes) => run('lb_from_outside', bytes, 'out', true)),
+      );
+      const told = { vip: f.option, port: 80, node: f.peer };
+      lost(withOption(frame(syn(f.pod, 8080)), told), 8, (bytes) => run('lb_from_overlay', bytes, 'tun'));
+      forget();
       // The kernel makes no packet of many segments longer that is none of TCP as it knows it.
       const far = addressOf(f.router);
       for (const to of [f.option, f.ipip])
@@ -547,6 +576,45 @@ describe('programs of a node among others', () => {
       forget();
     });
 
+    test(`${f.family}: of what comes by another node to one pod from one port the first connection has the answers`, () => {
+      const sourcePort = ++port;
+      const PORTS = [83, 84, 85, 86, 87];
+      using frontends = contents.frontends();
+      for (const more of PORTS)
+        frontends.set(encodeEndpoint(f.ipip, more, 6), frontends.get(encodeEndpoint(f.ipip, 82, 6))!);
+      const take = (targetPort: number, flags: number = TCP.SYN) => {
+        const bytes = wrap(frame(syn(f.ipip, targetPort, { sourcePort, flags })), f.peer, f.pod);
+        const { verdict, data } = run('lb_from_overlay', bytes, 'tun');
+        assert.equal(verdict, 'next');
+        assert.equal(shown(data), `${f.client} ${sourcePort} > ${f.pod} 8080`);
+      };
+      const answered = () => {
+        const s: Segment = {
+          from: f.pod,
+          to: f.client,
+          protocol: 'tcp',
+          sourcePort: 8080,
+          targetPort: sourcePort,
+        };
+        return shown(run('lb_to_outside', frame({ ...s, flags: TCP.SYN | TCP.ACK })).data);
+      };
+      forget();
+      for (const targetPort of [82, 83, 84, 85]) take(targetPort);
+      assert.equal(answered(), `${f.ipip} 82 > ${f.client} ${sourcePort}`);
+      // After 254 of them nobody counts on.
+      contents.changeFlow((flow) => flow.client_port === sourcePort && flow.vip_port === 85, {}, 255);
+      take(86);
+      assert.equal(answered(), `${f.ipip} 82 > ${f.client} ${sourcePort}`);
+      // One that is over goes when the next one comes, which may be the same again.
+      take(82, TCP.RST | TCP.ACK);
+      take(87);
+      assert.equal(answered(), `${f.ipip} 83 > ${f.client} ${sourcePort}`);
+      take(83, TCP.RST | TCP.ACK);
+      take(83);
+      for (const more of PORTS) frontends.delete(encodeEndpoint(f.ipip, more, 6));
+      forget();
+    });
+
     test(`${f.family}: what another node tells of a flow counts until it tells something else`, () => {
       const sourcePort = ++port;
       const told = (more: Partial<Segment> = {}) =>
@@ -642,6 +710,30 @@ describe('programs of a node among others', () => {
           counted('drop-hop-limit', () => assert.equal(outside(part(9, 1)).verdict, 'drop')),
           1,
         );
+        forget();
+      });
+
+    if (four)
+      test('IPv4: of a fragmented datagram the first fragment tells, the later ones follow it, and none of them is believed', () => {
+        const s = syn(f.option, 80, { protocol: 'udp', payload: new Uint8Array(64) });
+        for (const offset of [0, 9]) {
+          const { verdict, data } = outside({ ...s, fragment: { offset, more: offset === 0, id: 98 } });
+          assert.equal(verdict, 'redirect');
+          assert.deepEqual([readOuter(data).to, toldIn(data)], [f.side, offset === 0]);
+        }
+        const later = frame({ ...s, to: f.pod, fragment: { offset: 9, more: false, id: 98 } });
+        const times = counted('drop-option', () =>
+          run('lb_from_overlay', withOption(later, { vip: f.option, port: 80, node: f.peer }), 'tun'),
+        );
+        assert.equal(times, 1);
+        forget();
+      });
+
+    if (four)
+      test('IPv4: what may be fragmented and is too large goes into a tunnel, which cuts what it sends', () => {
+        const toTunnel = syn(f.nat, 81);
+        assert.equal(outside(toTunnel).verdict, 'redirect');
+        assert.equal(readFrame(outside(mayFragment(sized(ack(toTunnel), MTU.tun + 1))).data).to, f.tun);
         forget();
       });
 
@@ -750,11 +842,11 @@ describe('programs of a node among others', () => {
     forget();
   });
 
-  test('without ports of its own, and without counting packets, a node serves all the same', () => {
+  test('without ports of its own a node serves all the same, and who is not to count packets counts none', () => {
     maps.close();
     engine.remove();
     node.exec(['sysctl', '-qw', 'net.ipv4.ip_local_port_range=1024 65535'], node.prefix);
-    engine = open({ sizes: { countPackets: false } });
+    engine = open();
     for (const f of families) {
       const s: Segment = { from: f.client, to: f.nat, protocol: 'tcp', sourcePort: ++port, targetPort: 80 };
       for (const flags of [TCP.SYN, TCP.ACK]) {

@@ -293,6 +293,13 @@ describe('programs and what their maps hold', () => {
           assert.equal(fate('lb_from_pod', sent), `${f.pod} ${sent.sourcePort} > ${want}`),
         );
       assert.equal(fate('lb_from_pod', sent), toBackend(sent));
+      // There are not so many backends: a datagram gets another one, a connection goes on where it went.
+      for (const s of [sent, syn()]) {
+        fate('lb_from_pod', s);
+        contents.changeFlow(isOf(s), { backend_id: 0xff_ffff });
+        assert.equal(fate('lb_from_pod', { ...s, flags: TCP.ACK }), toBackend(s));
+        assert.equal(flowOf(s).backend_id, s === sent ? id : 0xff_ffff);
+      }
       contents.frontend([f.vip, 80, 'TCP'], { affinity_s: 60 }, () => {
         const first = syn();
         assert.equal(fate('lb_from_pod', first), toBackend(first));
@@ -306,8 +313,9 @@ describe('programs and what their maps hold', () => {
         const idle = syn();
         assert.equal(fate('lb_from_pod', idle), toBackend(idle));
         assert.ok(viewOf(engine.maps.lb_affinities.get(sticky!)!).getBigUint64(SEEN_AT, true) >= seen);
-        viewOf(value).setUint32(0, 0xff_ffff, true);
-        engine.maps.lb_affinities.set(sticky!, value);
+        const nobody = engine.maps.lb_affinities.get(sticky!)!;
+        viewOf(nobody).setUint32(0, 0xff_ffff, true);
+        engine.maps.lb_affinities.set(sticky!, nobody);
         const second = syn();
         assert.equal(fate('lb_from_pod', second), toBackend(second));
         contents.backend(flowOf(second).backend_id, { service: 77 }, () => {
@@ -377,20 +385,25 @@ describe('programs and what their maps hold', () => {
       assert.equal(new Set(sent).size, 8);
     });
 
-    test(`${f.family}: at nodes the answer to a port that has several connections to one backend is the first one's`, () => {
+    test(`${f.family}: at nodes each of a client's connections from one port to one backend has its own, too`, () => {
       const sourcePort = ++port;
-      const open = (targetPort: number) => fate('lb_from_outside', syn({ sourcePort, targetPort }));
-      for (const targetPort of [80, 8080, 8081, 8082]) assert.match(open(targetPort), / 8080$/);
-      const answer = () => fate('lb_to_outside', answerTo(syn({ sourcePort })));
-      assert.equal(answer(), `${f.vip} 80 > ${f.pod} ${sourcePort}`);
-      // After 254 of them nobody counts on.
-      contents.changeFlow((flow) => flow.client_port === sourcePort && flow.vip_port === 8082, {}, 255);
-      assert.match(open(8083), / 8080$/);
-      assert.equal(answer(), `${f.vip} 80 > ${f.pod} ${sourcePort}`);
-      fate('lb_from_outside', { ...syn({ sourcePort, flags: TCP.RST }) });
-      // The one that is over goes when the next one comes.
-      assert.match(open(8084), / 8080$/);
-      assert.equal(answer(), `${f.vip} 8080 > ${f.pod} ${sourcePort}`);
+      const seen = [80, 8080, 8081, 8082].map((targetPort) => {
+        const [, own] = / (\d+) > .* 8080$/.exec(fate('lb_from_outside', syn({ sourcePort, targetPort })))!;
+        return { targetPort, own: Number(own) };
+      });
+      assert.equal(new Set(seen.map(({ own }) => own)).size, 4);
+      const { lb_links } = engine.maps;
+      const used = lb_links.get(u32(0))!.slice();
+      // An earlier version noted only that there was more than one way.
+      for (const note of [used, u32(3)]) {
+        lb_links.set(u32(0), note);
+        for (const { targetPort, own } of seen)
+          assert.equal(
+            fate('lb_to_outside', answerTo(syn({ sourcePort: own }))),
+            `${f.vip} ${targetPort} > ${f.pod} ${sourcePort}`,
+          );
+      }
+      lb_links.set(u32(0), used);
     });
 
     test(`${f.family}: where all places are taken, a new flow gets that of who loses least by it, or none`, () => {

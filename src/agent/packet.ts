@@ -17,7 +17,7 @@ export interface PacketReport extends PacketAnswer {
 
 /**
  * `to=ADDRESS:PORT/tcp` (or `to=ADDRESS` with `port` and `protocol`), or `service=NAMESPACE/NAME` for its first
- * frontend; `source`, by default the first pod of this node; `from=outside|pod`, by default what the source is.
+ * frontend, of the family of `source` if that is given; `source`, by default the first pod of this node; `from=outside|pod`, by default what the source is.
  * Throws AGENT_BAD_OPTION, AGENT_NO_SUCH_SERVICE, ADDR_BAD_IP, BPF_RUN_FAILED.
  */
 export function packetAnswer(parts: AgentParts, query: URLSearchParams): PacketReport {
@@ -30,7 +30,7 @@ export function packetAnswer(parts: AgentParts, query: URLSearchParams): PacketR
     throw agentError('AGENT_BAD_OPTION', {
       option: 'from',
       value: source,
-      want: 'an address of the family of --to; this node has no pod to take one of',
+      want: `an IPv${target.includes(':') ? 6 : 4} address, as --to is one${query.get('source') ? '' : '; this node has no pod to take one of'}`,
     });
   const isPod = pods.includes(String(tryParseIp(source)));
   const client = from === 'outside' || (from === null && !isPod) ? 'outside' : 'pod';
@@ -54,7 +54,17 @@ function targetOf({ controller }: AgentParts, query: URLSearchParams): Target {
     const service = serviceName(named);
     const plan = controller.plans.get(service);
     if (!plan) throw agentError('AGENT_NO_SUCH_SERVICE', { service });
-    const found = plan.ports.find(({ frontends, protocol }) => frontends.length > 0 && protocol !== 'SCTP');
+    const source = tryParseIp(query.get('source') ?? '');
+    const found = plan.ports.find(
+      ({ frontends, protocol, family }) =>
+        frontends.length > 0 && protocol !== 'SCTP' && (source?.family ?? family) === family,
+    );
+    if (text === '' && !found)
+      throw agentError('AGENT_BAD_OPTION', {
+        option: 'to',
+        value: '""',
+        want: `a target: ${service} has no${source ? ` IPv${source.family}` : ''} frontend${plan.ignored === undefined ? '' : `, ${plan.ignored}`}`,
+      });
     if (text === '' && found)
       return {
         target: found.frontends[0]!.address,

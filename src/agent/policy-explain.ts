@@ -12,8 +12,13 @@ import {
 } from '../policy/index.ts';
 import type { ServiceFacts, SliceFacts } from '../service/index.ts';
 
+type Controller = Pick<
+  PolicyController,
+  'allKnown' | 'compiler' | 'endpoint' | 'nodeAddresses' | 'nodeVerdicts'
+>;
+
 export interface ExplainSources {
-  readonly controller: PolicyController;
+  readonly controller: Controller;
   readonly services: { readonly items: ReadonlyMap<string, ServiceFacts> };
   readonly slices: { readonly items: ReadonlyMap<string, SliceFacts> };
 }
@@ -74,7 +79,7 @@ function readPort(text: string): Target {
 }
 
 /** The addresses that a text names: itself, or those of a pod. */
-function ends(text: string, controller: PolicyController, own: ReadonlySet<string>): Endpoint[] {
+function ends(text: string, controller: Controller, own: ReadonlySet<string>): Endpoint[] {
   const address = tryParseIp(text);
   if (address) return [controller.endpoint(address, own)];
   const name = text.replace(/^pods?\//, '');
@@ -114,7 +119,8 @@ function destinations(
     ({ port, nodePort, protocol }) =>
       protocol === target.protocol && (frontend?.byNodePort ? nodePort : port) === target.port,
   );
-  const asked = frontend?.byNodePort && !service.externalLocal && from?.node !== end?.node ? end : undefined;
+  const handsOn = frontend?.byNodePort && !service.externalLocal;
+  const asked = handsOn && !isPod(from) && from?.node !== end?.node ? end : undefined;
   if (!wanted) {
     const has = service.ports.map(({ port, protocol }) => `${port}/${protocol.toLowerCase()}`);
     const port = target.protocol ? `${target.port}/${target.protocol.toLowerCase()}` : 'icmp';
@@ -146,7 +152,7 @@ function serviceAt(
   { services }: ExplainSources,
 ): { key: string; byNodePort: boolean } | undefined {
   const text = String(address);
-  const asksNode = node !== undefined && (!from?.pod || from.pod.node === node);
+  const asksNode = node !== undefined && (!isPod(from) || from?.pod?.node === node);
   for (const { key, clusterIPs, loadBalancerIPs, externalIPs, ports } of services.items.values()) {
     if ([clusterIPs, loadBalancerIPs, externalIPs].some((list) => list.includes(text)))
       return { key, byNodePort: false };
@@ -157,11 +163,16 @@ function serviceAt(
   return undefined;
 }
 
+/** An end with a network of its own. */
+function isPod(end: Endpoint | undefined): boolean {
+  return end?.pod !== undefined && !end.pod.hostNetwork;
+}
+
 /** A pod of this node that nothing is known of is closed, whatever policies would say. */
 function withUnknown(
   explanation: Explanation,
   sides: readonly Endpoint[],
-  controller: PolicyController,
+  controller: Controller,
 ): Explanation {
   const closed = [...controller.compiler.isolated.values()].filter(({ unknown }) => unknown);
   const side = sides.find(({ address }) =>

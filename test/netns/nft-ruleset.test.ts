@@ -257,6 +257,59 @@ test('a transaction that the kernel refuses does nothing and names the change', 
   assert.equal(nft(['list', 'table', 'ip', 'c']), before);
 });
 
+test('a rule may have more values than a message takes, of all kinds of keys', () => {
+  const many = Array.from({ length: 7_000 }, (_, at) => at);
+  const network = (at: number) => parseCidr(`10.${at >> 8}.${at & 255}.0/25`);
+  const six = (at: number) => parseIp(`fd00::${at.toString(16)}:1`);
+  const rules: [NftRule, number][] = [
+    [ruleOf([inCidrs('ip daddr', many.map(network)), DROP], 'networks'), many.length],
+    [
+      ruleOf(
+        [
+          among(
+            'ip6 daddr',
+            many.map((at) => ({ key: [six(at)] })),
+          ),
+          DROP,
+        ],
+        'addresses',
+      ),
+      many.length,
+    ],
+    [
+      ruleOf(
+        [
+          among(
+            'tcp dport',
+            many.map((at) => ({ key: [2 * at] })),
+          ),
+          ACCEPT,
+        ],
+        'ports',
+      ),
+      many.length,
+    ],
+  ];
+  using ruleset = NftRuleset.open({ netns });
+  const table = { family: 'inet', table: 'values' } as const;
+  ruleset.apply([
+    { ...table, change: 'add table' },
+    { ...table, change: 'add chain', chain: 'c' },
+    ...rules.map(([rule]): NftChange => ({ ...table, change: 'add rule', chain: 'c', rule })),
+  ]);
+  const { nftables } = JSON.parse(nft(['-j', 'list', 'table', 'inet', 'values'])) as {
+    nftables: { rule?: { comment: string; expr: { match?: { right: { set: unknown[] } } }[] } }[];
+  };
+  const found = nftables.flatMap(({ rule }) =>
+    rule ? [[rule.comment, rule.expr.find(({ match }) => match)?.match?.right.set.length]] : [],
+  );
+  assert.deepEqual(
+    found,
+    rules.map(([{ comment }, count]) => [comment, count]),
+  );
+  ruleset.apply([{ ...table, change: 'delete table' }]);
+});
+
 test('a large transaction goes as one: thousands of rules with sets of their own, tens of thousands of elements', () => {
   using ruleset = NftRuleset.open({ netns });
   const at = { family: 'ip6', table: 'd' } as const;

@@ -3,7 +3,7 @@ import { NLM_F, type NlRequest, type NlWriter } from '../netlink/index.ts';
 import { type NftChange, type NftHook, type NftSetShape, setOfShape } from './change.ts';
 import { commentBytes } from './comment.ts';
 import { type DatumType, packedTypes, sizeOf } from './datum.ts';
-import { type ElementMessage, elementMessages } from './element-messages.ts';
+import { BYTES_A_MESSAGE, type ElementMessage, elementMessages } from './element-messages.ts';
 import { writeExpression, writeExpressions } from './expression-bytes.ts';
 import { FAMILY, HOOKS, NFT, writeHeader } from './messages.ts';
 import { FIELD_JOIN, type NftRule } from './rule.ts';
@@ -162,17 +162,21 @@ function* anonymousMessages(
   const size = interval && !key.includes(FIELD_JOIN) ? undefined : values.length;
   const shape: NftSetShape = { name: ANONYMOUS_NAME, map: false, key, interval, size };
   const set = setOfShape(change, shape);
-  const writer = new ElementWriter(set, 256);
-  for (const value of values) writer.add(value);
-  const list = writer.take();
   yield one(NFT.NEWSET, NLM_F.CREATE, (w) =>
     writeSet(w, set, shape, { number, flags: SET.ANONYMOUS | SET.CONSTANT }),
   );
-  yield one(NFT.NEWSETELEM, NLM_F.CREATE, (w) => {
-    w.attribute(2, () => w.string(shape.name));
-    w.attribute(4, () => w.u32be(number));
-    w.nest(3, () => w.bytes(list));
-  });
+  const elements = (list: Uint8Array) =>
+    one(NFT.NEWSETELEM, NLM_F.CREATE, (w) => {
+      w.attribute(2, () => w.string(shape.name));
+      w.attribute(4, () => w.u32be(number));
+      w.nest(3, () => w.bytes(list));
+    });
+  const writer = new ElementWriter(set, 256);
+  for (const value of values) {
+    if (writer.length > BYTES_A_MESSAGE) yield elements(writer.take());
+    writer.add(value);
+  }
+  yield elements(writer.take());
 }
 
 function writeSet(

@@ -7,7 +7,8 @@ import { ElementWriter, formatKey, type NftElement, type NftSet } from './set-el
 
 export const NFTA_SET_ELEM_LIST = { TABLE: 1, SET: 2, ELEMENTS: 3 } as const;
 const ELEMENTS_A_MESSAGE = 1500;
-const BYTES_A_MESSAGE = 60_000;
+/** The length of a nested attribute has 16 bits. */
+export const BYTES_A_MESSAGE = 60_000;
 /** Most changes are a few elements; the buffer grows for others. */
 const SMALL_BYTES = 1024;
 /** struct nlmsghdr and struct nfgenmsg before the attributes. */

@@ -217,18 +217,24 @@ __noinline __u32 lb_nat_find(const struct lb_packet *p)
 static __always_inline __u32 lb_nat_find_soon(const struct lb_packet *p)
 {
 	struct lb_nat_way way = lb_nat_way_of(p);
-	struct lb_nat_flow *flow = lb_nat_flow_at(way.first * LB_NAT_SLOTS);
 	struct lb_nat_head *head = bpf_map_lookup_elem(&lb_nat_heads, &way.first);
-	__u32 wanted = LB_NAT_USED | way.front, other = 0;
+	__u32 wanted = LB_NAT_USED | way.front, found = LB_NAT_SLOTS, number;
+	struct lb_nat_flow *flow;
 
-	if (!head || !flow)
+	if (!head)
 		return 0;
 	/* Guessed right, the flow is fetched while the line with the words is still on its way. */
-	if ((head->word[0] & (LB_NAT_STATE | LB_NAT_FRONT)) == wanted && lb_nat_is_client(flow, p))
-		return way.first * LB_NAT_SLOTS + 1;
-	for (__u32 slot = 0; slot < LB_NAT_SLOTS; slot++)
-		other |= (head->word[slot] & (LB_NAT_STATE | LB_NAT_FRONT)) == wanted;
-	return other || head->tried > 1 ? lb_nat_find(p) : 0;
+	for (__u32 slot = 0; slot < LB_NAT_SLOTS; slot++) {
+		if ((head->word[slot] & (LB_NAT_STATE | LB_NAT_FRONT)) == wanted) {
+			found = slot;
+			break;
+		}
+	}
+	if (found == LB_NAT_SLOTS)
+		return head->tried > 1 ? lb_nat_find(p) : 0;
+	number = way.first * LB_NAT_SLOTS + found;
+	flow = lb_nat_flow_at(number);
+	return flow && lb_nat_is_client(flow, p) ? number + 1 : lb_nat_find(p);
 }
 
 /* Number of the flow that a backend answers plus 1; 0 for none. */

@@ -34,6 +34,7 @@ const TESTS = [
     'service-xdp-programs',
     'service-program-state',
     'service-program-node',
+    'service-program-direct',
     'service-program-sockets',
   ],
   ...['service-sources', 'service-fuzz', 'service-fuzz-node', 'service-flows', 'service-xdp-open'],

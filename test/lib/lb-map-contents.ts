@@ -110,6 +110,15 @@ export class MapContents {
     chunk.setMany(Array.from({ length: CHUNK }, (_, set) => [u32(set), value] as const));
   }
 
+  /** All sets of the first chunk are empty, and say this of flows that may lie elsewhere. */
+  markSets(mark: { readonly tried: number; readonly settled: number }): void {
+    using chunk = this.#chunk('lb_flows', 0);
+    const value = new Uint8Array(flowSetStruct.size);
+    for (const { name, offset } of flowSetStruct.members)
+      if (name === 'tried' || name === 'settled') viewOf(value).setUint32(offset, mark[name], true);
+    chunk.setMany(Array.from({ length: CHUNK }, (_, set) => [u32(set), value] as const));
+  }
+
   #chunk(name: 'lb_flows' | 'lb_tables' | 'lb_backends', at: number): BpfMap {
     return mapById(viewOf(this.#engine.maps[name].get(u32(at))!).getUint32(0, true), name);
   }

@@ -295,7 +295,24 @@ describe('programs at sockets', () => {
       await caller.do('bind', stranger, f.other, 8080);
       assert.equal(await caller.do('send', stranger, f.backend, own), 'ok');
       assert.deepEqual(await caller.do('from', name), [f.other, 8080]);
-      // Its backend's id means nobody: chosen anew.
+      // Its backend's id means another one: chosen anew, which is that one.
+      using frontends = contents.frontends();
+      const { inside_line } = frontendStruct.decode(frontends.get(encodeEndpoint(f.vip, 53, 17))!);
+      using lines = mapById(viewOf(engine.maps.lb_tables.get(u32(0))!).getUint32(0, true), 'lb_tables');
+      using backends = mapById(
+        viewOf(engine.maps.lb_backends.get(u32(0))!).getUint32(0, true),
+        'lb_backends',
+      );
+      const id = u32(viewOf(lines.get(u32(inside_line))!).getUint32(0, true));
+      const before = backends.get(id)!.slice();
+      const elsewhere = before.slice();
+      writeAddress(elsewhere, 0, f.other);
+      backends.set(id, elsewhere);
+      assert.equal(await caller.do('send', name, f.vip, 53), 'ok');
+      assert.equal(await caller.do('answer', stranger), 'ok');
+      assert.deepEqual(await caller.do('from', name), [f.vip, 53]);
+      backends.set(id, before);
+      // Or nobody.
       const { lb_datagrams } = engine.maps;
       for (const [key, bytes] of [...lb_datagrams.entries()].map(
         ([k, v]) => [k.slice(), v.slice()] as const,

@@ -160,7 +160,7 @@ test('containerd runs pods through the plugin: addresses, traffic, and nothing l
       [{ hostPort: 8085, containerPort: 8080, protocol: 'TCP', hostIP: undefined }],
     );
     const ask = () =>
-      spawnSync('nsenter', [`--net=${node.netns.path}`, 'curl', '-s', '-m', '2', 'http://192.0.2.1:8085/']);
+      spawnSync('nsenter', [`--net=${node.netns.path}`, 'curl', '-s', '-m', '10', 'http://192.0.2.1:8085/']);
     await exec('/bin/sh', '-c', 'busybox httpd -p 8080 -h /etc || httpd -p 8080 -h /etc');
     assert.equal(ask().status, 0);
 

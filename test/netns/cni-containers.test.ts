@@ -150,9 +150,9 @@ for (const engine of ['ebpf', 'nftables'] as const)
       status === 7 ? 'refused' : status === 0 ? stdout.trim() : `curl ${status}`;
     const url = (address: string, port: number) => `http://${bracket(address)}:${port}/`;
     const curl = async (address: string, port: number) =>
-      said(await outside(['curl', '-s', '-m', '2', url(address, port)]));
+      said(await outside(['curl', '-s', '-m', '10', url(address, port)]));
     const nodeCurl = async (address: string, port: number) =>
-      said(await lab.exec(NODE, ['curl', '-s', '-m', '2', url(address, port)]));
+      said(await lab.exec(NODE, ['curl', '-s', '-m', '10', url(address, port)]));
     const datagram = async (address: string, port: number, own: number) =>
       (await outside(['python3', '-c', ASK, address, String(port), String(own)])).stdout.trim();
     const refused = (code: number, text: RegExp) => (error: unknown) => {
@@ -183,12 +183,12 @@ for (const engine of ['ebpf', 'nftables'] as const)
         assert.equal(await datagram(address, 8080, 40_001), `web 81 ${outsideIps[index]}`);
         assert.match(await nodeCurl(address, 8080), /^web 80 /);
         assert.match(
-          said(await at(other.netns, lab.outside, ['curl', '-s', '-m', '2', url(address, 8080)])),
+          said(await at(other.netns, lab.outside, ['curl', '-s', '-m', '10', url(address, 8080)])),
           /^web 80 /,
         );
         // It reaches itself by the node's address.
         assert.match(
-          said(await at(web.netns, lab.outside, ['curl', '-s', '-m', '2', url(address, 8080)])),
+          said(await at(web.netns, lab.outside, ['curl', '-s', '-m', '10', url(address, 8080)])),
           /^web 80 /,
         );
       }

@@ -55,7 +55,7 @@ test('VXLAN carries what crosses nodes: flannel.1 counts it', async () => {
   };
   const target = lab.report!.nodes[1]!.pods[0] as unknown as { ips: string[] };
   const first = await packets();
-  await lab.mustExec('node1', ['ping', '-c', '5', '-i', '0.01', '-W', '1', '-q', target.ips[0]!]);
+  await lab.mustExec('node1', ['ping', '-c', '5', '-i', '0.01', '-W', '5', '-q', target.ips[0]!]);
   assert.ok((await packets()) >= first + 5);
 });
 
@@ -246,7 +246,7 @@ test('status, overlay plan, overlay list, pod list, service list, maps and diff 
 });
 
 test('the Service kubernetes leads pods and nodes to the API server', async () => {
-  const version = ['curl', '-sk', '-m', '3', 'https://10.96.0.1/version'];
+  const version = ['curl', '-sk', '-m', '10', 'https://10.96.0.1/version'];
   assert.match(await lab.mustExec('node2', version), /gitVersion/);
   assert.match(
     (await lab.podExec('node1', 'hello-1', version).then(({ stdout }) => stdout)) || '',
@@ -450,7 +450,7 @@ test('endpoints change under an established connection, which stays', async () =
   const ask = async () => {
     const before = answers.length;
     client.stdin.write('?\n');
-    await until(() => answers.length > before, { seconds: 5, what: 'an answer on the old connection' });
+    await until(() => answers.length > before, { what: 'an answer on the old connection' });
     return answers.at(-1)!;
   };
   try {
@@ -461,7 +461,7 @@ test('endpoints change under an established connection, which stays', async () =
     const seen = new Set<string>();
     for (let round = 0; round < 12; round++) {
       const { stdout } = await lab.exec('node2', [
-        ...['sh', '-c', 'echo x | socat -T1 -t1 - TCP4:10.96.0.202:7000,connect-timeout=1'],
+        ...['sh', '-c', 'echo x | socat -T10 -t10 - TCP4:10.96.0.202:7000,connect-timeout=10'],
       ]);
       seen.add(stdout.trim());
     }

@@ -207,7 +207,7 @@ describe('Services in nftables', () => {
     });
 
     test(`${family}: a wrong port of a ClusterIP is refused, an address that no Service has is dropped`, async () => {
-      const [wrong] = await node.attempt('tcp', fromPod(), VIP[family], 81, { timeout: 1 });
+      const [wrong] = await node.attempt('tcp', fromPod(), VIP[family], 81, { timeout: 5 });
       assert.equal(wrong!.result, 'ECONNREFUSED');
       const nobody = family === 'ip4' ? '10.96.7.7' : 'fd00:10:96::7777';
       const [dropped] = await node.attempt('tcp', fromPod(), nobody, 80, { timeout: 0.3 });
@@ -446,7 +446,7 @@ describe('Services in nftables', () => {
         await repaired;
         times.push(performance.now() - began);
         await whole();
-        const [seen] = await node.attempt('tcp', fromPod(), VIP.ip4, 80, { timeout: 2 });
+        const [seen] = await node.attempt('tcp', fromPod(), VIP.ip4, 80, { timeout: 10 });
         assert.equal(seen!.result, 'ok');
       }
       // Beside other work one may take longer.

@@ -177,7 +177,7 @@ describe('new flows in XDP', () => {
 
   const from = () => ({ netns: outside.netns, cgroup: false });
   const ask = (kind: 'tcp' | 'udp' | 'udp-connected', family: Family, port: number, times = 10) =>
-    node.attempt(kind, from(), NODE[family], port, { times, timeout: 2 });
+    node.attempt(kind, from(), NODE[family], port, { times, timeout: 10 });
   /** What comes out of XDP at the client's link meanwhile, as tcpdump prints it. */
   async function passed(work: () => Promise<void>): Promise<string[]> {
     const wire = await capture(node.prefix, 'up20', `inbound and (tcp or udp)`);
@@ -275,9 +275,9 @@ describe('new flows in XDP', () => {
       const [clusterIp] = family === 'ip4' ? ['10.96.0.1'] : ['fd00:10:96::1'];
       const counts = await counted(['reject-unknown-port', 'drop-unallocated'], async () => {
         const seen = await passed(async () => {
-          const [tcp] = await node.attempt('tcp', from(), clusterIp!, 99, { timeout: 1 });
+          const [tcp] = await node.attempt('tcp', from(), clusterIp!, 99, { timeout: 5 });
           assert.equal(tcp!.result, 'ECONNREFUSED');
-          const [udp] = await node.attempt('udp-connected', from(), clusterIp!, 99, { timeout: 1 });
+          const [udp] = await node.attempt('udp-connected', from(), clusterIp!, 99, { timeout: 5 });
           assert.equal(udp!.result, 'ECONNREFUSED');
           const [none] = await node.attempt('udp', from(), UNALLOCATED[family], 80, { timeout: 0.2 });
           assert.equal(none!.result, 'timeout');
@@ -302,7 +302,7 @@ describe('new flows in XDP', () => {
 
     test(`${family}: what is no Service's comes through as it is`, async () => {
       const seen = await passed(async () => {
-        const plain = await node.attempt('tcp', from(), EDGE[family], 9, { times: 3, timeout: 1 });
+        const plain = await node.attempt('tcp', from(), EDGE[family], 9, { times: 3, timeout: 5 });
         assert.ok(plain.every(({ result }) => result === 'ECONNREFUSED'));
       });
       assert.ok(seen.length >= 1);

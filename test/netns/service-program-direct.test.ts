@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import test, { after, before, describe } from 'node:test';
 import { viewOf } from '../../src/codec/index.ts';
-import { encodeEndpoint, FLOW, FRONTEND } from '../../src/service/engines/ebpf/layout.ts';
+import { encodeEndpoint, FLOW, FRONTEND, flowTableStruct } from '../../src/service/engines/ebpf/layout.ts';
 import { withOption } from '../lib/dsr-option.ts';
 import {
   AmongNodes,
@@ -19,6 +19,7 @@ import {
   withFiller,
   wrap,
 } from '../lib/lb-among-nodes.ts';
+import { u32 } from '../lib/lb-map-contents.ts';
 import { frame, ipPacket, readFrame, readIp, type Segment, TCP } from '../lib/packet.ts';
 
 describe('programs of a node with direct return', () => {
@@ -129,7 +130,14 @@ describe('programs of a node with direct return', () => {
         nodes.run('lb_from_overlay', bytes, 'tun'),
       );
       nodes.forget();
-      // The kernel makes no packet of many segments longer that is none of TCP as it knows it.
+      // The kernel makes no packet of many segments longer or shorter that is none of TCP as it knows it.
+      const many = withOption(frame(syn(f.pod, 8080)), told);
+      assert.equal(
+        nodes.counted('drop-rewrite', () =>
+          assert.equal(nodes.run('lb_from_overlay', many, 'tun', true).verdict, 'drop'),
+        ),
+        1,
+      );
       const far = addressOf(f.router);
       for (const to of [f.option, f.ipip])
         nodes.contents.backend(nodes.idOf(to, 80), { address: far }, () => {
@@ -164,6 +172,25 @@ describe('programs of a node with direct return', () => {
         });
       for (const old of [...nodes.engine.maps.lb_affinities.keys()])
         nodes.engine.maps.lb_affinities.delete(old);
+      nodes.forget();
+    });
+
+    test(`${f.family}: in a table that has grown flows are opened and go on wherever others may lie`, () => {
+      const { lb_flow_table } = nodes.engine.maps;
+      const before = lb_flow_table.get(u32(0))!.slice();
+      for (const [tried, settled] of [
+        [0, 0],
+        [0, 1],
+        [3, 1],
+      ] as const) {
+        nodes.contents.markSets({ tried, settled });
+        // As if it had begun with one set.
+        lb_flow_table.set(u32(0), flowTableStruct.encode({ ...flowTableStruct.decode(before), first: 1 }));
+        const s = syn(f.ipip, 80);
+        for (const packet of [s, ack(s)]) assert.equal(readOuter(nodes.outside(packet).data).to, f.side);
+        assert.equal(flow(s).flags & FLOW.DIRECT, FLOW.DIRECT);
+        lb_flow_table.set(u32(0), before);
+      }
       nodes.forget();
     });
 

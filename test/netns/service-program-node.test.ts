@@ -358,6 +358,9 @@ describe('programs of a node among others', () => {
       const { syn, ack, natted } = nodes.of(f);
       const s = syn(f.nat, 80);
       assert.equal(natted(s), natted(ack(s)));
+      const here = syn(f.nat, 82);
+      for (const packet of [here, ack(here)])
+        assert.equal(shown(nodes.outside(packet).data), `${f.client} ${here.sourcePort} > ${f.pod} 8080`);
     }
     for (const [, { packets, bytes }] of nodes.engine.portCounts())
       assert.deepEqual([packets, bytes], [0, 0]);

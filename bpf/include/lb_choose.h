@@ -198,11 +198,24 @@ static __always_inline bool lb_in_service_range(const __be32 *address)
 static __always_inline __u32 lb_why_no_frontend(const struct lb_endpoint *to)
 {
 	struct lb_endpoint address = {};
+	struct lb_frontend *wildcard;
 
 	if (!lb_in_service_range(to->address))
 		return LB_NONE;
 	lb_copy_address(address.address, to->address);
-	return lb_frontend_of(&address) ? LB_REJECT_UNKNOWN_PORT : LB_DROP_UNALLOCATED;
+	wildcard = lb_frontend_of(&address);
+	if (!wildcard)
+		return LB_DROP_UNALLOCATED;
+	return wildcard->flags & LB_F_NOT_OURS ? LB_NONE : LB_REJECT_UNKNOWN_PORT;
+}
+
+/* Whether nobody but us serves an address of a Service range: what is of no Service does not go on then. */
+static __always_inline bool lb_answers_for(const __be32 *address)
+{
+	struct lb_endpoint to = {};
+
+	lb_copy_address(to.address, address);
+	return lb_why_no_frontend(&to) != LB_NONE;
 }
 
 #endif

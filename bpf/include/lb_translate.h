@@ -37,7 +37,7 @@ static __always_inline int refuse(struct __sk_buff *skb, const struct lb_packet 
 /* A packet that ends within its headers: no Service's, and nothing that may leave the node for a Service range. */
 static __always_inline int cut_short(const struct lb_packet *p)
 {
-	return lb_in_service_range(p->target) ? dropped(LB_DROP_MALFORMED) : NEXT;
+	return lb_answers_for(p->target) ? dropped(LB_DROP_MALFORMED) : NEXT;
 }
 
 static __always_inline bool is_icmp_error(const struct lb_packet *p)
@@ -156,11 +156,11 @@ static __always_inline int icmp_to_backend(struct __sk_buff *skb, const struct l
 	if (lb_hold() >= LB_HOLD_KNOWN)
 		return NEXT;
 	if (parse_embedded(skb, p, &e))
-		return lb_in_service_range(p->target) ? dropped(LB_DROP_ICMP) : NEXT;
+		return lb_answers_for(p->target) ? dropped(LB_DROP_ICMP) : NEXT;
 	number = lb_flow_seen(&e.packet, LB_SEEN_SHOWN, NODE_LINK);
 	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (!flow)
-		return lb_in_service_range(p->target) ? dropped(LB_DROP_ICMP) : NEXT;
+		return lb_answers_for(p->target) ? dropped(LB_DROP_ICMP) : NEXT;
 	if (lb_flow_way(flow) && !(flow->flags & LB_FLOW_OPTION) &&
 	    rewrite_embedded(skb, p, &e, false, e.packet.target, lb_port_by(e.packet.target_port, lb_flow_way(flow))))
 		return dropped(LB_DROP_REWRITE);

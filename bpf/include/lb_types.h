@@ -30,7 +30,8 @@ enum lb_frontend_flag {
 	LB_F_DSR = 1 << 9, /* answers go back directly */
 	LB_F_NODE_ALLOWED = 1 << 10, /* its sources include this node */
 	LB_F_DSR_OPTION = 1 << 11, /* with LB_F_DSR: the backend's node is told by an option, not inside another packet */
-	LB_F_KIND_SHIFT = 12, /* 0 ClusterIP, 1 NodePort, 2 LoadBalancer, 3 ExternalIP, 4 HostPort */
+	LB_F_KIND_SHIFT = 12, /* 4 bits: 0 ClusterIP, 1 NodePort, 2 LoadBalancer, 3 ExternalIP, 4 HostPort */
+	LB_F_NOT_OURS = 1 << 16, /* with LB_F_WILDCARD: a ClusterIP that another proxy serves; all ports pass */
 };
 
 /* Where a packet or a connection goes. One update of this value switches both tables. */

@@ -280,6 +280,16 @@ for (const [story, service] of [
     assert.notEqual(plan.ignored, undefined);
   });
 
+test('the ClusterIPs of a Service that another proxy serves are told, so that nothing of ours is in its way', () => {
+  const label = { 'service.kubernetes.io/service-proxy-name': 'other' };
+  const clusterIPs = ['10.96.0.10', 'fd00::a'];
+  const notOurs = (service: Parameters<typeof serviceFacts>[0]) =>
+    planService(serviceFacts(service), [], aNode()).notOurs;
+  assert.deepEqual(notOurs(aService({ clusterIPs }, { labels: label })), clusterIPs);
+  assert.equal(notOurs(aService({ clusterIPs })), undefined);
+  assert.equal(notOurs(aService({ clusterIP: 'None', clusterIPs: ['None'] })), undefined);
+});
+
 test('slices labelled headless or of type FQDN are ignored', () => {
   const headless = aSlice(['10.244.1.2 node-a']);
   headless.metadata.labels!['service.kubernetes.io/headless'] = '';

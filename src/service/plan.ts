@@ -26,6 +26,8 @@ export function planService(
       key: service.key,
       ignored: service.ignored,
       ports: noPorts,
+      // A label hands it to another proxy, which could not serve what is dropped here as nobody's address.
+      ...(service.clusterIPs.length > 0 ? { notOurs: service.clusterIPs } : {}),
       healthCheck: undefined,
       problems: service.problems,
     };

@@ -198,6 +198,8 @@ export interface ServicePlan {
   readonly key: string;
   readonly ignored: string | undefined;
   readonly ports: readonly PortPlan[];
+  /** ClusterIPs that somebody else serves on this node: what goes there is left alone. Absent when there are none. */
+  readonly notOurs?: readonly string[];
   /** HTTP health check for outside load balancers; ready endpoints on this node. */
   readonly healthCheck: { readonly port: number; readonly localReady: number } | undefined;
   readonly problems: readonly Error[];

@@ -30,6 +30,8 @@ export interface Family {
   readonly balancer: string;
   /** In a Service range, and no Service's. */
   readonly nobody: string;
+  /** A ClusterIP that another proxy serves. */
+  readonly notOurs: string;
   readonly hairpin: string;
 }
 
@@ -42,6 +44,7 @@ export const FAMILIES: readonly Family[] = [
     node: '192.168.77.1',
     balancer: '203.0.113.7',
     nobody: '10.96.3.99',
+    notOurs: '10.96.0.16',
     hairpin: '169.254.112.111',
   },
   {
@@ -52,6 +55,7 @@ export const FAMILIES: readonly Family[] = [
     node: 'fd77::1',
     balancer: 'fd00:113::7',
     nobody: 'fd00:10:96::399',
+    notOurs: 'fd00:10:96::16',
     hairpin: '100::706f',
   },
 ];
@@ -74,6 +78,7 @@ export function buildWorld(
   const world = new World();
   world.addServiceRange('10.96.0.0/16');
   world.addServiceRange('fd00:10:96::/112');
+  for (const family of FAMILIES) world.addNotOurs(family.notOurs);
   let service = 0;
   for (const family of FAMILIES)
     for (const protocol of PROTOCOLS) {
@@ -184,11 +189,15 @@ export class WorldMaps {
     const one = new Uint8Array(4).fill(1, 0, 1);
     for (const { service, cidr } of world.sources)
       engine.maps.lb_source_ranges.set(encodeSource(service, cidr), one);
-    const empty = frontendStruct.encode({
-      ...{ id: 1, service: 0, flags: FRONTEND.WILDCARD, affinity_s: 0 },
-      ...{ inside_line: 0, inside_size: 0, outside_line: 0, outside_size: 0 },
-    });
-    for (const text of world.clusterIPs) this.#frontends.set(encodeEndpoint(text, 0, 0), empty);
+    const addressAsSuch = (flags: number) =>
+      frontendStruct.encode({
+        ...{ id: 1, service: 0, flags, affinity_s: 0 },
+        ...{ inside_line: 0, inside_size: 0, outside_line: 0, outside_size: 0 },
+      });
+    for (const text of world.clusterIPs)
+      this.#frontends.set(encodeEndpoint(text, 0, 0), addressAsSuch(FRONTEND.WILDCARD));
+    for (const text of world.notOurs)
+      this.#frontends.set(encodeEndpoint(text, 0, 0), addressAsSuch(FRONTEND.WILDCARD | FRONTEND.NOT_OURS));
     let line = 1;
     const putTable = ({ ids }: Table): number => {
       const first = line;

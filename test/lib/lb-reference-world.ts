@@ -71,10 +71,13 @@ export class World {
   readonly frontends: Frontend[] = [];
   /** Addresses of ClusterIPs, whatever the port. */
   readonly clusterIPs: string[] = [];
+  /** Those of them that another proxy serves. */
+  readonly notOurs: string[] = [];
   readonly serviceRanges: string[] = [];
   readonly sources: { readonly service: number; readonly cidr: string }[] = [];
   readonly #index = new WordMap(5, 1024);
   readonly #wildcards = new WordMap(4, 1024);
+  readonly #notOurs = new WordMap(4, 1024);
   readonly #ranges: Range[] = [];
   readonly #sources: Range[] = [];
   readonly #key = new Uint32Array(5);
@@ -102,6 +105,11 @@ export class World {
     this.clusterIPs.push(text);
   }
 
+  addNotOurs(text: string): void {
+    this.#notOurs.add(words(text));
+    this.notOurs.push(text);
+  }
+
   addServiceRange(cidr: string): void {
     this.#ranges.push(rangeOf(cidr, 0));
     this.serviceRanges.push(cidr);
@@ -124,6 +132,11 @@ export class World {
   inServiceRange(address: Uint32Array): boolean {
     for (const range of this.#ranges) if (contains(range, address)) return true;
     return false;
+  }
+
+  /** Whether an address of a Service range is nobody else's to serve. */
+  answersFor(address: Uint32Array): boolean {
+    return this.inServiceRange(address) && this.#notOurs.find(address) < 0;
   }
 
   allows(service: number, source: Uint32Array): boolean {

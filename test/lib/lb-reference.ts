@@ -111,7 +111,7 @@ export class Reference {
       case 'other':
         return VERDICT.NEXT;
       case 'cut':
-        return this.world.inServiceRange(p.target) ? this.drop('drop-malformed') : VERDICT.NEXT;
+        return this.world.answersFor(p.target) ? this.drop('drop-malformed') : VERDICT.NEXT;
       case 'no-ports':
         return (this.outside ? this.wrapped() : undefined) ?? this.noFrontend();
       default:
@@ -164,7 +164,7 @@ export class Reference {
   /** A packet for no frontend: refused where the address is a Service's, dropped where nobody has it. */
   protected noFrontend(): number {
     const { target } = this.packet;
-    if (!this.world.inServiceRange(target)) return VERDICT.NEXT;
+    if (!this.world.answersFor(target)) return VERDICT.NEXT;
     return this.world.isClusterIP(target)
       ? this.refuse('reject-unknown-port')
       : this.drop('drop-unallocated');
@@ -468,7 +468,7 @@ export class Reference {
     const known = this.readInner();
     const flows = known ? this.flows.of(inner.target, inner.targetPort, inner.protocol) : undefined;
     const flow = flows && flowTo(flows, inner.source, inner.sourcePort);
-    if (!flow) return this.world.inServiceRange(p.target) ? this.drop('drop-icmp') : VERDICT.NEXT;
+    if (!flow) return this.world.answersFor(p.target) ? this.drop('drop-icmp') : VERDICT.NEXT;
     const way = (flow.flags & FLOW.OPTION) === 0 ? wayOf(flow) : 0;
     if (way !== 0) this.replaceInner('target', inner.target, portBy(inner.targetPort, way));
     this.replaceInner('source', flow.backend, flow.backendPort);

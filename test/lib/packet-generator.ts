@@ -58,7 +58,7 @@ export const POOLS: readonly Pools[] = FAMILIES.map((family, at) => {
   return {
     four: at === 0,
     clients: [...family.pods, ...family.outside].map(words),
-    targets: [...frontends, family.nobody, family.hairpin, ...family.remote].map(words),
+    targets: [...frontends, family.nobody, family.notOurs, family.hairpin, ...family.remote].map(words),
     backends: [...family.remote, ...family.pods, family.hairpin].map(words),
     nodes: family.remote.map(words),
     clientPorts: Array.from({ length: 24 }, (_, port) => 40_000 + port),

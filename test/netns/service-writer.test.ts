@@ -25,6 +25,7 @@ const step = fc.oneof(
       ranges: fc.subarray(['10.0.0.0/8', '192.0.2.0/24', 'fd00::/8']),
       ports: fc.uniqueArray(fc.constantFrom(80, 81, 82), { minLength: 1 }),
       age: fc.integer({ min: 1, max: 3 }),
+      otherProxy: fc.integer({ min: 0, max: 3 }).map((number) => number === 0),
     }),
   },
   {
@@ -119,7 +120,13 @@ describe('writer', () => {
                       nodePort: 30_000 + port,
                     })),
                   },
-                  { name: s.name, creationTimestamp: `2026-01-0${s.age}T00:00:00Z` },
+                  {
+                    name: s.name,
+                    creationTimestamp: `2026-01-0${s.age}T00:00:00Z`,
+                    ...(s.otherProxy
+                      ? { labels: { 'service.kubernetes.io/service-proxy-name': 'other' } }
+                      : {}),
+                  },
                   { loadBalancer: { ingress: [{ ip: '203.0.113.9' }] } },
                 ),
               );
@@ -154,7 +161,7 @@ describe('writer', () => {
           restart();
           check();
         }),
-        { numRuns: 12 },
+        { numRuns: 12, endOnFailure: true },
       );
       services.clear();
       slices.clear();

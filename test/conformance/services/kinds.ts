@@ -300,6 +300,44 @@ export const kindCases: readonly Case[] = [
     },
   ),
   aCase(
+    'services-030 services-031',
+    'another proxy on a node serves what a label hands to it, and nothing of ours is in its way',
+    async (cluster) => {
+      await cluster.service('web', { ports: [tcp, udp] });
+      await cluster.endpoints('web', ['b1']);
+      const vip = await clusterIPs(cluster, 'web');
+      const { netnsName } = cluster.net.node('a');
+      // As a proxy in user space does it: the address is the node's own, and a process answers there.
+      const addresses = (verb: 'add' | 'del') => {
+        for (const ip of [`${vip.ip4}/32`, `${vip.ip6}/128`])
+          cluster.net.exec(netnsName, ['ip', 'addr', verb, ip, 'dev', 'lo']);
+      };
+      addresses('add');
+      const there = ['a1', 'packets a1', 'node-a', 'outside'];
+      const other = cluster.at('node-a');
+      try {
+        for (const ip of [vip.ip4, vip.ip6]) await other.serve(ip, 80);
+        for (const label of ['service.kubernetes.io/service-proxy-name', 'service.kubernetes.io/headless']) {
+          for (const kind of ['tcp', 'udp'] as const) await reach(cluster, there, kind, vip, 80, ['b1']);
+          await cluster.patch('web', { metadata: { labels: { [label]: 'somebody' } } });
+          for (const kind of ['tcp', 'udp', 'udp-connected'] as const)
+            await reach(cluster, there, kind, vip, 80, ['node-a']);
+          await refused(cluster, there, 'tcp', vip, 81);
+          await cluster.patch('web', { metadata: { labels: { [label]: null } } });
+        }
+        await cluster.patch('web', { metadata: { labels: { 'service.kubernetes.io/headless': '' } } });
+        await reach(cluster, there, 'tcp', vip, 80, ['node-a']);
+      } finally {
+        for (const ip of [vip.ip4, vip.ip6]) await other.unserve(ip, 80);
+        addresses('del');
+      }
+      // When the Service goes, its address is nobody's again.
+      await cluster.deleteService('web');
+      await cluster.settled();
+      await dropped(cluster, there, 'tcp', vip, 80);
+    },
+  ),
+  aCase(
     'services-042 servicecorner-053',
     'an externalIP that no node has leads to an endpoint; the older of two Services has it',
     async (cluster) => {

@@ -32,6 +32,8 @@ def serve(host, port, name=None):
         while True:
             try:
                 data, client = udp.recvfrom(65535)
+                if client is None:  # shut down
+                    return
                 udp.sendto(('%s %s %d' % (name, show(client), len(data))).encode(), client)
             except OSError as error:
                 if error.errno == errno.EBADF:

@@ -41,18 +41,32 @@ export interface FrontendStoreOptions {
   readonly types: InnerTypes;
 }
 
-const WILDCARD_VALUE = textOf(
-  frontendStruct.encode({
-    id: 0,
-    service: 0,
-    flags: FRONTEND.WILDCARD,
-    affinity_s: 0,
-    inside_line: 0,
-    inside_size: 0,
-    outside_line: 0,
-    outside_size: 0,
-  }),
-);
+/** Of an address as such. */
+function addressValue(flags: number): string {
+  return textOf(
+    frontendStruct.encode({
+      id: 0,
+      service: 0,
+      flags,
+      affinity_s: 0,
+      inside_line: 0,
+      inside_size: 0,
+      outside_line: 0,
+      outside_size: 0,
+    }),
+  );
+}
+
+const WILDCARD_VALUE = addressValue(FRONTEND.WILDCARD);
+const NOT_OURS_VALUE = addressValue(FRONTEND.WILDCARD | FRONTEND.NOT_OURS);
+function addressKey(address: string): string {
+  return textOf(encodeEndpoint(address, 0, 0));
+}
+
+function wildcardKeys(compiled: readonly CompiledFrontend[]): string[] {
+  return compiled.filter(({ wildcard }) => wildcard).map(({ address }) => addressKey(address));
+}
+
 const EMPTY_TABLE: Omit<Table, 'name'> = { line: 0, ids: [] };
 
 /** `lb_frontends[10.96.0.10:80/TCP]`. */
@@ -81,6 +95,8 @@ export class FrontendStore {
   readonly #deleted = new Map<string, number>();
   /** Ports of a Service share the entry of their ClusterIP as such. */
   readonly #wildcardUsers = new Map<string, number>();
+  /** The same of ClusterIPs that somebody else serves. */
+  readonly #notOursUsers = new Map<string, number>();
   #goneIds: number[] = [];
 
   constructor(outer: BpfMap, { entries, limit, now, types }: FrontendStoreOptions) {
@@ -108,7 +124,7 @@ export class FrontendStore {
     const services = new Set<number>();
     const ids: [number, number][] = [];
     for (const value of left.values()) {
-      if (value === WILDCARD_VALUE) continue;
+      if (value === WILDCARD_VALUE || value === NOT_OURS_VALUE) continue;
       const view = viewOf(bytesOf(value));
       ids.push([view.getUint32(VALUE.id, true), 1]);
       services.add(view.getUint32(VALUE.service, true));
@@ -154,6 +170,7 @@ export class FrontendStore {
     }
     const left = new Map<string, string>();
     for (const { key, value } of wanted) left.set(key, value);
+    for (const key of this.#notOursUsers.keys()) left.set(key, NOT_OURS_VALUE);
     for (const key of this.#wildcardUsers.keys()) left.set(key, WILDCARD_VALUE);
     const unwanted: Uint8Array[] = [];
     for (const [key, value] of this.#map.entries()) {
@@ -217,7 +234,7 @@ export class FrontendStore {
       frontends.push(frontend);
       if (value !== present) staged.push(frontend);
     }
-    this.#makeRoom(plan, added + this.#newWildcards(compiled));
+    this.#makeRoom(plan.service, added + this.#newAddresses(wildcardKeys(compiled)));
     this.#count += added;
     for (const { key, value } of staged) this.#set.set(key, value);
     for (const { key } of frontends) this.#keep(key);
@@ -237,44 +254,61 @@ export class FrontendStore {
     }
   }
 
-  /** How many ClusterIPs as such would be new; they take room like frontends. */
-  #newWildcards(compiled: readonly CompiledFrontend[]): number {
-    const keys = new Set<string>();
-    for (const { address, wildcard } of compiled) {
-      if (!wildcard) continue;
-      const key = textOf(encodeEndpoint(address, 0, 0));
-      if (!this.#wildcardUsers.has(key) && !this.#left?.has(key)) keys.add(key);
-    }
-    return keys.size;
+  /** How many of these ClusterIPs as such would be new; they take room like frontends. */
+  #newAddresses(keys: readonly string[]): number {
+    const found = new Set<string>();
+    for (const key of keys)
+      if (this.#addressWanted(key) === undefined && !this.#left?.has(key)) found.add(key);
+    return found.size;
   }
 
   /** Stages ClusterIPs as such; returns their keys. */
   putWildcards(compiled: readonly CompiledFrontend[]): string[] {
-    const keys: string[] = [];
-    for (const { address, wildcard } of compiled) {
-      if (!wildcard) continue;
-      const key = textOf(encodeEndpoint(address, 0, 0));
-      const users = this.#wildcardUsers.get(key) ?? 0;
-      this.#wildcardUsers.set(key, users + 1);
-      keys.push(key);
-      if (users > 0) continue;
-      const present = this.#left?.get(key);
-      if (present === undefined) this.#count++;
-      if (present !== WILDCARD_VALUE) this.#set.set(key, WILDCARD_VALUE);
-      this.#keep(key);
-    }
-    return keys.slice();
+    const keys = wildcardKeys(compiled);
+    for (const key of keys) this.#countAddress(this.#wildcardUsers, key, 1);
+    return keys;
   }
 
   dropWildcards(keys: readonly string[]): void {
-    for (const key of keys) {
-      const users = this.#wildcardUsers.get(key)! - 1;
-      if (users > 0) this.#wildcardUsers.set(key, users);
-      else {
-        this.#wildcardUsers.delete(key);
-        this.#set.delete(key);
-        this.#deleted.set(key, 0);
-      }
+    for (const key of keys) this.#countAddress(this.#wildcardUsers, key, -1);
+  }
+
+  /** Stages ClusterIPs that somebody else serves; returns their keys. Throws SERVICE_MAP_FULL. */
+  putNotOurs(service: string, addresses: readonly string[]): string[] {
+    const keys = addresses.map(addressKey);
+    this.#makeRoom(service, this.#newAddresses(keys));
+    for (const key of keys) this.#countAddress(this.#notOursUsers, key, 1);
+    return keys;
+  }
+
+  dropNotOurs(keys: readonly string[]): void {
+    for (const key of keys) this.#countAddress(this.#notOursUsers, key, -1);
+  }
+
+  /** What an address as such is to say; one that is ours as well, while a Service changes hands, is ours. */
+  #addressWanted(key: string): string | undefined {
+    if (this.#wildcardUsers.has(key)) return WILDCARD_VALUE;
+    return this.#notOursUsers.has(key) ? NOT_OURS_VALUE : undefined;
+  }
+
+  /** Counts one user of an address more or less, and stages what that changes. */
+  #countAddress(users: Map<string, number>, key: string, by: 1 | -1): void {
+    const before = this.#addressWanted(key);
+    const now = (users.get(key) ?? 0) + by;
+    if (now > 0) users.set(key, now);
+    else users.delete(key);
+    const after = this.#addressWanted(key);
+    if (after === before) return;
+    if (after === undefined) {
+      this.#set.delete(key);
+      this.#deleted.set(key, 0);
+    } else if (before !== undefined) this.#set.set(key, after);
+    else {
+      const present = this.#left?.get(key);
+      if (present === undefined) this.#count++;
+      // One whose removal is staged may say something else.
+      if (present !== after) this.#set.set(key, after);
+      this.#keep(key);
     }
   }
 
@@ -314,11 +348,11 @@ export class FrontendStore {
     this.#count--;
   }
 
-  #makeRoom(plan: PortPlan, added: number): void {
+  #makeRoom(service: string, added: number): void {
     if (this.#count + added <= this.#map.maxEntries) return;
     if (this.#count + added > this.#limit)
       throw serviceError('SERVICE_MAP_FULL', {
-        service: plan.service,
+        service,
         map: 'lb_frontends',
         used: this.#count,
         limit: this.#limit,

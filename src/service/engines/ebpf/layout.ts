@@ -227,6 +227,7 @@ export const FRONTEND = {
   NODE_ALLOWED: 1 << 10,
   DSR_OPTION: 1 << 11,
   KIND_SHIFT: 12,
+  NOT_OURS: 1 << 16,
 } as const;
 
 /** enum lb_backend_flag. */

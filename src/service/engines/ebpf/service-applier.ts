@@ -78,10 +78,16 @@ export class ServiceApplier {
       // A frontend may pass from one Service to another, which must be one flush; only a first sync is cut.
       if (delta.full && staged.length >= FLUSH_EVERY) flush();
     }
+    // After all that are served: an address of both stays ours, and is not written twice.
+    for (const plan of delta.upsert) {
+      const error = this.#passService(plan);
+      if (error && !failed.has(plan.key)) failed.set(plan.key, error);
+    }
     for (const key of delta.remove) this.#dropService(key);
     if (delta.full) {
       const wanted = new Set(delta.upsert.map(({ key }) => key));
-      for (const key of [...this.#portsOf.keys()]) if (!wanted.has(key)) this.#dropService(key);
+      for (const key of [...this.#portsOf.keys(), ...this.#writer.notOurs])
+        if (!wanted.has(key)) this.#dropService(key);
       // What the kernel refused is served as it was, until it can be written.
       const refused = [...failed.values()].some((error) => isNetError(error, 'SERVICE_PROGRAM_FAILED'));
       if (!refused) this.#writer.dropLeftovers();
@@ -158,6 +164,16 @@ export class ServiceApplier {
     return failure;
   }
 
+  /** Stages ClusterIPs that another proxy serves. */
+  #passService({ key, notOurs = [] }: ServicePlan): Error | undefined {
+    try {
+      this.#writer.pass(key, notOurs);
+      return undefined;
+    } catch (error) {
+      return refusal(key, error);
+    }
+  }
+
   #putPort(port: PortPlan): void {
     if (PROTOCOL_NUMBER[port.protocol] === undefined)
       throw serviceError('SERVICE_PROTOCOL_UNSUPPORTED', {
@@ -171,6 +187,7 @@ export class ServiceApplier {
   #dropService(key: string): void {
     for (const port of this.#portsOf.get(key) ?? []) this.#writer.drop(port);
     this.#portsOf.delete(key);
+    this.#writer.pass(key, []);
   }
 }
 

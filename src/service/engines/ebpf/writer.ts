@@ -57,6 +57,8 @@ export class Writer {
   readonly #services: RangeAllocator;
   readonly serviceCounts: Counters;
   readonly #ports = new Map<string, PortState>();
+  /** Keys of the ClusterIPs of Services that somebody else serves. */
+  readonly #notOurs = new Map<string, readonly string[]>();
   /** Service numbers of an earlier process that a port has again. */
   readonly #adoptedServices = new Set<number>();
   #leftovers: Leftovers | undefined;
@@ -178,6 +180,21 @@ export class Writer {
     this.#retire(before, [], [], []);
     this.#ranges.drop(before.ranges);
     this.#services.give(before.service, 1);
+  }
+
+  /** Services whose ClusterIPs somebody else serves. */
+  get notOurs(): Iterable<string> {
+    return this.#notOurs.keys();
+  }
+
+  /** Stages the ClusterIPs of a Service that somebody else serves, none when nobody does. Throws SERVICE_MAP_FULL. */
+  pass(service: string, addresses: readonly string[]): void {
+    const before = this.#notOurs.get(service);
+    if (before === undefined && addresses.length === 0) return;
+    const now = this.#frontends.putNotOurs(service, addresses);
+    if (before) this.#frontends.dropNotOurs(before);
+    if (now.length > 0) this.#notOurs.set(service, now);
+    else this.#notOurs.delete(service);
   }
 
   /** Stages the removal of what an earlier process left and no plan has claimed. */

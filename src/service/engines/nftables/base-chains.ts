@@ -146,6 +146,7 @@ export function baseChains(family: Family): Map<string, Chain> {
         rules: [
           rule('Services without endpoints', dispatch(family, 'vip', 'refused')),
           rule('nodePorts without endpoints', dispatch(family, 'nodeport', 'refused-nodeports')),
+          rule('a ClusterIP of another proxy', destination('not-ours'), verdict({ verdict: 'accept' })),
           rule('a ClusterIP, but none of its ports', destination('cluster-ips'), go(REJECTED)),
           rule(
             'drop: an address of a Service range that no Service has',

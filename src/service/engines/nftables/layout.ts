@@ -64,6 +64,8 @@ const SHAPES = {
   'refused-outside': { key: VIP, data: 'verdict', options: COUNTED },
   'refused-nodeports-outside': { key: NODE_PORT, data: 'verdict', options: COUNTED },
   'cluster-ips': { key: ['address'] },
+  /** ClusterIPs that somebody else serves. */
+  'not-ours': { key: ['address'] },
   'service-ranges': { key: ['address'], interval: true },
   'node-addresses': { key: ['address'] },
   'pod-links': { key: ['interface'] },

@@ -2,7 +2,7 @@
  * What the plans want in the kernel, and the difference that a change makes. Pure. Elements that several ports want
  * (the same endpoint, the same ClusterIP) are counted; slots are not kept but made from the plan when needed.
  */
-import { FAMILIES, type Family } from '../../../addr/index.ts';
+import { FAMILIES, type Family, type IpAddress, parseIp } from '../../../addr/index.ts';
 import { serviceError } from '../../../errors/index.ts';
 import type { Datum, NftElement } from '../../../kernel/nft/index.ts';
 import type { PortPlan, ServicePlan } from '../../types.ts';
@@ -71,6 +71,8 @@ export class Ledger {
   readonly #nodeName: string;
   readonly #ports = new Map<string, LedgerPort>();
   readonly #portsOf = new Map<string, readonly string[]>();
+  /** ClusterIPs of Services that somebody else serves. */
+  readonly #notOurs = new Map<string, readonly string[]>();
   readonly #families: Readonly<Record<Family, FamilyLedger>> = {
     4: new FamilyLedger(),
     6: new FamilyLedger(),
@@ -92,7 +94,7 @@ export class Ledger {
   }
 
   get services(): Iterable<string> {
-    return this.#portsOf.keys();
+    return [...this.#portsOf.keys(), ...this.#notOurs.keys()];
   }
 
   /** Chains that choose endpoints. */
@@ -131,12 +133,24 @@ export class Ledger {
     for (const key of before) if (!now.includes(key)) this.#dropPort(key);
     if (now.length > 0) this.#portsOf.set(plan.key, now);
     else this.#portsOf.delete(plan.key);
+    this.#pass(plan.key, plan.notOurs ?? []);
     return failure;
   }
 
   drop(service: string): void {
     for (const key of this.#portsOf.get(service) ?? []) this.#dropPort(key);
     this.#portsOf.delete(service);
+    this.#pass(service, []);
+  }
+
+  /** The ClusterIPs of a Service that somebody else serves; none when nobody does. */
+  #pass(service: string, addresses: readonly string[]): void {
+    const before = this.#notOurs.get(service) ?? [];
+    const entries = (texts: readonly string[]) => texts.map((text) => notOursEntry(parseIp(text)));
+    for (const [family, entry] of entries(addresses)) this.#share(this.#families[family], entry);
+    for (const [family, entry] of entries(before)) this.#unshare(this.#families[family], entry);
+    if (addresses.length > 0) this.#notOurs.set(service, addresses);
+    else this.#notOurs.delete(service);
   }
 
   /** Ports that changed since the last call. */
@@ -266,22 +280,8 @@ export class Ledger {
       const there = ledger.chains.get(name)!;
       if (--there.users === 0) ledger.chains.delete(name);
     }
-    for (const entry of after?.shared ?? []) {
-      const id = idOf(entry);
-      const there = ledger.shared.get(id);
-      if (there) there.users++;
-      else {
-        ledger.shared.set(id, { entry, users: 1 });
-        this.#add(ledger, '', id, entry);
-      }
-    }
-    for (const entry of before?.shared ?? []) {
-      const id = idOf(entry);
-      const there = ledger.shared.get(id)!;
-      if (--there.users > 0) continue;
-      ledger.shared.delete(id);
-      this.#remove(ledger, '', id, entry);
-    }
+    for (const entry of after?.shared ?? []) this.#share(ledger, entry);
+    for (const entry of before?.shared ?? []) this.#unshare(ledger, entry);
     if (!this.#staging) return;
     if (before) {
       for (const entry of before.entries) this.#remove(ledger, key, idOf(entry), entry);
@@ -292,6 +292,24 @@ export class Ledger {
       for (const entry of after.entries) this.#add(ledger, key, idOf(entry), entry);
       for (const entry of slotEntries(after.fronts, after.slots)) this.#add(ledger, key, idOf(entry), entry);
     }
+  }
+
+  #share(ledger: FamilyLedger, entry: Entry): void {
+    const id = idOf(entry);
+    const there = ledger.shared.get(id);
+    if (there) there.users++;
+    else {
+      ledger.shared.set(id, { entry, users: 1 });
+      this.#add(ledger, '', id, entry);
+    }
+  }
+
+  #unshare(ledger: FamilyLedger, entry: Entry): void {
+    const id = idOf(entry);
+    const there = ledger.shared.get(id)!;
+    if (--there.users > 0) return;
+    ledger.shared.delete(id);
+    this.#remove(ledger, '', id, entry);
   }
 
   #add({ pending }: FamilyLedger, by: string, id: string, entry: Entry): void {
@@ -312,6 +330,10 @@ export class Ledger {
     else if (there.after && there.by !== by) there.before ??= entry;
     else there.after = undefined;
   }
+}
+
+function notOursEntry(address: IpAddress): readonly [family: Family, entry: Entry] {
+  return [address.family, { set: 'not-ours', element: { key: [address] } }];
 }
 
 /** Which frontends have slots that these sets ask for. */

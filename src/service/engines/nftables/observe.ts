@@ -174,6 +174,7 @@ export function explainPacket({ sets, chains }: DumpedTable, query: PacketQuery)
     const dropped = chainOf(refused) === DROPPED;
     return dropped ? answer('drop', 'drop-no-local-endpoint') : answer('reject', 'reject-no-endpoint');
   }
+  if (find('not-ours', target)) return answer('pass', undefined);
   if (find('cluster-ips', target)) return answer('reject', 'reject-no-endpoint');
   const inRange = sets['service-ranges']?.some(
     ({ key, keyEnd }) =>

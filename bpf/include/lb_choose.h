@@ -209,13 +209,4 @@ static __always_inline __u32 lb_why_no_frontend(const struct lb_endpoint *to)
 	return wildcard->flags & LB_F_NOT_OURS ? LB_NONE : LB_REJECT_UNKNOWN_PORT;
 }
 
-/* Whether nobody but us serves an address of a Service range: what is of no Service does not go on then. */
-static __always_inline bool lb_answers_for(const __be32 *address)
-{
-	struct lb_endpoint to = {};
-
-	lb_copy_address(to.address, address);
-	return lb_why_no_frontend(&to) != LB_NONE;
-}
-
 #endif

@@ -34,10 +34,22 @@ static __always_inline int refuse(struct __sk_buff *skb, const struct lb_packet 
 	return turn_back(skb);
 }
 
+/*
+ * Whether nobody but us serves an address of a Service range: what is of no Service does not go on then. Rare, and a
+ * function for the sake of the programs' size.
+ */
+static __noinline bool lb_answers_for(const struct lb_packet *p)
+{
+	struct lb_endpoint to;
+
+	lb_endpoint_of(&to, p->target, 0, 0);
+	return lb_why_no_frontend(&to) != LB_NONE;
+}
+
 /* A packet that ends within its headers: no Service's, and nothing that may leave the node for a Service range. */
 static __always_inline int cut_short(const struct lb_packet *p)
 {
-	return lb_answers_for(p->target) ? dropped(LB_DROP_MALFORMED) : NEXT;
+	return lb_answers_for(p) ? dropped(LB_DROP_MALFORMED) : NEXT;
 }
 
 static __always_inline bool is_icmp_error(const struct lb_packet *p)
@@ -156,11 +168,11 @@ static __always_inline int icmp_to_backend(struct __sk_buff *skb, const struct l
 	if (lb_hold() >= LB_HOLD_KNOWN)
 		return NEXT;
 	if (parse_embedded(skb, p, &e))
-		return lb_answers_for(p->target) ? dropped(LB_DROP_ICMP) : NEXT;
+		return lb_answers_for(p) ? dropped(LB_DROP_ICMP) : NEXT;
 	number = lb_flow_seen(&e.packet, LB_SEEN_SHOWN, NODE_LINK);
 	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (!flow)
-		return lb_answers_for(p->target) ? dropped(LB_DROP_ICMP) : NEXT;
+		return lb_answers_for(p) ? dropped(LB_DROP_ICMP) : NEXT;
 	if (lb_flow_way(flow) && !(flow->flags & LB_FLOW_OPTION) &&
 	    rewrite_embedded(skb, p, &e, false, e.packet.target, lb_port_by(e.packet.target_port, lb_flow_way(flow))))
 		return dropped(LB_DROP_REWRITE);

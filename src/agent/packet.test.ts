@@ -28,6 +28,17 @@ test('a packet from an address goes to the frontend of its family', () => {
   assert.equal(ask({ service: 'default/web' }).target, '10.96.0.10:80/TCP');
 });
 
+test('to a loopback address a process of the node sends, and no pod', () => {
+  const asked = (query: Record<string, string>) => {
+    const { source, client } = ask(query);
+    return [source, client];
+  };
+  assert.deepEqual(asked({ to: '127.0.0.1:30080/tcp' }), ['127.0.0.1', 'node']);
+  assert.deepEqual(asked({ to: '[::1]:30080/tcp' }), ['::1', 'node']);
+  assert.deepEqual(asked({ to: '10.96.0.10:80/tcp' }), ['10.244.1.2', 'pod']);
+  assert.deepEqual(asked({ to: '10.96.0.10:80/tcp', source: '192.0.2.7' }), ['192.0.2.7', 'outside']);
+});
+
 test('why a Service has no target, and a sender of the other family, are told', () => {
   assert.throws(() => ask({ service: 'default/named' }), /default\/named has no frontend, it is headless/);
   assert.throws(

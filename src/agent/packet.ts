@@ -1,5 +1,5 @@
 /** What `portolan service explain --from --to` asks the agent: a packet, and what happens to it. */
-import { tryParseIp } from '../addr/index.ts';
+import { type IpAddress, tryParseIp } from '../addr/index.ts';
 import { agentError } from '../errors/index.ts';
 import { frontendKey, type PacketAnswer, type PacketQuery } from '../service/index.ts';
 import type { AgentParts } from './parts.ts';
@@ -17,13 +17,20 @@ export interface PacketReport extends PacketAnswer {
 
 /**
  * `to=ADDRESS:PORT/tcp` (or `to=ADDRESS` with `port` and `protocol`), or `service=NAMESPACE/NAME` for its first
- * frontend, of the family of `source` if that is given; `source`, by default the first pod of this node; `from=outside|pod`, by default what the source is.
+ * frontend, of the family of `source` if that is given; `source`, by default the first pod of this node,
+ * or for a loopback address the node itself; `from=outside|pod`, by default what the source is.
  * Throws AGENT_BAD_OPTION, AGENT_NO_SUCH_SERVICE, ADDR_BAD_IP, BPF_RUN_FAILED.
  */
 export function packetAnswer(parts: AgentParts, query: URLSearchParams): PacketReport {
   const { target, targetPort, protocol } = targetOf(parts, query);
   const pods = parts.networking.list().flatMap(({ addresses }) => addresses.map(String));
-  const source = query.get('source') || pods.find((one) => one.includes(':') === target.includes(':')) || '';
+  // What goes to a loopback address has one as its source: a process of the node, or of a pod about itself.
+  const source =
+    query.get('source') ||
+    (isLoopback(tryParseIp(target))
+      ? LOOPBACK[target.includes(':') ? 6 : 4]
+      : pods.find((one) => one.includes(':') === target.includes(':'))) ||
+    '';
   const from = query.get('from');
   const sameFamily = source.includes(':') === target.includes(':');
   if (!tryParseIp(source) || !sameFamily)
@@ -33,7 +40,8 @@ export function packetAnswer(parts: AgentParts, query: URLSearchParams): PacketR
       want: `an IPv${target.includes(':') ? 6 : 4} address, as --to is one${query.get('source') ? '' : '; this node has no pod to take one of'}`,
     });
   const isPod = pods.includes(String(tryParseIp(source)));
-  const client = from === 'outside' || (from === null && !isPod) ? 'outside' : 'pod';
+  const own = isLoopback(tryParseIp(source)) ? 'node' : isPod ? 'pod' : 'outside';
+  const client = from === 'outside' || from === 'pod' ? from : own;
   const answer = parts.engine.explainPacket({ client, source, target, targetPort, protocol });
   const service = parts.controller.ownerOf(frontendKey({ address: target, port: targetPort }, protocol));
   return {
@@ -43,6 +51,13 @@ export function packetAnswer(parts: AgentParts, query: URLSearchParams): PacketR
     ...(service === undefined ? {} : { service }),
     ...answer,
   };
+}
+
+const LOOPBACK = { 4: '127.0.0.1', 6: '::1' } as const;
+
+function isLoopback(address: IpAddress | undefined): boolean {
+  const text = String(address);
+  return text.startsWith('127.') || text === LOOPBACK[6];
 }
 
 type Target = Pick<PacketQuery, 'target' | 'targetPort' | 'protocol'>;

@@ -69,13 +69,23 @@ interface ExplainFlags extends AskFlags {
   outside: boolean;
 }
 
+/** Where a packet is decided about. */
+const PLACES = {
+  pod: 'at the link of a pod',
+  node: 'of a process of the node',
+  outside: 'at a node interface',
+} as const;
+
 function registerExplain(service: Command): void {
   asking(service.command('explain'))
     .description(
       'why each endpoint of a Service is chosen or not; or what happens to a packet, by the loaded program',
     )
     .argument('<what>', 'NAMESPACE/NAME of a Service, or ADDRESS:PORT/tcp of a packet')
-    .option('--from <address>', 'who sends a packet (default: the first pod of this node)')
+    .option(
+      '--from <address>',
+      'who sends a packet (default: the first pod of this node; the node to 127.0.0.1 and ::1)',
+    )
     .option('--to <address:port/protocol>', 'where it goes (default: the first frontend of the Service)')
     .option('--source <address>', 'the same as --from')
     .option(
@@ -107,7 +117,7 @@ function registerExplain(service: Command): void {
         ...(flags.outside ? { from: 'outside' } : {}),
       });
       const answer = await ask<
-        PacketAnswer & { source: string; target: string; client: string; service?: string }
+        PacketAnswer & { source: string; target: string; client: keyof typeof PLACES; service?: string }
       >(flags, `/services/packet?${query}`);
       const parts = [
         `${answer.source} -> ${answer.target}: ${answer.verdict}`,
@@ -121,7 +131,7 @@ function registerExplain(service: Command): void {
         text: () =>
           [
             parts.join(''),
-            `  ${answer.client === 'pod' ? 'at the link of a pod' : 'at a node interface'}, ${answer.service ? `Service ${answer.service}` : 'no Service of ours'}`,
+            `  ${PLACES[answer.client]}, ${answer.service ? `Service ${answer.service}` : 'no Service of ours'}`,
             ...answer.entries.map((line) => `  ${line}`),
           ].join('\n'),
       });

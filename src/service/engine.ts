@@ -146,8 +146,8 @@ export interface ServiceEngine {
 
 /** A packet that somebody asks about. */
 export interface PacketQuery {
-  /** `pod`: it comes out of a pod of this node; `outside`: by a link of the node. */
-  readonly client: 'pod' | 'outside';
+  /** `pod`: it comes out of a pod of this node; `node`: a process of the node sends it; `outside`: by a link of the node. */
+  readonly client: 'pod' | 'node' | 'outside';
   readonly source: string;
   /** Default 61,999. */
   readonly sourcePort?: number;

@@ -1,4 +1,5 @@
 /** Why a Service does what it does, from its plan. Pure: what `service explain` prints, and its JSON. */
+import { isNetError } from '../errors/index.ts';
 import { backendReason, frontendText, socketAddress } from './describe.ts';
 import { mergeEndpoints } from './endpoint-sets.ts';
 import type { BackendPlan, NodeContext, PortPlan, ServicePlan, SetName, SliceFacts } from './types.ts';
@@ -16,7 +17,7 @@ export interface BackendExplanation {
 export interface PortExplanation {
   readonly port: string;
   readonly frontends: readonly string[];
-  /** In words: what a new connection gets when nobody can serve. */
+  /** In words: what a new connection gets; when nobody can serve, or the engine does not, why. */
   readonly whenEmpty: string;
   readonly affinity: string;
   readonly backends: readonly BackendExplanation[];
@@ -44,7 +45,7 @@ export function explainService(
   return {
     service: plan.key,
     ...(plan.ignored === undefined ? {} : { ignored: plan.ignored }),
-    ports: plan.ports.map((port) => explainPort(port, node, slices)),
+    ports: plan.ports.map((port) => explainPort(port, node, slices, unserved(port, failure))),
     ...(plan.healthCheck
       ? {
           healthCheck: `port ${plan.healthCheck.port}: ${plan.healthCheck.localReady} ready endpoints on this node`,
@@ -54,7 +55,19 @@ export function explainService(
   };
 }
 
-function explainPort(port: PortPlan, node: NodeContext, slices: readonly SliceFacts[]): PortExplanation {
+/** Why an engine serves a port not at all; undefined when it does. */
+function unserved({ protocol }: PortPlan, failure: Error | undefined): string | undefined {
+  if (!isNetError(failure, 'SERVICE_PROTOCOL_UNSUPPORTED') || protocol === 'TCP' || protocol === 'UDP')
+    return undefined;
+  return `the engine "${String(failure.context['engine'])}" carries no ${protocol}`;
+}
+
+function explainPort(
+  port: PortPlan,
+  node: NodeContext,
+  slices: readonly SliceFacts[],
+  unserved: string | undefined,
+): PortExplanation {
   const planned = new Set(port.backends.map(({ endpoint }) => endpoint));
   const useless = mergeEndpoints(slices, port, port.family).filter(({ endpoint }) => !planned.has(endpoint));
   const cluster = port.frontends.find(({ kind }) => kind === 'ClusterIP');
@@ -64,15 +77,21 @@ function explainPort(port: PortPlan, node: NodeContext, slices: readonly SliceFa
   const verdict = (cluster ?? external)?.rules.pod.verdict;
   return {
     port: port.key,
-    frontends: port.frontends.map((frontend) => frontendText(frontend, port.protocol)),
+    frontends: port.frontends.map((frontend) =>
+      unserved === undefined
+        ? frontendText(frontend, port.protocol)
+        : `${frontend.kind} ${socketAddress(frontend.address, frontend.port)}/${port.protocol} not served`,
+    ),
     whenEmpty:
-      verdict === 'reject'
-        ? port.backends.some(({ weight }) => weight === 0)
-          ? 'refused: all endpoints have weight 0'
-          : 'refused: there is no endpoint anywhere'
-        : verdict === 'drop'
-          ? 'dropped: policy Local, and endpoints are only on other nodes'
-          : 'forwarded',
+      unserved !== undefined
+        ? `not served: ${unserved}`
+        : verdict === 'reject'
+          ? port.backends.some(({ weight }) => weight === 0)
+            ? 'refused: all endpoints have weight 0'
+            : 'refused: there is no endpoint anywhere'
+          : verdict === 'drop'
+            ? 'dropped: policy Local, and endpoints are only on other nodes'
+            : 'forwarded',
     affinity:
       port.affinitySeconds === 0 ? 'none' : `ClientIP, ${port.affinitySeconds} s after the last connection`,
     backends: [...port.backends.map(explainBackend), ...useless.map(explainUseless)],
@@ -91,15 +110,15 @@ function explainPort(port: PortPlan, node: NodeContext, slices: readonly SliceFa
       node: backend.endpoint.nodeName,
       weight: backend.weight,
       inside: {
-        chosen: isChosen(backend, inside),
-        because: backendReason(backend, port, inside, node),
+        chosen: unserved === undefined && isChosen(backend, inside),
+        because: unserved ?? backendReason(backend, port, inside, node),
       },
       ...(outside === undefined
         ? {}
         : {
             outside: {
-              chosen: isChosen(backend, outside),
-              because: backendReason(backend, port, outside, node),
+              chosen: unserved === undefined && isChosen(backend, outside),
+              because: unserved ?? backendReason(backend, port, outside, node),
             },
           }),
     };

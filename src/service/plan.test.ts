@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { serviceError } from '../errors/index.ts';
 import type { EndpointSlice, Service } from '../model/kubernetes.ts';
 import { backendReason, portText } from './describe.ts';
 import { explainService, explanationText } from './explain.ts';
@@ -375,6 +376,20 @@ test('an explanation says of each backend why it serves or not', () => {
     '  default/web/TCP/ip4: refused: all endpoints have weight 0',
     '    ClusterIP 10.96.0.10:80/TCP pod,node,outside: reject',
     '    - 10.244.1.2:8080 on node-a weight 0: weight 0',
+  ]);
+  const sctp = planService(
+    serviceFacts(aService({ ports: [{ name: 's', port: 7, protocol: 'SCTP' }] })),
+    [sliceFacts(aSlice(['10.244.1.2 node-a'], { portName: 's', protocol: 'SCTP' }))],
+    node,
+  );
+  const engine = { service: 'default/web', protocol: 'SCTP', engine: 'ebpf' };
+  const failure = serviceError('SERVICE_PROTOCOL_UNSUPPORTED', engine);
+  assert.deepEqual(explanationText(explainService(sctp, node, { failure })), [
+    'Service default/web',
+    '  default/web:s/SCTP/ip4: not served: the engine "ebpf" carries no SCTP',
+    '    ClusterIP 10.96.0.10:7/SCTP not served',
+    '    - 10.244.1.2:8080 on node-a: the engine "ebpf" carries no SCTP',
+    `  problem: ${failure.message}`,
   ]);
   const claimed = serviceFacts(aService({ externalIPs: ['198.51.100.7'] }));
   const off = explanationText(explainService(planService(claimed, [], aNode({ externalIPs: false })), node));

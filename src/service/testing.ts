@@ -1,6 +1,6 @@
 /** Builders of Services and EndpointSlices in few words, for tests of this folder and of the engines. */
 import type { EndpointSlice, EndpointSliceEndpoint, Service } from '../model/kubernetes.ts';
-import type { NodeContext } from './types.ts';
+import type { NodeContext, Protocol } from './types.ts';
 
 /** A Service `default/NAME` with port 80/TCP on 10.96.0.10; whatever is given in `spec` counts instead. */
 export function aService(
@@ -56,7 +56,7 @@ export function anEndpoint(text: string): EndpointSliceEndpoint {
 /** A slice of Service `web` with port 8080/TCP. */
 export function aSlice(
   endpoints: readonly string[],
-  more: { name?: string; service?: string; port?: number; portName?: string; protocol?: 'TCP' | 'UDP' } = {},
+  more: { name?: string; service?: string; port?: number; portName?: string; protocol?: Protocol } = {},
 ): EndpointSlice {
   const service = more.service ?? 'web';
   const parsed = endpoints.map(anEndpoint);

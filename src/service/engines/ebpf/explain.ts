@@ -62,7 +62,7 @@ export function explainPacket(parts: ExplainParts, query: PacketQuery): PacketAn
   const sticky =
     frontend && frontend.affinity_s > 0 ? affinityKey(query.source, frontend.service) : undefined;
   const stuck = sticky && maps.lb_affinities.get(sticky);
-  const program = programs.get(query.client === 'pod' ? 'lb_from_pod' : 'lb_from_outside')!;
+  const program = programs.get(query.client === 'outside' ? 'lb_from_outside' : 'lb_from_pod')!;
   const { returned, data } = program.run({ data: buildPacket({ ...query, sourcePort }) });
   const made = flows.show(name);
   const flow = flowText(made) ?? findNatFlow(maps.lb_nat_flows, data, query);
@@ -73,10 +73,12 @@ export function explainPacket(parts: ExplainParts, query: PacketQuery): PacketAn
   const after = parts.counters();
   const reason = Object.keys(after).find((name) => after[name] !== before[name]) as Reason | undefined;
 
+  // A socket of the node is given what a packet from inside gets, from the same table.
+  const told = query.client === 'node' && reason === 'forward-flow' ? 'forward-socket' : reason;
   const verdict = flow ? 'forward' : (VERDICTS[returned] ?? 'pass');
   return {
     verdict,
-    reason,
+    reason: told,
     backend: flow?.backend,
     masquerade: flow?.masquerade ?? false,
     entries: [
@@ -164,7 +166,7 @@ function frontendEntries(
     );
   }
   const [line, size] =
-    query.client === 'pod'
+    query.client !== 'outside'
       ? [frontend.inside_line, frontend.inside_size]
       : [frontend.outside_line, frontend.outside_size];
   if (size === 0) return [...entries, 'the table is empty'];
@@ -191,8 +193,15 @@ function noFrontendEntries({ writer, objects }: ExplainParts, query: PacketQuery
     ...inside.map((range) => `lb_config: in Service range ${range}`),
     ...(inside.length === 0
       ? []
-      : [`lb_frontends[${query.target}] ${address ? '= a ClusterIP without this port' : 'is absent'}`]),
+      : [`lb_frontends[${query.target}] ${address ? addressText(address) : 'is absent'}`]),
   ];
+}
+
+function addressText(value: Uint8Array): string {
+  const { flags } = frontendStruct.decode(value);
+  return flags & FRONTEND.NOT_OURS
+    ? '= a ClusterIP that another proxy serves'
+    : '= a ClusterIP without this port';
 }
 
 /** A SYN, or a datagram without data. Checksums are left out: programs change them by difference. */

@@ -4,7 +4,7 @@ import type { ConntrackEntry } from '../../../kernel/conntrack/index.ts';
 import type { NftElement } from '../../../kernel/nft/index.ts';
 import { socketAddress } from '../../describe.ts';
 import type { Count, PacketAnswer, PacketQuery, PortObservation } from '../../engine.ts';
-import { DROPPED } from './base-chains.ts';
+import { DROPPED, REJECTED } from './base-chains.ts';
 import { backendText, entryId, PROTOCOL_NUMBER, slotEntries } from './compile.ts';
 import { type DumpedTable, slotsOf } from './dump.ts';
 import type { SetContents } from './kernel.ts';
@@ -152,9 +152,16 @@ export function explainPacket({ sets, chains }: DumpedTable, query: PacketQuery)
     if (!allowed) return answer('drop', 'drop-source-range');
   }
   const outside = query.client === 'outside';
-  const own = outside ? either('vips-outside', 'nodeports-outside') : undefined;
+  // A process of the node at 127.0.0.1 or ::1: its address is good for no other node.
+  const isLoopback = query.source.startsWith('127.') || query.source === '::1';
+  const own = outside
+    ? either('vips-outside', 'nodeports-outside')
+    : query.client === 'node'
+      ? either('vips-node', 'nodeports-node')
+      : undefined;
   const forwarded = own ?? either('vips', 'nodeports');
   const chain = forwarded && chainOf(forwarded);
+  if (chain === REJECTED) return answer('reject', 'reject-no-endpoint');
   if (chain === DROPPED) return answer('drop', 'drop-no-local-endpoint');
   const chosen = chain === undefined ? undefined : (parseAffine(chain) ?? parseTarget(chain));
   if (chain !== undefined && chosen) {
@@ -164,7 +171,7 @@ export function explainPacket({ sets, chains }: DumpedTable, query: PacketQuery)
     return {
       ...answer('forward', 'forward-nat'),
       backend: list.length === 1 ? list[0] : `one of ${list.join(', ')}`,
-      masquerade: chosen.masquerade || (outside && own === undefined) || hairpin,
+      masquerade: chosen.masquerade || (outside && own === undefined) || isLoopback || hairpin,
     };
   }
   const refused =

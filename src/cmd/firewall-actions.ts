@@ -45,7 +45,11 @@ export async function apply(file: string, flags: ApplyFlags): Promise<void> {
         : trialMs === undefined
           ? `${name} is written`
           : `${name} is on trial: "portolan firewall confirm ${name}" within ${flags.confirmWithin} keeps it`;
-    print({ json: flags.json, value: { states, next }, text: () => `${statesText(states)}\n${next}` });
+    print({
+      json: flags.json,
+      value: { states, next },
+      text: () => `${statesText(states, flags.dryRun ? name : undefined)}\n${next}`,
+    });
     if (refused || (flags.dryRun && (state?.lockouts.length ?? 0) > 0)) process.exitCode = 1;
   });
 }

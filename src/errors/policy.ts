@@ -27,7 +27,8 @@ export const policyCatalogue = {
   ),
   POLICY_NO_SUCH_POLICY: entry(
     (c: { name: string }) => `Cannot show network policy "${c.name}": there is none`,
-    () => '"portolan policy list" names them as namespace/name',
+    () =>
+      '"portolan policy list" names them as namespace/name; "portolan firewall status" has those of the node itself',
   ),
   POLICY_LOG_OFF: entry(
     () => 'Decisions of network policies are not recorded on this node',

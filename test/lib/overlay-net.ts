@@ -159,7 +159,7 @@ export function inside(netns: string, ...command: string[]): string {
 export function pings(netns: string, to: string, { tries = 3 } = {}): boolean {
   for (let at = 0; at < tries; at++)
     try {
-      inside(netns, 'ping', '-c', '1', '-W', '1', to);
+      inside(netns, 'ping', '-c', '1', '-W', at === 0 ? '1' : '5', to);
       return true;
     } catch {
       // One more try: the neighbour may still be asked for.

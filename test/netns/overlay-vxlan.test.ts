@@ -81,7 +81,7 @@ test('packets of the announced MTU pass whole, larger ones are told the MTU', ()
   const [one, two] = net.nodes as [TestNode, TestNode];
   const whole = (to: string, bytes: number) => {
     try {
-      inside(one.pod.netns, 'ping', '-c', '1', '-W', '1', '-M', 'do', '-s', String(bytes), to);
+      inside(one.pod.netns, 'ping', '-c', '1', '-W', '5', '-M', 'do', '-s', String(bytes), to);
       return true;
     } catch {
       return false;

@@ -61,7 +61,7 @@ export type Kind = 'tcp' | 'udp' | 'udp-connected';
 
 export interface AttemptOptions {
   readonly times?: number;
-  /** Seconds; 2 by default. */
+  /** Seconds; 5 by default, for what is to succeed. */
   readonly timeout?: number;
   /** Seconds between attempts. */
   readonly pause?: number;
@@ -153,7 +153,7 @@ export class Prober {
       server: opened['text'] as string,
       client: (opened['client'] ?? '') as string,
       local: (opened['local'] ?? '') as string,
-      say: async (text = 'hello', timeout = 1) => {
+      say: async (text = 'hello', timeout = 5) => {
         const { text: said } = await this.#ask('say', { handle, text, timeout });
         return said as string;
       },

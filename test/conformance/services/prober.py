@@ -78,7 +78,7 @@ def opened(request):
     stream = kind == 'tcp'
     mapped = request.get('mapped')
     s = socket.socket(socket.AF_INET6 if mapped else family(host), socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
-    s.settimeout(request.get('timeout', 2))
+    s.settimeout(request.get('timeout', 5))
     if request.get('bind') or request.get('source'):
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         s.bind((request.get('source', ''), request.get('bind', 0)))
@@ -136,7 +136,7 @@ def say(request):
     """One line, or datagram, and its answer over a socket that is held."""
     entry = held[request['handle']]
     s = entry['socket']
-    s.settimeout(request.get('timeout', 1))
+    s.settimeout(request.get('timeout', 5))
     try:
         if entry['kind'] == 'tcp':
             s.sendall((request['text'] + '\n').encode())

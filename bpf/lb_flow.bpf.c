@@ -77,34 +77,42 @@ static __always_inline bool lb_flow_settle(struct lb_flow_set *set, const struct
 	return false;
 }
 
-/* Gives the places of a set back whose flows are gone. Returns a byte each: used, confirmed, datagrams, freed, unsettled. */
+/*
+ * Gives a place back whose flow is gone. Returns a byte each: used, confirmed, datagrams, freed. A function by itself, for
+ * the verifier of Linux 6.1 goes on with each sum that a loop can come to, where it knows it.
+ */
+__noinline __u64 lb_flow_sweep_slot(__u32 place, __u32 slot)
+{
+	struct lb_flow_set *set = lb_flow_set_at(place);
+	__u32 now = bpf_jiffies64(), tag;
+	struct lb_flow *flow;
+
+	if (!set || slot >= LB_FLOW_SLOTS)
+		return 0;
+	flow = &set->flow[slot];
+	tag = set->tag[slot];
+	if (!tag)
+		return 0;
+	/* One that is being filled has been so for a moment, but for a program that ended in the middle. */
+	if (flow->flags & LB_FLOW_USED ? lb_flow_gone(flow, now) : now - flow->seen > 60 * lb_hz)
+		return __sync_val_compare_and_swap(&set->tag[slot], tag, 0) == tag ? 1ULL << 24 : 0;
+	if (flow->flags & LB_FLOW_CONFIRMED)
+		return 1 + (1ULL << 8);
+	return flow->flags & LB_FLOW_UDP ? 1 + (1ULL << 16) : 1;
+}
+
+/* The same of a whole set, and whether it is unsettled above that. */
 __noinline __u64 lb_flow_sweep_set(__u32 place)
 {
 	struct lb_flow_table *table = lb_flow_table_now();
 	struct lb_flow_set *set = lb_flow_set_at(place);
-	__u32 now = bpf_jiffies64();
 	__u64 counts = 0;
 
 	if (!set || !table)
 		return 0;
-	for (__u32 slot = 0; slot < LB_FLOW_SLOTS; slot++) {
-		struct lb_flow *flow = &set->flow[slot];
-		__u32 tag = set->tag[slot];
-
-		if (!tag)
-			continue;
-		/* One that is being filled has been so for a moment, but for a program that ended in the middle. */
-		if (flow->flags & LB_FLOW_USED ? lb_flow_gone(flow, now) : now - flow->seen > 60 * lb_hz) {
-			if (__sync_val_compare_and_swap(&set->tag[slot], tag, 0) == tag)
-				counts += 1ULL << 24;
-			continue;
-		}
-		counts += 1;
-		if (flow->flags & LB_FLOW_CONFIRMED)
-			counts += 1ULL << 8;
-		else if (flow->flags & LB_FLOW_UDP)
-			counts += 1ULL << 16;
-	}
+	for (__u32 slot = 0; slot < LB_FLOW_SLOTS; slot++)
+		if (set->tag[slot])
+			counts += lb_flow_sweep_slot(place, slot);
 	if (lb_flow_settle(set, table, place))
 		counts += 1ULL << 32;
 	return counts;

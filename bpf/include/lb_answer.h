@@ -188,6 +188,20 @@ static __always_inline void lb_error6_of(const struct lb_packet *p, struct lb_wo
 	head->icmp.checksum = lb_fold(bpf_csum_diff(NULL, 0, (__be32 *)&head->icmp, 8, sum));
 }
 
+/* Reads what is kept of a packet. Returns whether that failed. */
+static __always_inline bool lb_read_kept(struct __sk_buff *skb, void *to, __u32 kept, __u32 most)
+{
+	/*
+	 * The verifier of Linux 6.1 has to see both bounds. The compiler knows them and would leave them out, or make one
+	 * comparison of both that the verifier understands nothing of.
+	 */
+	asm volatile("" : "+r"(kept));
+	if (kept > most)
+		return true;
+	asm volatile("" : "+r"(kept));
+	return kept < sizeof(struct iphdr) || bpf_skb_load_bytes(skb, ETH_HLEN, to, kept);
+}
+
 static __always_inline int lb_answer_icmp4(struct __sk_buff *skb, const struct lb_packet *p,
 					   struct lb_words why, __u32 mtu)
 {
@@ -196,7 +210,7 @@ static __always_inline int lb_answer_icmp4(struct __sk_buff *skb, const struct l
 	struct lb_error4 head;
 
 	/* Options would move what is embedded; nobody sends them. */
-	if (p->l4 != ETH_HLEN + sizeof(struct iphdr) || bpf_skb_load_bytes(skb, ETH_HLEN, embedded, kept))
+	if (p->l4 != ETH_HLEN + sizeof(struct iphdr) || lb_read_kept(skb, embedded, kept, sizeof(embedded)))
 		return -1;
 	lb_error4_of(p, why, mtu, bpf_csum_diff(NULL, 0, (__be32 *)embedded, sizeof(embedded), 0), kept, &head);
 	if (bpf_skb_change_tail(skb, ETH_HLEN + kept, 0) ||
@@ -220,7 +234,7 @@ static __always_inline int lb_answer_icmp6(struct __sk_buff *skb, const struct l
 	/* TCP behind an extension header: its ports and its sequence number. */
 	if (kept > sizeof(embedded))
 		kept = sizeof(embedded);
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, embedded, kept))
+	if (lb_read_kept(skb, embedded, kept, sizeof(embedded)))
 		return -1;
 	lb_error6_of(p, why, mtu, bpf_csum_diff(NULL, 0, (__be32 *)embedded, sizeof(embedded), 0), kept, &head);
 	if (bpf_skb_change_tail(skb, ETH_HLEN + kept, 0) ||

@@ -120,14 +120,18 @@ __noinline __u32 lb_flow_to_soon(const struct lb_packet *p)
 	return lb_flow_find_here(&name);
 }
 
-/* The flow whose backend sees this port of a client, by one of these ways; 0 for none. */
+/*
+ * The flow whose backend sees this port of a client, by one of these ways; 0 for none. Searches without lb_flow_find(),
+ * for the sake of the stack.
+ */
 __noinline __u32 lb_flow_by_port(struct lb_flow_name *name, __u32 ways)
 {
+	struct lb_flow_table *table = lb_flow_table_now();
 	__u32 number = 0;
 	__be16 port;
 	__u16 flags;
 
-	if (!name)
+	if (!name || !table)
 		return 0;
 	port = name->client_port;
 	flags = name->flags & ~LB_FLOW_WAYS;
@@ -137,7 +141,7 @@ __noinline __u32 lb_flow_by_port(struct lb_flow_name *name, __u32 ways)
 			continue;
 		name->client_port = lb_port_by(port, way);
 		name->flags = flags | way << LB_FLOW_WAY_SHIFT;
-		number = lb_flow_find(name);
+		number = lb_flow_search(name, lb_flow_tag(table->seed, name));
 	}
 	name->client_port = port;
 	return number;

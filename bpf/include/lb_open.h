@@ -124,15 +124,18 @@ struct choice {
 static __always_inline void choose_backend(const struct lb_packet *p, bool opens, bool outside, struct choice *choice,
 					   int *verdict)
 {
-	struct lb_client sticky;
+	/* One after the other: the stack has no room for both. */
+	union {
+		struct lb_endpoint to;
+		struct lb_client sticky;
+	} key;
 	struct lb_frontend *frontend;
-	struct lb_endpoint to;
 	struct lb_table table;
 	__u32 hold;
 
 	choice->backend = NULL;
-	lb_endpoint_of(&to, p->target, p->target_port, p->protocol);
-	frontend = lb_frontend_of(&to);
+	lb_endpoint_of(&key.to, p->target, p->target_port, p->protocol);
+	frontend = lb_frontend_of(&key.to);
 	choice->frontend = frontend;
 	if (!frontend) {
 		*verdict = no_frontend(p);
@@ -163,10 +166,10 @@ static __always_inline void choose_backend(const struct lb_packet *p, bool opens
 		*verdict = table.drop ? dropped(LB_DROP_NO_LOCAL) : REFUSED + LB_REJECT_NO_ENDPOINT;
 		return;
 	}
-	lb_copy_address(sticky.address, p->source);
-	sticky.service = frontend->service;
-	sticky.kind = 0;
-	choice->id = lb_choose(frontend, &table, &sticky,
+	lb_copy_address(key.sticky.address, p->source);
+	key.sticky.service = frontend->service;
+	key.sticky.kind = 0;
+	choice->id = lb_choose(frontend, &table, &key.sticky,
 			       table.hash ? lb_flow_hash(p, frontend->affinity_s) : bpf_get_prandom_u32(),
 			       &choice->backend);
 	if (!choice->id || !choice->backend) {

@@ -125,6 +125,11 @@ function quote(words: readonly string[]): string {
   return words.map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(' ');
 }
 
+/** Where the guest has empty folders; sources that are below /tmp have to be seen there. */
+function memoryFolders(): string[] {
+  return process.cwd().startsWith('/tmp/') ? ['run'] : ['run', 'tmp'];
+}
+
 /** First process of the guest: mounts, then the command, then power off. */
 function initScript(kernel: Kernel, modules: readonly string[]): string {
   const path = `${dirname(process.execPath)}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin`;
@@ -138,7 +143,7 @@ mount -t tmpfs -o size=75% memory /memory
 mkdir /memory/upper /memory/work
 mount -t overlay -o lowerdir=/host,upperdir=/memory/upper,workdir=/memory/work root /root || exec poweroff -f
 for folder in proc sys dev; do mount --move /$folder /root/$folder; done
-for folder in run tmp; do mount -t tmpfs tmpfs /root/$folder; done
+for folder in ${memoryFolders().join(' ')}; do mount -t tmpfs tmpfs /root/$folder; done
 mkdir -p /root/run/netns
 mount -t cgroup2 cgroup /root/sys/fs/cgroup
 mount -t bpf bpf /root/sys/fs/bpf

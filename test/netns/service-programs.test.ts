@@ -412,7 +412,7 @@ describe('packet programs', () => {
       lb_from_pod: [6700, 95_000],
       lb_to_pod: [2300, 48_000],
       lb_from_outside: [15_000, 160_000],
-      lb_from_overlay: [9200, 110_000],
+      lb_from_overlay: [9300, 110_000],
       lb_xdp: [9000, 140_000],
       lb_flow_sweep: [1500, 90_000],
       lb_flow_edit: [1500, 90_000],

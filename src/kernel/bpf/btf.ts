@@ -161,6 +161,11 @@ export class Btf {
     };
   }
 
+  /** Id of the structure of this name, else of what `typedef` names so. */
+  sizedType(name: string): number | undefined {
+    return (this.find(name, KIND.STRUCT) ?? this.find(name, KIND.TYPEDEF))?.id;
+  }
+
   /**
    * First type of this name and kind. Looks for the name among the strings, then for types that refer to it: an index
    * of the kernel's 100,000 names would cost more than the few searches that are made.

@@ -32,6 +32,11 @@ export interface LoadOptions {
   readonly pins?: string;
   /** By name: an existing map to use instead (it stays the caller's to close), or another size. */
   readonly maps?: Readonly<Record<string, BpfMap | { readonly maxEntries: number }>>;
+  /**
+   * By name of a map of maps: the names of structures in the maps that it holds, where the source gives their sizes only.
+   * Linux before 6.2 takes only maps into it that have types when these have them.
+   */
+  readonly innerTypes?: Readonly<Record<string, { readonly key: string; readonly value: string }>>;
   /** Load these programs only; default all. */
   readonly programs?: readonly string[];
   /** Name in messages; default the file's name. */
@@ -137,7 +142,8 @@ export function loadObject(source: string | Uint8Array, options: LoadOptions = {
   const btfFd = loadBtf(btfForKernel(file.btf, file.elf), label);
   try {
     const maps = new Map<string, BpfMap>();
-    for (const definition of file.maps) {
+    for (const declared of file.maps) {
+      const definition = withInnerTypes(declared, options.innerTypes?.[declared.name], file);
       const given = options.maps?.[definition.name];
       const map =
         given instanceof BpfMap
@@ -163,6 +169,18 @@ export function loadObject(source: string | Uint8Array, options: LoadOptions = {
   } finally {
     closeFd(btfFd);
   }
+}
+
+/** The map with types in the maps that it holds, when the object knows both. */
+function withInnerTypes(
+  definition: MapDefinition,
+  names: { readonly key: string; readonly value: string } | undefined,
+  { btf }: ObjectFile,
+): MapDefinition {
+  const keyTypeId = names && btf.sizedType(names.key);
+  const valueTypeId = names && btf.sizedType(names.value);
+  if (!definition.inner || keyTypeId === undefined || valueTypeId === undefined) return definition;
+  return { ...definition, inner: { ...definition.inner, keyTypeId, valueTypeId } };
 }
 
 function resized(definition: MapDefinition, maxEntries: number | undefined): MapDefinition {

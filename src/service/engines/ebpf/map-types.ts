@@ -5,7 +5,6 @@ import {
   type BpfMap,
   type BpfProgram,
   type Btf,
-  KIND,
   layoutOfMap,
   leavesOf,
   MAP_TYPE,
@@ -19,7 +18,7 @@ import {
 } from '../../../kernel/bpf/index.ts';
 
 /** Structures in maps of maps, which name only sizes. */
-const INNER: Readonly<Record<string, { key: string; value: string }>> = {
+export const INNER: Readonly<Record<string, { key: string; value: string }>> = {
   lb_frontends: { key: 'lb_endpoint', value: 'lb_frontend' },
   lb_flows: { key: '__u32', value: 'lb_flow_set' },
   lb_tables: { key: '__u32', value: 'lb_line' },
@@ -56,8 +55,8 @@ export class InnerTypes {
   /** For a map inside the map of this name. */
   of(outer: string): MapCreation {
     const { key, value } = INNER[outer]!;
-    const keyTypeId = typeId(this.#btf, key);
-    const valueTypeId = typeId(this.#btf, value);
+    const keyTypeId = this.#btf.sizedType(key);
+    const valueTypeId = this.#btf.sizedType(value);
     if (keyTypeId === undefined || valueTypeId === undefined) return {};
     return { btf: { fd: this.#kept.fd, keyTypeId, valueTypeId } };
   }
@@ -123,13 +122,9 @@ function wantedLayout(definition: MapDefinition, files: readonly ObjectFile[]): 
   const names = INNER[definition.name];
   for (const { btf, maps } of files) {
     const own = maps.find(({ name }) => name === definition.name);
-    const key = names ? typeId(btf, names.key) : own?.keyTypeId;
-    const value = names ? typeId(btf, names.value) : own?.valueTypeId;
+    const key = names ? btf.sizedType(names.key) : own?.keyTypeId;
+    const value = names ? btf.sizedType(names.value) : own?.valueTypeId;
     if (key && value) return { key: leavesOf(btf, key), value: leavesOf(btf, value) };
   }
   return undefined;
-}
-
-function typeId(btf: Btf, name: string): number | undefined {
-  return (btf.find(name, KIND.STRUCT) ?? btf.find(name, KIND.TYPEDEF))?.id;
 }

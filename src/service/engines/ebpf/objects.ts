@@ -24,7 +24,7 @@ import {
 import { netnsCookie } from '../../../kernel/netns/cookie.ts';
 import { distPath } from '../../../kernel/paths.ts';
 import { endpointStruct, frontendStruct } from './layout.ts';
-import { InnerTypes, nextPin, type OutdatedMap, outdatedMap } from './map-types.ts';
+import { INNER, InnerTypes, nextPin, type OutdatedMap, outdatedMap } from './map-types.ts';
 import { keepNatSeed, NAT_PORTS, NAT_SLOTS, natConstants } from './nat.ts';
 import { ENGINE_NEEDS } from './needs.ts';
 import type { NodeHook } from './xdp-hooks.ts';
@@ -123,8 +123,8 @@ export type MapName = (typeof SHARED)[number] | (typeof OWN)[number];
  */
 export const LAYOUT_VERSION = 'v1';
 
-/** Objects of bpf/, in the order in which they are loaded. */
-const FILES = ['lb_socket', 'lb_flow', 'lb_pod', 'lb_node', 'lb_xdp'] as const;
+/** Objects of bpf/, in the order in which they are loaded: the one that knows all structures makes the maps. */
+const FILES = ['lb_pod', 'lb_socket', 'lb_flow', 'lb_node', 'lb_xdp'] as const;
 
 export interface EngineObjects {
   /** Folder in bpffs. */
@@ -237,6 +237,7 @@ export function openObjects(
         return loadObject(distPath(`bpf/${file}.bpf.o`), {
           maps: wanted,
           rodata: constants[file],
+          innerTypes: INNER,
           ...(file === 'lb_xdp' && { programs: [xdpProgram] }),
         });
       });

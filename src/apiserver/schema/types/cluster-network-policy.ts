@@ -48,7 +48,8 @@ const commonRule = {
   name: str('Name of the rule for people, at most 100 characters.'),
   action: req(str('Accept, Deny, or Pass (on to the next tier).')),
 };
-const protocols = list(() => protocol, {}, 'What traffic the rule is about, at most 25; all if unset.');
+/** An empty list is kept, so that it is refused (upstream: minItems 1): it would mean all traffic, as if it were unset. */
+const protocols = ptr(list(() => protocol, {}, 'What traffic the rule is about, 1 to 25; all if unset.'));
 const ingressRule = struct(
   name('ClusterNetworkPolicyIngressRule'),
   'What happens to traffic to the subject.',

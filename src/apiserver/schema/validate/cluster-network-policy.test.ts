@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { ClusterNetworkPolicy } from '../../../model/cluster-network-policy.ts';
+import { decodeObject, kinds, validateCreate } from '../index.ts';
 import { validateClusterNetworkPolicy } from './cluster-network-policy.ts';
 
 type Spec = ClusterNetworkPolicy['spec'];
@@ -95,3 +96,20 @@ for (const [what, spec, field] of refused)
       [field],
     );
   });
+
+test('an empty list of protocols is refused as it comes from a client, and not taken for none', () => {
+  const schema = kinds.find(({ kind }) => kind === 'ClusterNetworkPolicy')!;
+  const decoded = (rule: object) => {
+    const spec = { tier: 'Admin', priority: 1, subject: { namespaces: {} }, ingress: [rule] };
+    const json = {
+      apiVersion: `${schema.group}/${schema.version}`,
+      kind: schema.kind,
+      metadata: { name: 'a' },
+      spec,
+    };
+    return validateCreate(schema, decodeObject(schema, json).object).map(({ field }) => field);
+  };
+  const deny = { action: 'Deny', ...peers };
+  assert.deepEqual(decoded({ ...deny, protocols: [] }), ['spec.ingress[0].protocols']);
+  assert.deepEqual(decoded(deny), []);
+});

@@ -1,12 +1,13 @@
 /** `lab restart`: ends one process of a lab, politely or not, and starts it again as it was. */
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { askAgent } from '../agent/socket.ts';
 import type { AgentStatus } from '../agent/status.ts';
 import { isAlive, signal } from '../kernel/process/identity.ts';
 import { type LabPlan, labError } from './plan.ts';
 import { endProcesses, type LabProcess, startDetached, waitFor } from './processes.ts';
-import { type LabState, loadLab, saveLab } from './state.ts';
-import { isServing } from './up.ts';
+import { kubeconfigs, type LabState, loadLab, saveLab } from './state.ts';
+import { giveNodeKubeconfig, isServing } from './up.ts';
 
 /** What can be restarted: a node's agent by the node's name, and what there is one of. */
 export function processOf(plan: LabPlan, state: LabState, what: string): LabProcess {
@@ -48,8 +49,11 @@ export function respawn(name: string, what: string): LabProcess {
 
 /** Starts it again and waits until it serves. Throws LAB_PROCESS_ENDED, LAB_TIMEOUT. */
 export async function startAgain(name: string, what: string, seconds = 30): Promise<LabProcess> {
-  const process = respawn(name, what);
   const { plan } = loadLab(name);
+  // `portolan cleanup` on a node takes its whole state folder, with the credentials that only the lab can give.
+  const isNode = plan.nodes.some((node) => node.name === what);
+  if (isNode && !existsSync(kubeconfigs(plan).node(what))) await giveNodeKubeconfig(plan, what);
+  const process = respawn(name, what);
   await waitFor(process, () => serves(plan, what), { what: process.title, seconds });
   return process;
 }

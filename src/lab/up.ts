@@ -97,14 +97,9 @@ export async function labSteps(
           seconds: START_SECONDS,
           signal,
         });
-        const write = (path: string, config: Kubeconfig) => {
-          mkdirSync(join(path, '..'), { recursive: true, mode: 0o700 });
-          writeFileSync(path, kubeconfigText(config), { mode: 0o600 });
-        };
-        const { dataDir, url, underlayUrl } = plan.apiserver;
-        write(files.controller, await issueControllerKubeconfig(dataDir, url));
-        for (const node of plan.nodes)
-          write(files.node(node.name), await issueNodeKubeconfig(dataDir, node.name, underlayUrl));
+        const { dataDir, url } = plan.apiserver;
+        writeKubeconfig(files.controller, await issueControllerKubeconfig(dataDir, url));
+        for (const { name } of plan.nodes) await giveNodeKubeconfig(plan, name);
       },
     },
     {
@@ -153,6 +148,17 @@ export async function labSteps(
     },
   ];
   return { plan, steps };
+}
+
+/** Issues a node's credentials anew. */
+export async function giveNodeKubeconfig(plan: LabPlan, node: string): Promise<void> {
+  const { dataDir, underlayUrl } = plan.apiserver;
+  writeKubeconfig(kubeconfigs(plan).node(node), await issueNodeKubeconfig(dataDir, node, underlayUrl));
+}
+
+function writeKubeconfig(path: string, config: Kubeconfig): void {
+  mkdirSync(join(path, '..'), { recursive: true, mode: 0o700 });
+  writeFileSync(path, kubeconfigText(config), { mode: 0o600 });
 }
 
 /** Starts the agent of one node inside its namespace. */

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import test, { after, before } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startAgain, stopProcess } from '../../src/lab/restart.ts';
-import { type Lab, startLab } from '../lib/lab.ts';
+import { type Lab, portolanCommand, startLab } from '../lib/lab.ts';
 import { until } from '../lib/until.ts';
 
 const ROUNDS = 5;
@@ -299,4 +299,19 @@ test('a Node that is deleted leaves no route, neighbour or forwarding entry on i
   );
   for (const node of ['node1', 'node2', 'node3'])
     assert.deepEqual((await lab.ask<{ changes: string[] }>(node, 'overlay', 'plan')).changes, []);
+});
+
+test('a node that was cleaned up by hand gets all it needs from a restart', async () => {
+  await stopProcess(lab.name, 'node1', false);
+  const elsewhere = ['--cni-bin-dir', '/nonexistent/bin', '--cni-conf-dir', '/nonexistent/net.d'];
+  const cleaned = await lab.cli('exec', 'node1', '--', ...portolanCommand, 'cleanup', ...elsewhere);
+  assert.equal(cleaned.status, 0, cleaned.stderr);
+  assert.equal(existsSync(`/run/${lab.name}/node1`), false);
+  const { status, stderr } = await lab.cli('restart', 'node1');
+  assert.equal(status, 0, stderr);
+  await lab.kubectl(['wait', '--for=condition=Ready', 'node/node1', '--timeout=60s']);
+  await until(
+    async () => (await lab.ask<{ changes: string[] }>('node1', 'overlay', 'plan')).changes.length === 0,
+    { seconds: 20, what: 'the network of node1 as it should be' },
+  );
 });

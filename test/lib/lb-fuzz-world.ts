@@ -1,6 +1,8 @@
 /** A world with every kind of frontend there is, and the same put into the maps of loaded programs. */
+import { readFileSync } from 'node:fs';
 import { viewOf } from '../../src/codec/index.ts';
-import { BpfMap, MAP_TYPE, mapById } from '../../src/kernel/bpf/index.ts';
+import { BpfMap, MAP_TYPE, mapById, readObjectFile } from '../../src/kernel/bpf/index.ts';
+import { distPath } from '../../src/kernel/paths.ts';
 import type { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
 import {
   BACKEND,
@@ -14,6 +16,7 @@ import {
   LINE_ENTRIES,
   writeAddress,
 } from '../../src/service/engines/ebpf/layout.ts';
+import { InnerTypes } from '../../src/service/engines/ebpf/map-types.ts';
 import { maglevTable } from '../../src/service/maglev.ts';
 import { type Backend, type Frontend, type Table, World } from './lb-reference-world.ts';
 
@@ -165,22 +168,22 @@ export class WorldMaps {
   readonly #tables: BpfMap;
 
   constructor(engine: EbpfEngine) {
-    const { maps } = engine;
+    const { maps, programs } = engine;
+    const { btf } = readObjectFile(readFileSync(distPath('bpf/lb_pod.bpf.o')), 'lb_pod');
+    const types = new InnerTypes(btf, programs.get('lb_from_pod')!);
     const first = maps.lb_frontends.get(new Uint8Array(4))!;
     this.#frontends = mapById(viewOf(first).getUint32(0, true), 'lb_frontends');
     const chunk = (outer: BpfMap, valueSize: number): BpfMap => {
-      const made = BpfMap.create({
-        name: outer.name,
-        type: MAP_TYPE.ARRAY,
-        keySize: 4,
-        valueSize,
-        maxEntries: CHUNK,
-      });
+      const made = BpfMap.create(
+        { name: outer.name, type: MAP_TYPE.ARRAY, keySize: 4, valueSize, maxEntries: CHUNK },
+        types.of(outer.name),
+      );
       outer.setFd(new Uint8Array(4), made);
       return made;
     };
     this.#backends = chunk(maps.lb_backends, backendStruct.size);
     this.#tables = chunk(maps.lb_tables, LINE_BYTES);
+    types.close();
   }
 
   write(world: World, engine: EbpfEngine): void {

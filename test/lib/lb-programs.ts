@@ -5,13 +5,14 @@ import { aService } from '../../src/service/testing.ts';
 import { applyAll, type EndpointPlace, openEngine, plannerOf, slicesOf } from './service-engine.ts';
 import type { ServiceNode } from './services.ts';
 
-/** Addresses of the Services; `nobody` is free. `unreachable` is type and code of the ICMP error of a port. */
+/** Addresses of the Services; `nobody` is free, `notOurs` another proxy's. `unreachable` is type and code of the ICMP error of a port. */
 export const FRONTENDS = {
   IPv4: {
     vip: '10.96.0.10',
     empty: '10.96.0.11',
     lost: '10.96.0.12',
     nobody: '10.96.0.99',
+    notOurs: '10.96.0.98',
     unreachable: [3, 3],
   },
   IPv6: {
@@ -19,6 +20,7 @@ export const FRONTENDS = {
     empty: 'fd00:10:96::11',
     lost: 'fd00:10:96::12',
     nobody: 'fd00:10:96::99',
+    notOurs: 'fd00:10:96::98',
     unreachable: [1, 4],
   },
 } as const;
@@ -39,7 +41,7 @@ export function openWithFrontends(
     { name: 'tcp', port: 80, protocol: 'TCP' as const },
     { name: 'udp', port: 53, protocol: 'UDP' as const },
   ];
-  const spec = (which: 'vip' | 'empty' | 'lost') => ({
+  const spec = (which: 'vip' | 'empty' | 'lost' | 'notOurs') => ({
     clusterIPs: [FRONTENDS.IPv4[which], FRONTENDS.IPv6[which]],
     ports: [...ports, { name: 'tcp', port: 8080, protocol: 'TCP' as const }],
   });
@@ -47,6 +49,10 @@ export function openWithFrontends(
     aService(spec('vip')),
     aService(spec('empty'), { name: 'empty' }),
     aService({ ...spec('lost'), internalTrafficPolicy: 'Local' }, { name: 'lost' }),
+    aService(spec('notOurs'), {
+      name: 'not-ours',
+      labels: { 'service.kubernetes.io/service-proxy-name': 'other' },
+    }),
   ].map((service) => serviceFacts(service));
   const slices = ['web', 'lost'].flatMap((service) =>
     slicesOf([backend], ports, { service, nodeNameOf: () => nodeName }),

@@ -212,6 +212,8 @@ describe('programs at sockets', () => {
       assert.equal(await connected('tcp', f.vip, 81), refused);
       assert.equal(await connected('tcp', f.lost, 80), 'EPERM');
       assert.equal(await connected('udp', f.nobody, 53), 'EPERM');
+      // What another proxy serves is its own matter: the node has no route, and nobody forbids it.
+      assert.equal(await connected('udp', f.notOurs, 53), 'ENETUNREACH');
       using frontends = contents.frontends();
       const { inside_line: line } = frontendStruct.decode(frontends.get(encodeEndpoint(f.vip, 80, 6))!);
       const changed = (map: ReturnType<typeof contents.frontends>, key: Uint8Array, value: Uint8Array) => {

@@ -175,6 +175,16 @@ describe('packet programs', () => {
       assert.equal(engine.counters()['drop-unallocated'], before + 1);
     });
 
+    test(`${f.family}: what another proxy serves passes as it is, on any port and of any protocol`, () => {
+      const type = f.family === 'IPv4' ? 8 : 128;
+      for (const sent of [
+        syn({ to: f.notOurs }),
+        syn({ to: f.notOurs, protocol: 'udp', targetPort: 9 }),
+        syn({ to: f.notOurs, protocol: 'icmp', type, payload: new Uint8Array(16) }),
+      ])
+        assert.equal(fromPod(sent).verdict, 'next');
+    });
+
     test(`${f.family}: an ICMP error about a translated packet names the VIP again`, () => {
       const sent = syn({ protocol: 'udp', targetPort: 53, payload: new Uint8Array(32) });
       const translated = fromPod(sent).packet;
@@ -393,7 +403,14 @@ describe('packet programs', () => {
     assert.equal(ask('192.0.2.1', 80).verdict, 'pass');
     const six = { source: 'fd00::77', target: 'fd00:10:96::10', targetPort: 80, protocol: 'TCP' as const };
     assert.equal(engine.explainPacket({ client: 'pod', ...six }).backend, '[fd00:10:244:2::2]:8080');
-    const flows = [...engine.flows.all()].filter(({ flow }) => flow.client[15] === 77);
+    const other = engine.explainPacket({ client: 'pod', ...six, target: 'fd00:10:96::98' });
+    assert.equal(other.verdict, 'pass');
+    assert.match(other.entries.at(-1)!, /a ClusterIP that another proxy serves/);
+    const node = engine.explainPacket({ client: 'node', ...six, source: '::1' });
+    assert.deepEqual([node.reason, node.backend], ['forward-socket', '[fd00:10:244:2::2]:8080']);
+    const flows = [...engine.flows.all()].filter(
+      ({ flow }) => flow.client[15] === 77 || flow.client[15] === 1,
+    );
     assert.deepEqual(flows, []);
   });
 
@@ -409,7 +426,7 @@ describe('packet programs', () => {
       lb_getpeername4: [140, 300],
       lb_getpeername6: [180, 350],
       lb_sock_release: [60, 100],
-      lb_from_pod: [6700, 95_000],
+      lb_from_pod: [6800, 95_000],
       lb_to_pod: [2300, 48_000],
       lb_from_outside: [15_000, 160_000],
       lb_from_overlay: [9300, 110_000],

@@ -104,6 +104,13 @@ export function openEngine(options: EngineOptions, undo: AsyncDisposableStack): 
       error
         ? log.error({ error: error.message }, 'Service rules')
         : log.warn({}, 'Service rules were changed by somebody else, and put right'),
+    onFlowsStay: (error) =>
+      error
+        ? log.warn(
+            { err: error },
+            'datagram flows to endpoints that are gone stay for now; it is tried again',
+          )
+        : log.info({}, 'datagram flows to endpoints that are gone are ended'),
   });
   undo.defer(() => engine.close());
   return {

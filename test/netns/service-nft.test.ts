@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import test, { after, before, beforeEach, describe } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isNetError } from '../../src/errors/index.ts';
 import type { Service } from '../../src/model/kubernetes.ts';
 import { NftablesEngine } from '../../src/service/engines/nftables/index.ts';
 import { serviceFacts } from '../../src/service/facts.ts';
@@ -354,6 +355,18 @@ describe('Services in nftables', () => {
     await whole();
     // Rules are what nft can list, also those of affinity.
     assert.ok(nft('table', 'ip', 'portolan-services').length > 100);
+  });
+
+  test('a Service that cannot be taken away is told, so that somebody tries again', () => {
+    const second = NftablesEngine.open({ netns: node.netns, nodeName: 'node-a' });
+    second.apply(planner.everything());
+    // Its sockets are gone, as when the process has no memory for what it would write.
+    second.close();
+    const [key] = services.keys();
+    assert.throws(
+      () => second.apply({ full: false, upsert: [], remove: [key!] }),
+      (error) => isNetError(error, 'SERVICE_PROGRAM_FAILED') && error.message.includes(key!),
+    );
   });
 
   test('another endpoint in the place of one is one element, and neither rules nor chains', () => {

@@ -23,7 +23,7 @@ import { FlowCutter } from './flow-cutter.ts';
 import { ForeignRepair } from './foreign-repair.ts';
 import { NftKernel, removeNftServices } from './kernel.ts';
 import { SET_IDS, type SetId, TABLE } from './layout.ts';
-import { Ledger, type PortChange } from './ledger.ts';
+import { Ledger } from './ledger.ts';
 import { allowLoopbackRoutes, isLoopback } from './loopback.ts';
 import { LoopbackRoutes } from './loopback-routes.ts';
 import {
@@ -35,6 +35,7 @@ import {
   REFUSED_SETS,
   SLOT_SETS,
 } from './observe.ts';
+import type { PortChange } from './port-changes.ts';
 import { Programmer } from './programmer.ts';
 import { countersOf, storesOf } from './status.ts';
 import { allowUnreachables } from './unreachable.ts';
@@ -48,6 +49,8 @@ export interface NftablesEngineOptions {
   readonly because?: string | undefined;
   /** Called after somebody else's change was put right, or could not be. */
   readonly onRepaired?: (error: Error | undefined) => void;
+  /** Called when datagram flows to endpoints that are gone cannot be ended for now, and with undefined when they are. */
+  readonly onFlowsStay?: (error: Error | undefined) => void;
 }
 
 export class NftablesEngine implements NodeServiceEngine {
@@ -65,7 +68,10 @@ export class NftablesEngine implements NodeServiceEngine {
     this.#options = options;
     this.#ledger = new Ledger(options.nodeName);
     this.#loopbackRoutes = new LoopbackRoutes({ netns: options.netns });
-    this.#cutter = new FlowCutter({ netns: options.netns });
+    this.#cutter = new FlowCutter({
+      open: () => Conntrack.open({ netns: options.netns }),
+      onFault: options.onFlowsStay,
+    });
     this.#kernel = new NftKernel({
       netns: options.netns,
       onForeignChange: (damage) => this.#repair.schedule(damage),
@@ -109,6 +115,7 @@ export class NftablesEngine implements NodeServiceEngine {
     return this.#kernel.transactions;
   }
 
+  /** Throws SERVICE_PROGRAM_FAILED when Services could not be taken away and no other one is to blame. */
   apply(delta: PlanDelta): ApplyReport {
     const failed = new Map<string, Error>();
     const programmer = this.#programmer;
@@ -123,25 +130,30 @@ export class NftablesEngine implements NodeServiceEngine {
       for (const key of [...this.#ledger.services]) if (!wanted.has(key)) this.#ledger.drop(key);
       programmer.setComplete();
     }
-    const ports = this.#ledger.takeChanges();
     let changes = 0;
     try {
       changes = programmer.program(left);
-      this.#cutter.cut(ports);
-      if (ports.some(({ after }) => after && after.plan.protocol !== 'TCP'))
-        allowUnreachables({ netns: this.#options.netns });
-      if (servesAt(ports, isLoopback)) allowLoopbackRoutes({ netns: this.#options.netns });
-      if (servesAt(ports, (address) => address === '::1')) this.#loopbackRoutes.serve();
+      this.#follow(this.#ledger.changes.all);
+      this.#ledger.changes.settle();
     } catch (cause) {
       programmer.distrust();
-      for (const { key } of delta.upsert)
-        failed.set(
-          key,
-          serviceError('SERVICE_PROGRAM_FAILED', { service: key, step: 'changing nftables' }, cause),
-        );
+      const failure = (service: string) =>
+        serviceError('SERVICE_PROGRAM_FAILED', { service, step: 'changing nftables' }, cause);
+      // Without anything that failed nobody would try again.
+      if (delta.upsert.length === 0) throw failure(delta.remove.join(', '));
+      for (const { key } of delta.upsert) failed.set(key, failure(key));
     }
     if (programmer.complete) this.#kernel.watch();
     return { changes, failed };
+  }
+
+  /** What changed ports ask for besides their rules. Throws KERNEL_SYSCALL. */
+  #follow(ports: readonly PortChange[]): void {
+    if (ports.some(({ after }) => after && after.plan.protocol !== 'TCP'))
+      allowUnreachables({ netns: this.#options.netns });
+    if (servesAt(ports, isLoopback)) allowLoopbackRoutes({ netns: this.#options.netns });
+    if (servesAt(ports, (address) => address === '::1')) this.#loopbackRoutes.serve();
+    this.#cutter.cut(ports);
   }
 
   setServiceRanges(cidrs: readonly string[]): void {

@@ -23,6 +23,7 @@ import {
 } from './compile.ts';
 import type { DamagedKeys } from './damage.ts';
 import type { SetId } from './layout.ts';
+import { PortChanges } from './port-changes.ts';
 
 export interface LedgerPort extends CompiledPort {
   readonly key: string;
@@ -32,12 +33,6 @@ export interface LedgerPort extends CompiledPort {
   /** Who else has its frontends: the one thing of a plan that changes. */
   readonly shadows: string;
   readonly affinity: PortAffinity | undefined;
-}
-
-/** A port before and after a change. */
-export interface PortChange {
-  readonly before: LedgerPort | undefined;
-  readonly after: LedgerPort | undefined;
 }
 
 /** What an earlier process left of a frontend. */
@@ -83,7 +78,8 @@ export class Ledger {
   #nextEndpoint = 1;
   /** False while everything will be compared with the kernel anyway. */
   #staging = false;
-  #changes: PortChange[] = [];
+  /** Ports that changed since these were settled. */
+  readonly changes = new PortChanges();
 
   constructor(nodeName: string) {
     this.#nodeName = nodeName;
@@ -151,13 +147,6 @@ export class Ledger {
     for (const [family, entry] of entries(before)) this.#unshare(this.#families[family], entry);
     if (addresses.length > 0) this.#notOurs.set(service, addresses);
     else this.#notOurs.delete(service);
-  }
-
-  /** Ports that changed since the last call. */
-  takeChanges(): PortChange[] {
-    const changes = this.#changes;
-    this.#changes = [];
-    return changes;
   }
 
   /** The difference since the last call; nothing unless `stage` was called before. */
@@ -269,7 +258,7 @@ export class Ledger {
   }
 
   #exchange(key: string, before: LedgerPort | undefined, after: LedgerPort | undefined): void {
-    this.#changes.push({ before, after });
+    this.changes.add(key, { before, after });
     const ledger = this.#families[(after ?? before)!.family];
     for (const [name, chain] of after?.chains ?? []) {
       const there = ledger.chains.get(name);

@@ -60,11 +60,11 @@ export class LoopbackRoutes {
     for (const ifindex of this.#interfaces) if (!there.has(ifindex)) this.#interfaces.delete(ifindex);
   }
 
-  /** There is something at ::1. */
+  /** There is something at ::1. Throws KERNEL_SYSCALL; then it may be asked again. */
   serve(): void {
     if (this.#serving) return;
-    this.#serving = true;
     this.#write([...this.#interfaces]);
+    this.#serving = true;
   }
 
   /** An interface that has gone or is down is no failure: it has no answers to bring. */

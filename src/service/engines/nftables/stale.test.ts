@@ -29,11 +29,13 @@ function cluster() {
     );
     slices.set(slice.key, slice);
     for (const plan of planner.plan([facts.key], [slice.key]).upsert) ledger.put(plan);
-    stale.add(ledger.takeChanges());
+    stale.add(ledger.changes.all);
+    ledger.changes.settle();
   };
   const remove = () => {
     ledger.drop('default/web');
-    stale.add(ledger.takeChanges());
+    stale.add(ledger.changes.all);
+    ledger.changes.settle();
   };
   return {
     put,

@@ -6,7 +6,8 @@
  */
 import type { Family } from '../../../addr/index.ts';
 import type { ConntrackEntry } from '../../../kernel/conntrack/index.ts';
-import type { LedgerPort, PortChange } from './ledger.ts';
+import type { LedgerPort } from './ledger.ts';
+import type { PortChange } from './port-changes.ts';
 
 const IPPROTO_UDP = 17;
 
@@ -43,6 +44,11 @@ export class StaleFlows {
           if (side === after || !this.#fronts.has(front))
             this.#fronts.set(front, { family: plan.family, port: key, ends });
     }
+  }
+
+  /** Somebody looked for those of this family. */
+  forget(family: Family): void {
+    for (const [key, front] of this.#fronts) if (front.family === family) this.#fronts.delete(key);
   }
 
   isStale({ original, reply }: ConntrackEntry): boolean {

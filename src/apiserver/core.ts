@@ -5,6 +5,7 @@ import { NodePorts, type PortRange } from './allocate/node-ports.ts';
 import { ServiceAddresses } from './allocate/service-addresses.ts';
 import { serviceCidrStrategy } from './allocate/service-cidr-strategy.ts';
 import { serviceStrategy } from './allocate/service-strategy.ts';
+import { EndpointsMirror } from './lifecycle/endpoints-mirror.ts';
 import { expireEvents } from './lifecycle/event-expiry.ts';
 import { GarbageCollector } from './lifecycle/garbage.ts';
 import { NamespaceCollector } from './lifecycle/namespaces.ts';
@@ -80,12 +81,13 @@ export class Core {
     this.#stop.push(() => clearInterval(timer));
   }
 
-  /** Starts collection of garbage, namespaces, old events and old revisions. */
+  /** Starts collection of garbage, namespaces, old events and old revisions, and mirrors Endpoints. */
   start(compactIntervalMs: number): void {
     const failed = (what: string) => (key: string, error: unknown) =>
       this.#log('warn', { key, error: String(error) }, `${what} failed, will be repeated`);
     const garbage = new GarbageCollector(this.registry, failed('garbage collection'));
     const namespaces = new NamespaceCollector(this.registry, failed('namespace deletion'));
+    const mirror = new EndpointsMirror(this.registry, failed('mirroring of Endpoints'));
     const expiry = setInterval(() => {
       expireEvents(this.registry).catch((error: unknown) => failed('event expiry')('events', error));
     }, EXPIRY_INTERVAL_MS);
@@ -93,6 +95,7 @@ export class Core {
     this.#stop.push(
       () => garbage.close(),
       () => namespaces.close(),
+      () => mirror.close(),
       () => clearInterval(expiry),
       () => clearInterval(compaction),
     );

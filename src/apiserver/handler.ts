@@ -32,6 +32,7 @@ import {
   deleteResponse,
   patchResponse,
   updateResponse,
+  type WriteCheck,
   type WriteContext,
 } from './rest/write.ts';
 import { badRequest, failureStatus } from './status.ts';
@@ -133,11 +134,8 @@ export function createHandler(options: HandlerOptions): Handler {
     if (!served.includes(verb) && !empty)
       throw apiError('API_METHOD_NOT_ALLOWED', {
         method: request.method,
-        ...(resource.schema.kind === 'Endpoints' && {
-          why: "Endpoints are computed from EndpointSlices and can't be written; write an EndpointSlice instead",
-        }),
       });
-    const check = nodeCheck(request, resource, path, attributes);
+    const check = nodeCheck(request, resource, path, attributes) ?? endpointsCheck(context, verb);
     switch (verb) {
       case 'get': {
         const entry = source.get(path.namespace, path.name!);
@@ -277,6 +275,29 @@ export function createHandler(options: HandlerOptions): Handler {
     if (path) return counted(request, path);
     return /^\/metrics\/*$/.test(request.path) ? metricsRequest(request) : pathRequest(request);
   };
+}
+
+/**
+ * Endpoints that the cluster computes from EndpointSlices are read only; those that somebody wrote are not.
+ * @throws API_METHOD_NOT_ALLOWED, and the check API_ALREADY_EXISTS
+ */
+function endpointsCheck(context: WriteContext, verb: string): WriteCheck | undefined {
+  const { registry, resource, source, path, request } = context;
+  if (resource.schema.kind !== 'Endpoints') return undefined;
+  const isComputed = (name: string) =>
+    !registry.store.latest(keyOf(resource, path.namespace, name)) &&
+    source.get(path.namespace, name) !== undefined;
+  if (verb === 'create')
+    return ({ metadata: { name } }) => {
+      if (name && isComputed(name))
+        throw apiError('API_ALREADY_EXISTS', { group: '', resource: 'endpoints', name });
+    };
+  if ((verb === 'update' || verb === 'patch' || verb === 'delete') && isComputed(path.name!))
+    throw apiError('API_METHOD_NOT_ALLOWED', {
+      method: request.method,
+      why: 'these Endpoints are computed from EndpointSlices of this Service; write those instead',
+    });
+  return undefined;
 }
 
 /**

@@ -188,7 +188,54 @@ test('Endpoints follow their EndpointSlices in get, list and watch', async () =>
   await api.call('DELETE', `${slices}/web-2`);
   assert.deepEqual(shown(watch.events), ['ADDED web', 'MODIFIED web', 'MODIFIED web', 'DELETED web']);
   assert.equal((await api.call('GET', `${endpoints}/web`)).status, 404);
-  assert.equal((await api.call('POST', endpoints, { metadata: { name: 'x' } })).status, 405);
+});
+
+test('Endpoints that somebody writes are kept beside those that are computed', async () => {
+  await using api = await testApi();
+  const slices = '/apis/discovery.k8s.io/v1/namespaces/default/endpointslices';
+  const endpoints = '/api/v1/namespaces/default/endpoints';
+  const subsets = [{ addresses: [{ ip: '10.0.0.7' }], ports: [{ name: 'http', port: 80, protocol: 'TCP' }] }];
+  await api.call('POST', slices, {
+    metadata: { name: 'web-1', labels: { 'kubernetes.io/service-name': 'web' } },
+    addressType: 'IPv4',
+    endpoints: [{ addresses: ['10.0.0.2'] }],
+    ports: [{ name: 'http', port: 80, protocol: 'TCP' }],
+  });
+  const watch = await api.watch(`${endpoints}?watch=1`);
+  const made = await api.call('POST', endpoints, { metadata: { name: 'own', labels: { a: 'b' } }, subsets });
+  assert.equal(made.status, 201);
+  assert.deepEqual((await api.call('GET', `${endpoints}/own`)).body, made.body);
+  const names = (body: { items: { metadata: { name: string } }[] }) =>
+    body.items.map((item) => item.metadata.name);
+  assert.deepEqual(names((await api.call('GET', endpoints)).body), ['kubernetes', 'own', 'web']);
+  assert.deepEqual(names((await api.call('GET', `${endpoints}?labelSelector=a%3Db`)).body), ['own']);
+  const patched = await api.call(
+    'PATCH',
+    `${endpoints}/own`,
+    { metadata: { labels: { a: 'c' } } },
+    {
+      headers: { 'content-type': 'application/strategic-merge-patch+json' },
+    },
+  );
+  assert.deepEqual([patched.status, patched.body.metadata.labels], [200, { a: 'c' }]);
+
+  // What is computed is there already, and whoever wants to change it learns how.
+  assert.equal((await api.call('POST', endpoints, { metadata: { name: 'web' }, subsets })).status, 409);
+  for (const [method, body] of [
+    ['PUT', { metadata: { name: 'web' }, subsets }],
+    ['DELETE', undefined],
+  ] as const) {
+    const refused = await api.call(method, `${endpoints}/web`, body);
+    assert.equal(refused.status, 405);
+    assert.match(refused.body.message, /computed from EndpointSlices .* write those instead/);
+  }
+
+  assert.equal((await api.call('DELETE', endpoints)).status, 200);
+  assert.deepEqual(names((await api.call('GET', endpoints)).body), ['kubernetes', 'web']);
+  assert.deepEqual(
+    shown(watch.events).filter((line) => line.endsWith(' own')),
+    ['ADDED own', 'MODIFIED own', 'DELETED own'],
+  );
 });
 
 test('a kind that is known but absent is an empty collection; making one is refused with what to use instead', async () => {

@@ -49,8 +49,7 @@ function resourceOf(schema: KindSchema): Resource {
     schema,
     stored,
     collection: stored.group === '' ? stored.plural : `${stored.plural}.${stored.group}`,
-    // Endpoints are computed from EndpointSlices, so there is nothing to write.
-    verbs: schema.kind === 'Endpoints' || schema.absent !== undefined ? READ_VERBS : ALL_VERBS,
+    verbs: schema.absent !== undefined ? READ_VERBS : ALL_VERBS,
     subresources: [...status, ...(extraSubresources[schema.kind] ?? [])].sort((a, b) =>
       a.name < b.name ? -1 : 1,
     ),
@@ -78,8 +77,8 @@ export function resourceOfKind(kind: string): Resource {
   return found;
 }
 
-/** Resources that hold objects of their own: neither views nor computed. */
-export const storedResources = resources.filter((r) => !r.schema.viewOf && r.schema.kind !== 'Endpoints');
+/** Resources that hold objects of their own, which no view does. */
+export const storedResources = resources.filter((r) => !r.schema.viewOf);
 
 /** `services/default/web` or `nodes/n1`. */
 export function keyOf(resource: Resource, namespace: string | undefined, name: string): string {

@@ -402,7 +402,7 @@ function cases(kubectl: Kubectl): void {
     }
   });
 
-  test('Endpoints are computed from EndpointSlices', async () => {
+  test('Endpoints are computed from EndpointSlices, or become slices when somebody writes them', async () => {
     const slice = {
       apiVersion: 'discovery.k8s.io/v1',
       kind: 'EndpointSlice',
@@ -420,14 +420,26 @@ function cases(kubectl: Kubectl): void {
     assert.match(await ok('describe svc web'), /Endpoints: +10\.244\.1\.2:8080/);
     assert.match(await ok('describe endpoints web'), /NotReadyAddresses: +10\.244\.1\.3/);
     assert.match(
-      await refused(
-        'create -f -',
-        JSON.stringify({ apiVersion: 'v1', kind: 'Endpoints', metadata: { name: 'x' } }),
-      ),
-      /write an EndpointSlice instead/,
+      await refused('delete endpoints web'),
+      /computed from EndpointSlices .* write those instead/,
     );
-    await ok('delete svc/web endpointslice/web-1');
+    const own = (ip: string) => ({
+      apiVersion: 'v1',
+      kind: 'Endpoints',
+      metadata: { name: 'own' },
+      subsets: [{ addresses: [{ ip }], ports: [{ name: 'http', port: 8080 }] }],
+    });
+    const ofOwn =
+      'get endpointslices -l kubernetes.io/service-name=own -o jsonpath={.items[*].endpoints[*].addresses}';
+    await ok('apply -f -', list(service('own', { ports: [{ name: 'http', port: 80 }] }), own('192.0.2.7')));
+    await until(async () => (await ok(ofOwn)) === '["192.0.2.7"]');
+    assert.match(await ok('describe svc own'), /Endpoints: +192\.0\.2\.7:8080/);
+    await ok('apply -f -', list(own('192.0.2.8')));
+    await until(async () => (await ok(ofOwn)) === '["192.0.2.8"]');
+    assert.match(await ok('get endpoints'), /own +192\.0\.2\.8:8080 .*\nweb +10\.244\.1\.2:8080 /);
+    await ok('delete svc/own svc/web endpointslice/web-1');
     await until(async () => (await ok('get endpoints -o name')) === '');
+    assert.equal(await ok(ofOwn), '');
   });
 
   test('a deleted namespace takes everything in it along; some namespaces stay', async () => {

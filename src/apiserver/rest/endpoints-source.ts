@@ -1,15 +1,15 @@
 /**
- * Endpoints, the old view of EndpointSlices: computed from the slices that carry the Service's name, never stored.
- * Its revisions are those of the slices, so lists and watches of it resume like any other.
+ * Endpoints, the older form of EndpointSlices. Most are computed from the slices that carry the Service's name and
+ * never stored; those that somebody has written come from the store (`lifecycle/endpoints-mirror.ts` makes slices of
+ * them, which do not count here). Revisions are the store's, so lists and watches resume like any other.
  */
 import type { EndpointSlice, EndpointSliceEndpoint, Endpoints } from '../../model/kubernetes.ts';
 import type { Store, StoreEntry, StoreEvent, Watch } from '../../store/types.ts';
+import { MANAGED_BY_LABEL, MIRRORING, SERVICE_NAME_LABEL } from '../lifecycle/mirrored-slices.ts';
 import { objectOf } from '../registry/objects.ts';
 import { prefixOf, resourceOfKind } from '../resources.ts';
 import type { Source } from './source.ts';
 
-const SERVICE_LABEL = 'kubernetes.io/service-name';
-const MANAGER_LABEL = 'endpointslice.kubernetes.io/managed-by';
 /** Endpoints hold at most this many addresses (KEP-752). */
 const MAX_ADDRESSES = 1000;
 
@@ -71,7 +71,8 @@ export function subsetsOf(slices: readonly EndpointSlice[]): Subset[] {
 export class EndpointsSource implements Source {
   readonly #store: Store;
   readonly #slices = prefixOf(resourceOfKind('EndpointSlice'), undefined);
-  readonly #collection = resourceOfKind('Endpoints').collection;
+  readonly #resource = resourceOfKind('Endpoints');
+  readonly #collection = this.#resource.collection;
   /** Keys of the slices of a Service, by `namespace/name`; kept by a watch from the first use on. */
   #index: Map<string, Set<string>> | undefined;
   readonly #made = new Map<string, StoreEntry>();
@@ -90,7 +91,10 @@ export class EndpointsSource implements Source {
 
   *range(namespace: string | undefined, start = ''): Generator<StoreEntry> {
     const prefix = namespace === undefined ? '' : `${namespace}/`;
-    const services = [...this.#serviceIndex().keys()]
+    const written = [...this.#store.range(prefixOf(this.#resource, namespace))].map(({ key }) =>
+      serviceOfKey(key),
+    );
+    const services = [...new Set([...this.#serviceIndex().keys(), ...written])]
       .filter((service) => service.startsWith(prefix))
       .sort(compare);
     for (const service of services) {
@@ -118,21 +122,34 @@ export class EndpointsSource implements Source {
     const known = new Map<string, StoreEntry>();
     // Before the first call, history: which Services were touched, not how each slice looked then.
     let replaying = true;
-    const onSlices = (events: readonly StoreEvent[]) => {
+    const onEvents = (
+      events: readonly StoreEvent[],
+      servicesOf: (event: StoreEvent) => (string | undefined)[],
+    ) => {
       const touched = new Map<string, number>();
       for (const event of events)
-        for (const entry of [event.entry, event.previous]) {
-          const service = entry && serviceOf(entry);
+        for (const service of servicesOf(event)) {
           if (service !== undefined && (namespace === undefined || service.startsWith(`${namespace}/`)))
             touched.set(service, event.revision);
         }
       const out = [...touched].flatMap(([service, at]) => this.#change(service, at, known, replaying));
       if (out.length > 0) listener(out.sort((a, b) => a.revision - b.revision));
     };
-    const watch = this.#store.watch(this.#slices, revision, (events) => onSlices(events));
+    const watches = [
+      this.#store.watch(this.#slices, revision, (events) =>
+        onEvents(events, ({ entry, previous }) => [serviceOf(entry), previous && serviceOf(previous)]),
+      ),
+      this.#store.watch(prefixOf(this.#resource, namespace), revision, (events) =>
+        onEvents(events, ({ entry }) => [serviceOfKey(entry.key)]),
+      ),
+    ];
     for (const entry of this.range(namespace)) known.set(entry.key, entry);
     replaying = false;
-    return watch;
+    return {
+      close: () => {
+        for (const watch of watches) watch.close();
+      },
+    };
   }
 
   #change(
@@ -189,6 +206,10 @@ export class EndpointsSource implements Source {
   }
 
   #entry(service: string): StoreEntry | undefined {
+    return this.#store.get(`${this.#collection}/${service}`) ?? this.#computed(service);
+  }
+
+  #computed(service: string): StoreEntry | undefined {
     const keys = this.#serviceIndex().get(service);
     if (!keys) return undefined;
     const made = this.#made.get(service);
@@ -233,14 +254,19 @@ export class EndpointsSource implements Source {
 
 /** Labels of the Service, which its slices carry beside their own. */
 function serviceLabels(labels: Readonly<Record<string, string>> = {}): { labels?: Record<string, string> } {
-  const kept = Object.entries(labels).filter(([name]) => name !== SERVICE_LABEL && name !== MANAGER_LABEL);
+  const own: readonly string[] = [SERVICE_NAME_LABEL, MANAGED_BY_LABEL];
+  const kept = Object.entries(labels).filter(([name]) => !own.includes(name));
   return kept.length > 0 ? { labels: Object.fromEntries(kept) } : {};
 }
 
-/** `namespace/service` of a slice; undefined for slices of nobody. */
+/** `namespace/name` of the key of Endpoints. */
+const serviceOfKey = (key: string) => key.slice(key.indexOf('/') + 1);
+
+/** `namespace/service` of a slice; undefined for slices of nobody, and for those that only repeat written Endpoints. */
 function serviceOf(entry: StoreEntry): string | undefined {
-  if (!entry.value.includes(SERVICE_LABEL)) return undefined;
+  if (!entry.value.includes(SERVICE_NAME_LABEL)) return undefined;
   const { metadata } = objectOf(entry);
-  const service = metadata.labels?.[SERVICE_LABEL];
+  const service = metadata.labels?.[SERVICE_NAME_LABEL];
+  if (metadata.labels?.[MANAGED_BY_LABEL] === MIRRORING) return undefined;
   return service ? `${metadata.namespace}/${service}` : undefined;
 }

@@ -3,7 +3,8 @@
  * case of cases.json has to be in the suite.
  */
 export const ELSEWHERE: Readonly<Record<string, string>> = {
-  'services-046': 'test/netns/apiserver-kubectl.test.ts: objects of the API',
+  'services-046':
+    'src/apiserver/list-watch.test.ts and test/netns/apiserver-kubectl.test.ts: objects of the API',
   'services-049': 'test/bench, area endpoints: from a Service to its endpoints',
   'services-051': 'test/netns/service-heal.test.ts: what somebody deletes comes back',
   'networking-001': 'test/netns/lab.test.ts: every node and pod reaches every pod',
@@ -28,8 +29,6 @@ export const ELSEWHERE: Readonly<Record<string, string>> = {
   'dualstack-011': 'as servicecorner-050',
   'endpointslice-001': 'test/netns/lab.test.ts: the Service kubernetes leads to the API server',
   'endpointslice-004': 'test/netns/apiserver-kubectl.test.ts',
-  'endpointslice-007': 'nobody: Endpoints objects are not mirrored into slices',
-  'endpointslice-008': 'nobody: Endpoints objects are not mirrored into slices',
   'kubeproxy-001': 'nobody: how long conntrack keeps half closed connections is left to the node',
   'kubeproxy-002': 'a counter of another proxy',
   'kubeproxy-003': 'addresses of another proxy; status and /metrics of the agent tell the same',

@@ -55,6 +55,33 @@ export const endpointCases: readonly Case[] = [
     },
   ),
   aCase(
+    'endpointslice-007 endpointslice-008',
+    'Endpoints that somebody writes serve a Service without a selector, one address at several ports',
+    async (cluster) => {
+      await cluster.service('written', { ports: [{ name: 'tcp', port: 80, protocol: 'TCP' }] });
+      const vip = await clusterIPs(cluster, 'written');
+      const subset = (name: string, port: number) => ({
+        addresses: FAMILY_NAMES.map((family) => ({ ip: cluster.address(name, family) })),
+        ports: [{ ...TCP, port }],
+      });
+      const endpoints = {
+        apiVersion: 'v1',
+        kind: 'Endpoints',
+        metadata: { name: 'written', namespace: 'default' },
+        subsets: [subset('a1', 8080), subset('a1', 8081)],
+      };
+      const stored = await cluster.client.create(resources.endpoints, endpoints);
+      await cluster.published('written', ['a1+']);
+      await reach(cluster, INSIDE, 'tcp', vip, 80, ['a1', 'a1-second']);
+      await cluster.client.update(resources.endpoints, { ...stored, subsets: [subset('b1', 8080)] });
+      await cluster.published('written', ['b1+']);
+      await reach(cluster, INSIDE, 'tcp', vip, 80, ['b1']);
+      await cluster.client.delete(resources.endpoints, { name: 'written', namespace: 'default' });
+      await cluster.published('written', []);
+      await refused(cluster, INSIDE, 'tcp', vip, 80);
+    },
+  ),
+  aCase(
     'servicecorner-021 servicecorner-022 services-023',
     'conditions that are not there mean ready; who does not serve is never used',
     async (cluster) => {

@@ -16,6 +16,16 @@ import { type ApiResponse, jsonResponse, type StreamSink } from './response.ts';
 /** A watcher with this much unsent is cut off; it resumes from its last revision. */
 const MAX_UNSENT_BYTES = 32 << 20;
 
+/** When a connection has as much unsent, its writers wait. */
+const HIGH_WATER_BYTES = 1 << 18;
+
+/**
+ * How much of a large answer waits until the rest of it is sent. Node stops reading from a client while it has
+ * HIGH_WATER_BYTES unsent, and takes what arrives nevertheless for a broken request (HPE_PAUSED). So no client may have
+ * the whole answer, and send its next request, before Node knows that it is sent.
+ */
+const LAST_BYTES = 1024;
+
 /** Every request ends with its signal, and a reason of its own would be an error with a stack each time. */
 const CLOSED = new DOMException('The request is over', 'AbortError');
 
@@ -61,7 +71,7 @@ export class HttpServer {
         keepAliveTimeout: 120_000,
         // Watches last; slow loris is cut by headersTimeout.
         requestTimeout: 0,
-        highWaterMark: 1 << 18,
+        highWaterMark: HIGH_WATER_BYTES,
         // Any other request that offers an upgrade is answered as if it did not.
         shouldUpgradeCallback: (message) =>
           isStreamed(parseResourcePath((message.url ?? '/').split('?', 1)[0]!)),
@@ -207,25 +217,47 @@ export class HttpServer {
     const { body } = answer;
     if (body === undefined || message.method === 'HEAD') response.end();
     else if (typeof body === 'string' || body instanceof Uint8Array) {
-      response.setHeader('content-length', Buffer.byteLength(body));
-      response.end(body);
+      const size = Buffer.byteLength(body);
+      response.setHeader('content-length', size);
+      if (size < HIGH_WATER_BYTES / 2) response.end(body);
+      else {
+        const bytes = typeof body === 'string' ? Buffer.from(body) : body;
+        await sent(response, bytes.subarray(0, -LAST_BYTES));
+        response.end(bytes.subarray(-LAST_BYTES));
+      }
     } else {
       for (const piece of body) {
         if (signal.aborted) return;
-        if (!response.write(piece))
-          await new Promise<void>((resolve) => {
-            const done = () => {
-              response.off('drain', done);
-              response.off('close', done);
-              resolve();
-            };
-            response.on('drain', done);
-            response.on('close', done);
-          });
+        if (!response.write(piece)) await drained(response);
       }
       response.end();
     }
   }
+}
+
+/** Resolves when all of it has left, or nobody wants it any more. */
+function sent(response: ServerResponse, bytes: Uint8Array): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      response.off('close', done);
+      resolve();
+    };
+    response.on('close', done);
+    response.write(bytes, done);
+  });
+}
+
+/** Resolves when what was written is on its way, or nobody wants it any more. */
+function drained(response: ServerResponse): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      response.off('drain', done);
+      response.off('close', done);
+      resolve();
+    };
+    response.on('drain', done);
+    response.on('close', done);
+  });
 }
 
 function sinkOf(response: ServerResponse, signal: AbortSignal): StreamSink {

@@ -1,10 +1,12 @@
 /** Everything that an agent made on this node, found by its names and marks, and removed. */
+
 import { existsSync, readdirSync, readFileSync, rmSync, statfsSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { uninstallCni } from '../cni/index.ts';
 import { cleanupEgress } from '../egress/index.ts';
 import { agentError, kernelError } from '../errors/index.ts';
 import { NftRuleset } from '../kernel/nft/index.ts';
+import { NFT_TABLE } from '../model/nft-parts.ts';
 import {
   cleanupOverlay,
   emptyOverlay,
@@ -28,8 +30,6 @@ export interface CleanupOptions {
   cniConfDir: string;
   dryRun: boolean;
 }
-
-const NFT_TABLE = 'portolan';
 
 /** A configuration that wants nothing: `cleanup` is the plan against it. */
 const NOTHING: OverlayConfig = { node: 'cleanup', backend: 'vxlan', podCidrs: [], clusterCidrs: [] };

@@ -1,5 +1,6 @@
 /** Keeps chains of ours in the nft tables: written once, and put back when somebody deletes or edits them. */
-import { monitorNft, NftGuard, type NftPart, type NftPlace } from '../kernel/nft/index.ts';
+import { concerns, monitorNft, NftGuard, type NftPart, type NftPlace } from '../kernel/nft/index.ts';
+import { NFT_PREFIXES } from '../model/nft-parts.ts';
 import { Reconciler } from '../reconcile/index.ts';
 
 export class NftParts {
@@ -8,9 +9,8 @@ export class NftParts {
   #monitor: { close(): void } | undefined;
 
   constructor(name: string, parts: readonly NftPart[], place: NftPlace = {}) {
-    this.#guard = new NftGuard(place);
-    const ours = (table: string, name = '') =>
-      parts.some((part) => part.table === table && (name === '' || name.startsWith(part.prefix)));
+    const neighbours = NFT_PREFIXES;
+    this.#guard = new NftGuard({ ...place, neighbours });
     this.#reconciler = new Reconciler({
       name,
       run: () => {
@@ -19,8 +19,11 @@ export class NftParts {
     });
     this.#monitor = monitorNft({
       ...place,
-      onEvent: ({ table, name }) => {
-        if (ours(table, name)) this.#reconciler.trigger();
+      onEvent: (event) => {
+        const ours = parts.some(
+          ({ table, prefix }) => table === event.table && concerns(event, { prefix, neighbours }),
+        );
+        if (ours) this.#reconciler.trigger();
       },
       onResync: () => this.#reconciler.trigger(),
     });

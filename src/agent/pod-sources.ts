@@ -2,12 +2,13 @@
 import { FAMILIES } from '../addr/index.ts';
 import type { Log } from '../client/index.ts';
 import type { Attachment } from '../ipam/index.ts';
-import { monitorNft, NftGuard, NftRuleset } from '../kernel/nft/index.ts';
-import { type SourceLink, SPOOFED, sourceLinkOf, sourcePart } from '../podlink/index.ts';
+import { concerns, monitorNft, NftGuard, NftRuleset } from '../kernel/nft/index.ts';
+import { NFT_PREFIXES, NFT_TABLE } from '../model/nft-parts.ts';
+import { SOURCE_PREFIX, type SourceLink, SPOOFED, sourceLinkOf, sourcePart } from '../podlink/index.ts';
 import { Reconciler } from '../reconcile/index.ts';
 
 export class PodSources {
-  readonly #guard = new NftGuard({});
+  readonly #guard = new NftGuard({ neighbours: NFT_PREFIXES });
   readonly #ruleset = NftRuleset.open();
   readonly #links = new Map<string, SourceLink>();
   readonly #checked: boolean;
@@ -36,8 +37,9 @@ export class PodSources {
     this.#started = true;
     if (this.#checked)
       this.#monitor = monitorNft({
-        onEvent: ({ table, name = '' }) => {
-          if (table === 'portolan' && (name === '' || name.startsWith('source_'))) this.#reconciler.trigger();
+        onEvent: (event) => {
+          const owner = { prefix: SOURCE_PREFIX, neighbours: NFT_PREFIXES };
+          if (event.table === NFT_TABLE && concerns(event, owner)) this.#reconciler.trigger();
         },
         onResync: () => this.#reconciler.trigger(),
       });

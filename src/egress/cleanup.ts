@@ -1,8 +1,10 @@
 /** Everything that egress addresses made in a namespace, found by its numbers and names, and removed. */
+
 import { FAMILIES } from '../addr/index.ts';
 import { removeNftParts } from '../kernel/nft/index.ts';
 import { RTPROT_PORTOLAN, Rtnl } from '../kernel/rtnl/index.ts';
-import { EGRESS_PREFIX, EGRESS_TABLE } from './rules.ts';
+import { NFT_TABLE } from '../model/nft-parts.ts';
+import { EGRESS_PREFIX } from './rules.ts';
 import { planSlots } from './slots.ts';
 
 export interface EgressCleanup {
@@ -25,7 +27,7 @@ export function cleanupEgress({ netns, dryRun }: EgressCleanup): string[] {
   removeNftParts(
     FAMILIES.map((family) => ({
       family: family === 4 ? 'ip' : 'ip6',
-      table: EGRESS_TABLE,
+      table: NFT_TABLE,
       prefix: EGRESS_PREFIX,
       sets: [],
       chains: [],

@@ -4,10 +4,12 @@
  * are closed first, then what is open of theirs is cut, then they are opened: no packet leaves with an address that is
  * not theirs now.
  */
+
 import type { Family } from '../addr/index.ts';
 import { Conntrack } from '../kernel/conntrack/index.ts';
-import { monitorNft, NftGuard, NftRuleset, partText } from '../kernel/nft/index.ts';
+import { concerns, monitorNft, NftGuard, NftRuleset, partText } from '../kernel/nft/index.ts';
 import { RTPROT_PORTOLAN, Rtnl, type RtnlEvent, RtnlMonitor } from '../kernel/rtnl/index.ts';
+import { NFT_PREFIXES, NFT_TABLE } from '../model/nft-parts.ts';
 import {
   changedTranslations,
   insideTest,
@@ -17,7 +19,7 @@ import {
 } from './connections.ts';
 import type { EgressDesired, EgressPodFate } from './desired.ts';
 import { readInherited } from './inherited.ts';
-import { EGRESS_PREFIX, EGRESS_TABLE, egressPart, egressSteps } from './rules.ts';
+import { EGRESS_PREFIX, egressPart, egressSteps } from './rules.ts';
 import { isSlotTable, planSlots } from './slots.ts';
 import type { EgressPod } from './types.ts';
 
@@ -68,7 +70,7 @@ export class EgressKernel {
     this.#families = options.families;
     const place = { netns: options.netns };
     this.#rtnl = Rtnl.open(place);
-    this.#guard = new NftGuard(place);
+    this.#guard = new NftGuard({ ...place, neighbours: NFT_PREFIXES });
     this.#ruleset = NftRuleset.open(place);
     this.#conntrack = Conntrack.open(place);
   }
@@ -102,9 +104,9 @@ export class EgressKernel {
       }),
       monitorNft({
         netns,
-        onEvent: ({ table, name }) => {
-          const ours = table === EGRESS_TABLE && (name === undefined || name.startsWith(EGRESS_PREFIX));
-          if (ours && !this.#clean) onChange();
+        onEvent: (event) => {
+          const owner = { prefix: EGRESS_PREFIX, neighbours: NFT_PREFIXES };
+          if (event.table === NFT_TABLE && concerns(event, owner) && !this.#clean) onChange();
         },
         onResync: onChange,
       }),
@@ -149,7 +151,7 @@ export class EgressKernel {
     for (const family of this.#families)
       for (const { chain, comment, packets } of this.#ruleset.rules({
         family: family === 4 ? 'ip' : 'ip6',
-        table: EGRESS_TABLE,
+        table: NFT_TABLE,
       }))
         if (chain.startsWith(EGRESS_PREFIX) && packets !== undefined)
           found.set(comment, (found.get(comment) ?? 0) + packets);
@@ -200,7 +202,7 @@ export class EgressKernel {
   #strayLocals(now: Translations, locals: readonly EgressPod[]): [string, 'any'][] {
     const left = this.#families.some((family) =>
       this.#ruleset
-        .chains({ family: family === 4 ? 'ip' : 'ip6', table: EGRESS_TABLE })
+        .chains({ family: family === 4 ? 'ip' : 'ip6', table: NFT_TABLE })
         .some(({ name }) => name.startsWith(EGRESS_PREFIX)),
     );
     if (!left) return [];

@@ -13,6 +13,7 @@
  * Only packets that a pod sends of itself, to what is no pod, Service or node: egress_inside returns for all others.
  * Marking comes after Services were translated (dstnat, -100), source NAT before the overlay's masquerade (100).
  */
+
 import { type Cidr, type Family, type IpAddress, parseCidr } from '../addr/index.ts';
 import {
   COUNTER,
@@ -33,11 +34,11 @@ import {
   ruleOf,
   sourceNatRules,
 } from '../kernel/nft/index.ts';
+import { NFT_TABLE } from '../model/nft-parts.ts';
 import type { EgressDesired, EgressPodFate } from './desired.ts';
 import { MARK_MASK, markOf } from './slots.ts';
 import type { EgressState, Fate, Slot } from './types.ts';
 
-export const EGRESS_TABLE = 'portolan';
 export const EGRESS_PREFIX = 'egress_';
 const name = (text: string) => `${EGRESS_PREFIX}${text}`;
 
@@ -83,7 +84,7 @@ export function egressPart(
   desired: EgressDesired,
   leaving: readonly EgressPodFate[] = [],
 ): NftPart {
-  const at = { family: family === 4 ? 'ip' : 'ip6', table: EGRESS_TABLE, prefix: EGRESS_PREFIX } as const;
+  const at = { family: family === 4 ? 'ip' : 'ip6', table: NFT_TABLE, prefix: EGRESS_PREFIX } as const;
   if (!desired.active) return { ...at, sets: [], chains: [] };
   const of = <T extends { readonly family: Family }>(list: readonly T[]) =>
     list.filter((each) => each.family === family);

@@ -2,7 +2,7 @@ export { ANNOTATION_PREFIX, leaseAnnotations, leaseOfNode, type NodeRecord } fro
 export { type Backend, backends } from './backend.ts';
 export { desiredOverlay, emptyOverlay, ownLease } from './desired.ts';
 export { type OverlayKernel, openOverlayKernel } from './kernel.ts';
-export { filterPart, forwardBlockers, NFT_TABLE } from './masquerade.ts';
+export { filterPart, forwardBlockers } from './masquerade.ts';
 export {
   DEFAULT_PORT,
   DEFAULT_VNI,

@@ -17,10 +17,10 @@ import {
   RETURN,
   ruleOf,
 } from '../kernel/nft/index.ts';
+import { NFT_TABLE } from '../model/nft-parts.ts';
 
 /** The table that all parts of Portolan share, each with its own prefix of chains and sets. */
-export const NFT_TABLE = 'portolan';
-const PREFIX = 'overlay_';
+export const OVERLAY_PREFIX = 'overlay_';
 /** Before chains of policies and of others, which need not look at it. */
 const INVALID_PRIORITY = -10;
 
@@ -65,13 +65,13 @@ export interface FilterSpec {
 export function filterPart(spec: FilterSpec): NftPart {
   const { family, clusterCidrs, ownCidrs, tunnel } = spec;
   const ip = family === 4 ? 'ip' : 'ip6';
-  const peers = `${PREFIX}peers`;
+  const peers = `${OVERLAY_PREFIX}peers`;
   const nat = spec.masquerade && clusterCidrs.length > 0 && ownCidrs.length > 0;
   const chains: NftPartChain[] = [];
   if (nat) chains.push(natChain(spec), invalidChain(spec));
   // Before conntrack and other people's chains: a forged packet shall cost nothing.
   const early = (name: string, hook: NftHook['hook'], rule: NftRule): NftPartChain => ({
-    name: `${PREFIX}${name}`,
+    name: `${OVERLAY_PREFIX}${name}`,
     hook: { type: 'filter', hook, priority: -310, policy: 'accept' },
     rules: [rule],
   });
@@ -99,7 +99,7 @@ export function filterPart(spec: FilterSpec): NftPart {
     comment: 'nodes that may send by the tunnel',
     elements: [...members.keys()].sort().map((text) => ({ key: [members.get(text)!] })),
   };
-  return { family: ip, table: NFT_TABLE, prefix: PREFIX, sets: tunnel ? [set] : [], chains };
+  return { family: ip, table: NFT_TABLE, prefix: OVERLAY_PREFIX, sets: tunnel ? [set] : [], chains };
 }
 
 function natChain({ family, clusterCidrs, ownCidrs }: FilterSpec): NftPartChain {
@@ -115,7 +115,7 @@ function natChain({ family, clusterCidrs, ownCidrs }: FilterSpec): NftPartChain 
   const rule = (comment: string, ...statements: readonly NftStatement[]) =>
     ruleOf(statements, `overlay: ${comment}`);
   return {
-    name: `${PREFIX}postrouting`,
+    name: `${OVERLAY_PREFIX}postrouting`,
     hook: { type: 'nat', hook: 'postrouting', priority: 100, policy: 'accept' },
     rules: [
       rule('kube-proxy masquerades it', marked, RETURN),
@@ -140,7 +140,7 @@ function invalidChain({ family, clusterCidrs, ownCidrs }: FilterSpec): NftPartCh
   const inside = [...clusterCidrs, MULTICAST[family]];
   const match = [ctState('invalid'), inCidrs(`${ip} saddr`, ownCidrs), inCidrs(`${ip} daddr`, inside, true)];
   return {
-    name: `${PREFIX}forward`,
+    name: `${OVERLAY_PREFIX}forward`,
     hook: { type: 'filter', hook: 'forward', priority: INVALID_PRIORITY, policy: 'accept' },
     rules: [
       ruleOf([...match, COUNTER, DROP], 'overlay: of no connection, it would keep the address of its pod'),

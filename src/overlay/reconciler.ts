@@ -2,6 +2,7 @@ import { rmSync } from 'node:fs';
 import { FAMILIES } from '../addr/index.ts';
 import type { NetError } from '../errors/index.ts';
 import {
+  concerns,
   monitorNft,
   NftGuard,
   type NftPart,
@@ -10,11 +11,12 @@ import {
   removeNftParts,
 } from '../kernel/nft/index.ts';
 import { RTPROT_PORTOLAN, type RtnlEvent, RtnlMonitor } from '../kernel/rtnl/index.ts';
+import { NFT_PREFIXES, NFT_TABLE } from '../model/nft-parts.ts';
 import { type ObjectStatus, Reconciler } from '../reconcile/index.ts';
 import { type Known, leaseNews, planAhead } from './ahead.ts';
 import { desiredOverlay, emptyOverlay } from './desired.ts';
 import { type OverlayKernel, openOverlayKernel } from './kernel.ts';
-import { emptyFilterParts, filterPart, forwardBlockers, NFT_TABLE } from './masquerade.ts';
+import { emptyFilterParts, filterPart, forwardBlockers, OVERLAY_PREFIX } from './masquerade.ts';
 import { DEFAULT_PORT, DEFAULT_VNI, deviceName, isDeviceName } from './names.ts';
 import { isOverlayRoute, planOverlay } from './plan.ts';
 import { subnetEnv, writeAtomically } from './subnet-env.ts';
@@ -91,7 +93,7 @@ export class OverlayReconciler {
     this.#options = options;
     this.#config = options.config;
     this.#kernel = openOverlayKernel(options.netns);
-    this.#guard = new NftGuard({ netns: options.netns });
+    this.#guard = new NftGuard({ netns: options.netns, neighbours: NFT_PREFIXES });
     // Long enough to gather a burst of notifications, short beside the work that follows.
     const common = { coalesceMs: 2, resyncMs: options.resyncMs ?? 30_000, onStatus: () => this.#report() };
     this.#tables = new Reconciler({ name: 'overlay', run: () => this.#runTables(), ...common });
@@ -114,9 +116,11 @@ export class OverlayReconciler {
       }),
       monitorNft({
         netns,
-        onEvent: ({ table, subject, name }) => {
+        onEvent: (event) => {
+          const { table, subject } = event;
           // Other parts of Portolan share the table and change it often.
-          if (table === NFT_TABLE && name !== undefined && !name.startsWith('overlay_')) return;
+          if (table === NFT_TABLE && !concerns(event, { prefix: OVERLAY_PREFIX, neighbours: NFT_PREFIXES }))
+            return;
           if (subject === 'chain' || subject === 'table') this.#checkForward = true;
           if (table === NFT_TABLE || subject === 'chain') this.#rules.trigger();
         },

@@ -9,7 +9,7 @@ export {
   type PodLinkReconcilerOptions,
 } from './reconciler.ts';
 export { LinkRemover } from './remover.ts';
-export { type SourceLink, SPOOFED, sourceLinkOf, sourcePart } from './source-part.ts';
+export { SOURCE_PREFIX, type SourceLink, SPOOFED, sourceLinkOf, sourcePart } from './source-part.ts';
 export {
   BRIDGE_NAME,
   type HostEnd,

@@ -10,6 +10,7 @@
  *
  * That frames of a port have its pod's MAC, the bridge sees to: ports are locked, from Linux 5.18 on.
  */
+
 import { type Cidr, type Family, type IpAddress, type Mac, parseCidr } from '../addr/index.ts';
 import {
   COUNTER,
@@ -25,10 +26,10 @@ import {
   RETURN,
   ruleOf,
 } from '../kernel/nft/index.ts';
+import { NFT_TABLE } from '../model/nft-parts.ts';
 import { BRIDGE_NAME, podLinkSpec } from './types.ts';
 
-const TABLE = 'portolan';
-const PREFIX = 'source_';
+export const SOURCE_PREFIX = 'source_';
 
 /** Comment of the rule that counts. */
 export const SPOOFED = "pods: a source address that is not the pod's own";
@@ -73,7 +74,7 @@ function ofTheLink(): NftRule[] {
 /** The rules of one family; without links there are none. */
 export function sourcePart(family: Family, links: readonly SourceLink[]): NftPart {
   const ip = family === 4 ? 'ip' : 'ip6';
-  const at = { family: ip, table: TABLE, prefix: PREFIX } as const;
+  const at = { family: ip, table: NFT_TABLE, prefix: SOURCE_PREFIX } as const;
   if (links.length === 0) return { ...at, sets: [], chains: [] };
   const sorted = links.toSorted((a, b) => (a.hostLink < b.hostLink ? -1 : 1));
   const type = family === 4 ? 'ipv4_addr' : 'ipv6_addr';
@@ -83,7 +84,7 @@ export function sourcePart(family: Family, links: readonly SourceLink[]): NftPar
     link.bridged ? [{ mac: link.bridged, addresses: own(link) }] : [],
   );
   const ports = {
-    name: `${PREFIX}ports`,
+    name: `${SOURCE_PREFIX}ports`,
     map: false,
     key: `ether_addr . ${type}`,
     comment: 'what each pod on the bridge may send with',
@@ -93,8 +94,8 @@ export function sourcePart(family: Family, links: readonly SourceLink[]): NftPar
     ruleOf(
       [
         ...from,
-        { kind: 'lookup', fields: [side, `${ip} saddr`], set: `${PREFIX}${set}`, not: true },
-        goTo(`${PREFIX}other`),
+        { kind: 'lookup', fields: [side, `${ip} saddr`], set: `${SOURCE_PREFIX}${set}`, not: true },
+        goTo(`${SOURCE_PREFIX}other`),
       ],
       'pods: sends with an address that is none of its own',
     );
@@ -102,14 +103,14 @@ export function sourcePart(family: Family, links: readonly SourceLink[]): NftPar
     ...at,
     sets: [
       {
-        name: `${PREFIX}links`,
+        name: `${SOURCE_PREFIX}links`,
         map: false,
         key: 'ifname',
         comment: 'links of pods',
         elements: routed.map(({ hostLink }) => ({ key: [hostLink] })),
       },
       {
-        name: `${PREFIX}pods`,
+        name: `${SOURCE_PREFIX}pods`,
         map: false,
         key: `ifname . ${type}`,
         comment: 'what each pod may send with',
@@ -119,14 +120,14 @@ export function sourcePart(family: Family, links: readonly SourceLink[]): NftPar
     ],
     chains: [
       {
-        name: `${PREFIX}other`,
+        name: `${SOURCE_PREFIX}other`,
         rules: [...(family === 6 ? ofTheLink() : []), ruleOf([COUNTER, DROP], SPOOFED)],
       },
       {
-        name: `${PREFIX}prerouting`,
+        name: `${SOURCE_PREFIX}prerouting`,
         hook: { type: 'filter', hook: 'prerouting', priority: RAW, policy: 'accept' },
         rules: [
-          check([inSet(['iifname'], `${PREFIX}links`)], 'iifname', 'pods'),
+          check([inSet(['iifname'], `${SOURCE_PREFIX}links`)], 'iifname', 'pods'),
           ...(bridged.length > 0
             ? [
                 check(

@@ -7,7 +7,10 @@ import { FAMILIES, type Family, type IpAddress } from '../addr/index.ts';
 import { policyError } from '../errors/index.ts';
 import {
   changeText,
+  concerns,
   inSteps,
+  isOurs,
+  isStrange,
   monitorNft,
   type NftChainFound,
   type NftChange,
@@ -19,7 +22,8 @@ import {
   type NftSetFound,
   sameHook,
 } from '../kernel/nft/index.ts';
-import { comment, ISOLATED, nftFamily, PREFIX, SELVES, TABLE, VERDICTS } from './names.ts';
+import { NFT_PREFIXES, NFT_TABLE } from '../model/nft-parts.ts';
+import { comment, ISOLATED, isRuleComment, nftFamily, PREFIX, SELVES, VERDICTS } from './names.ts';
 import { clearChanges, isEmptyPlan, type PolicyPlan, planPolicy } from './plan.ts';
 import { baseChains } from './rules.ts';
 import { type Chain, emptyTables, SetTable, type Tables, wantSet } from './tables.ts';
@@ -40,6 +44,8 @@ interface Applied {
   /** Removes the whole part, when a set of another shape stands in the way: an older version's. */
   clear: readonly NftChange[];
 }
+
+const OWNER = { prefix: PREFIX, neighbours: NFT_PREFIXES };
 
 /** What one transaction of somebody touched of ours, by family; 'all' when a whole table went. */
 type Touched = Map<Family, Set<string> | 'all'>;
@@ -123,7 +129,7 @@ export class NftPolicyEngine {
   /** Rules of ours with what they counted, for `policy show`. */
   rules(family: Family): NftRuleFound[] {
     return this.#ruleset
-      .rules({ family: nftFamily(family), table: TABLE })
+      .rules({ family: nftFamily(family), table: NFT_TABLE })
       .filter(({ chain }) => chain.startsWith(PREFIX));
   }
 
@@ -135,7 +141,7 @@ export class NftPolicyEngine {
   #applyBoth(tables: Readonly<Record<Family, Tables>>, keepCounts = false): boolean {
     for (const family of FAMILIES)
       if (this.#applied[family].suspects === 'all')
-        this.#ruleset.wake({ family: nftFamily(family), table: TABLE });
+        this.#ruleset.wake({ family: nftFamily(family), table: NFT_TABLE });
     const plans = this.plan(tables, keepCounts);
     this.#change(plans);
     for (const family of FAMILIES) {
@@ -162,7 +168,7 @@ export class NftPolicyEngine {
     const key = `${family} ${name}`;
     let set = this.#sets.get(key);
     if (!set) {
-      set = this.#ruleset.set({ family: nftFamily(family), table: TABLE }, name);
+      set = this.#ruleset.set({ family: nftFamily(family), table: NFT_TABLE }, name);
       this.#sets.set(key, set);
     }
     return set;
@@ -232,15 +238,16 @@ export class NftPolicyEngine {
   }
 
   #read(family: Family): Found {
-    const ours = (name: string) => name.startsWith(PREFIX);
-    const sets = this.#ruleset
-      .sets({ family: nftFamily(family), table: TABLE })
-      .filter(({ name }) => ours(name));
+    const place = { family: nftFamily(family), table: NFT_TABLE };
+    const sets = this.#ruleset.sets(place).filter(({ name }) => name.startsWith(PREFIX));
+    // Somebody may have given a chain of ours a name of nobody's; it goes with what is wanted no more.
+    const ours = ({ name }: NftChainFound) =>
+      name.startsWith(PREFIX) ||
+      (isStrange(name, OWNER) &&
+        isOurs(this.#ruleset.rules(place, name), OWNER, ({ comment }) => isRuleComment(comment)));
     return {
       chains: new Map(
-        this.#ruleset
-          .chains({ family: nftFamily(family), table: TABLE })
-          .flatMap(({ name, hook }) => (ours(name) ? [[name, hook] as const] : [])),
+        this.#ruleset.chains(place).flatMap((chain) => (ours(chain) ? [[chain.name, chain.hook]] : [])),
       ),
       sets: new Map(sets.map((set) => [set.name, set])),
     };
@@ -273,12 +280,15 @@ export class NftPolicyEngine {
     this.#applied[family].suspects = 'all';
   }
 
-  #note({ table, family, name, subject, deleted, dormant }: NftEvent): void {
-    if (table !== TABLE || (name !== undefined && !name.startsWith(PREFIX))) return;
+  #note(event: NftEvent): void {
+    const { table, family, name, subject, deleted, dormant } = event;
+    if (table !== NFT_TABLE || !concerns(event, OWNER)) return;
     // Other parts of Portolan make the table, too.
     if (subject === 'table' && !deleted && !dormant) return;
     const of: Family | undefined = family === 'ip' ? 4 : family === 'ip6' ? 6 : undefined;
-    if (of !== undefined) touch(this.#touched, of, name);
+    // Of a chain that has another name now, only that one is told: what had it before is not known.
+    const named = subject === 'chain' && !deleted ? undefined : name;
+    if (of !== undefined) touch(this.#touched, of, named);
   }
 
   /** A transaction of somebody else is over. */
@@ -344,10 +354,10 @@ export function cleanupPolicies(options: {
     const changes = clearChanges(
       family,
       ruleset
-        .chains({ family: nftFamily(family), table: TABLE })
+        .chains({ family: nftFamily(family), table: NFT_TABLE })
         .map(({ name }) => name)
         .filter(ours),
-      ruleset.sets({ family: nftFamily(family), table: TABLE }).filter(({ name }) => ours(name)),
+      ruleset.sets({ family: nftFamily(family), table: NFT_TABLE }).filter(({ name }) => ours(name)),
     );
     if (changes.length === 0) continue;
     lines.push(...changes.map((change) => `nft ${changeText(change)}`));

@@ -5,7 +5,6 @@ import type { Protocol } from '../model/kubernetes.ts';
 import type { Standing } from './standing.ts';
 import type { Direction, Tier } from './types.ts';
 
-export const TABLE = 'portolan';
 /** All that network policy owns in the shared tables begins with this. */
 export const PREFIX = 'policy_';
 
@@ -79,6 +78,11 @@ function nameOfGroup({ admin, policies, baseline }: Standing, direction: Directi
 /** Chain of ClusterNetworkPolicies of one tier, in their order. */
 export function tierChainName(tier: Tier, names: readonly string[], direction: Direction): string {
   return `${PREFIX}${tier.toLowerCase()}_${SHORT[direction]}_${digest(names.join('\n'))}`;
+}
+
+/** Whether a rule with this comment is a policy's: ruleComment() and the drop behind all of a pod's policies. */
+export function isRuleComment(comment: string): boolean {
+  return /^(np|cnp|nnp) /.test(comment);
 }
 
 const LONGEST_COMMENT = 120;

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import fc from 'fast-check';
 import { parseIp } from '../addr/index.ts';
-import { ruleText } from '../kernel/nft/index.ts';
+import { ruleText, targetsOf } from '../kernel/nft/index.ts';
 import type { NetworkPolicy } from '../model/kubernetes.ts';
 import { PolicyCompiler } from './compiler.ts';
 import { namespaceLabels, policyFacts } from './facts.ts';
@@ -111,7 +111,10 @@ test('rules that report come and go beside the others, which stay with what they
     const standing = new Map(
       world.tables[4].chains
         .entries()
-        .map(([name, { rules }]) => [name, rules.map((_, at) => ({ handle: BigInt(at) }))]),
+        .map(([name, { rules }]) => [
+          name,
+          rules.map((rule, at) => ({ handle: BigInt(at), leadsTo: targetsOf(rule) })),
+        ]),
     );
     world.setLogging(logging);
     world.compile();

@@ -9,13 +9,15 @@ import type { Family } from '../addr/index.ts';
 import {
   changesText,
   type NftChange,
+  type NftRuleFound,
   type NftSetShape,
   removal,
   ruleChanges,
   ruleSeal,
   ruleText,
 } from '../kernel/nft/index.ts';
-import { comment, nftFamily, TABLE } from './names.ts';
+import { NFT_TABLE } from '../model/nft-parts.ts';
+import { comment, nftFamily } from './names.ts';
 import type { Chain, SetTable, Tables } from './tables.ts';
 
 export interface PolicyPlan {
@@ -25,7 +27,7 @@ export interface PolicyPlan {
 }
 
 /** Rules of chains in their order. */
-export type StandingRules = ReadonlyMap<string, readonly { readonly handle: bigint }[]>;
+export type StandingRules = ReadonlyMap<string, readonly Pick<NftRuleFound, 'handle' | 'leadsTo'>[]>;
 
 /**
  * `applied` are the chains that the kernel has; a chain whose rules are not known is undefined. `clear` comes first in
@@ -39,7 +41,7 @@ export function planPolicy(
   clear: readonly NftChange[] = [],
   standing: StandingRules = new Map(),
 ): PolicyPlan {
-  const table = { family: nftFamily(family), table: TABLE };
+  const table = { family: nftFamily(family), table: NFT_TABLE };
   const changedChains = [...tables.chains].filter(([name, chain]) => !sameChain(applied.get(name), chain));
   const goneChains = [...applied.keys()].filter((name) => !tables.chains.has(name));
   const newSets = [...tables.sets.values()].filter((set) => !set.inKernel);
@@ -81,9 +83,9 @@ export function planPolicy(
 }
 
 /** The rules of a chain as the kernel tells them, when they are those that were written. */
-function knownRules(chain: Chain | undefined, found: readonly { readonly handle: bigint }[] | undefined) {
+function knownRules(chain: Chain | undefined, found: ReturnType<StandingRules['get']>) {
   if (!chain || found?.length !== chain.rules.length) return undefined;
-  return found.map(({ handle }, at) => ({ handle, seal: ruleSeal(chain.rules[at]!) }));
+  return found.map(({ handle, leadsTo }, at) => ({ handle, leadsTo, seal: ruleSeal(chain.rules[at]!) }));
 }
 
 export function isEmptyPlan({ changes }: PolicyPlan): boolean {
@@ -101,7 +103,7 @@ export function clearChanges(
   chains: Iterable<string>,
   sets: Iterable<{ readonly name: string; readonly map: boolean }>,
 ): NftChange[] {
-  return removal({ family: nftFamily(family), table: TABLE }, { chains: [...chains], sets: [...sets] });
+  return removal({ family: nftFamily(family), table: NFT_TABLE }, { chains: [...chains], sets: [...sets] });
 }
 
 function shapeOf({ name, kind, comment: about }: SetTable): NftSetShape {

@@ -78,12 +78,19 @@ export async function nftOwners(netns: Netns): Promise<AsyncDisposable> {
   const engine = NftablesEngine.open({ netns, nodeName: 'n' });
   undo.defer(() => engine.close());
   engine.setServiceRanges(['10.96.0.0/16', 'fd00:10:96::/112']);
-  const service = serviceFacts(
-    aService({ clusterIPs: ['10.96.0.10'], ports: [{ port: 80, protocol: 'TCP' }] }),
-  );
-  const slice = sliceFacts(aSlice(['10.244.1.10 n']));
+  const ports = [{ port: 80, protocol: 'TCP' as const }];
+  const facts = [
+    serviceFacts(aService({ clusterIPs: ['10.96.0.10'], ports })),
+    serviceFacts(
+      aService({ clusterIPs: ['10.96.0.11'], sessionAffinity: 'ClientIP', ports }, { name: 'true' }),
+    ),
+  ];
+  const slices = [aSlice(['10.244.1.10 n']), aSlice(['10.244.1.10 n'], { name: 'true-1', service: 'true' })];
   const planner = new ServicePlanner(
-    { services: new Map([[service.key, service]]), slices: new Map([[slice.key, slice]]) },
+    {
+      services: new Map(facts.map((service) => [service.key, service])),
+      slices: new Map(slices.map(sliceFacts).map((slice) => [slice.key, slice])),
+    },
     aNode(),
   );
   engine.apply(planner.planAll());

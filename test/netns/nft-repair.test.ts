@@ -5,6 +5,7 @@ import test, { after, before } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { createNetns, deleteNetns, type Netns } from '../../src/kernel/netns/index.ts';
+import { listingOf } from '../lib/nft-listing.ts';
 import { nftOwners } from '../lib/nft-owners.ts';
 
 /** Five times what is promised (200 ms), for a machine under load; `npm run bench -- overlay` measures. */
@@ -13,26 +14,7 @@ const NAME = `pt-rep-${process.pid}`;
 const run = promisify(execFile);
 const nft = async (...args: string[]) => (await run('ip', ['netns', 'exec', NAME, 'nft', ...args])).stdout;
 
-/** Chains and sets with what is in them, in an order that does not depend on the order of their making. */
-async function listing(): Promise<string> {
-  const text = await nft('-s', 'list', 'ruleset');
-  return text
-    .split(/\n(?=table )/)
-    .flatMap((table) => {
-      const [head, ...objects] = table.replace(/\n}\s*$/, '').split(/\n(?=\t\S)/);
-      return objects.map((object) => `${head} ${object.replace(/elements = [^}]*/, sorted).trim()}`);
-    })
-    .sort()
-    .join('\n');
-}
-
-/** Elements lie in the order of their hash. */
-function sorted(elements: string): string {
-  return elements
-    .split(/[,\s]+/)
-    .sort()
-    .join(' ');
-}
+const listing = async () => listingOf(await nft('-s', 'list', 'ruleset'));
 
 let netns: Netns;
 let owners: AsyncDisposable;

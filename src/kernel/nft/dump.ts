@@ -20,7 +20,7 @@ import { ERRNO } from '../syscall/index.ts';
 import type { NftHook, NftTableName } from './change.ts';
 import { readComment } from './comment.ts';
 import { FAMILY, familyOf, HOOKS, NFT, writeHeader } from './messages.ts';
-import { type Counted, readCounter, readExpression } from './read-expression.ts';
+import { type Counted, readCounter, readExpression, readSetName, readTarget } from './read-expression.ts';
 import { readSeal } from './seal.ts';
 import type { NftFamily } from './set-element.ts';
 
@@ -86,6 +86,10 @@ export interface NftRuleFound {
   readonly seal: string | undefined;
   /** Names of its expressions, in their order. */
   readonly expressions: readonly string[];
+  /** Chains that its verdicts lead to, by the names that they have now. */
+  readonly leadsTo: readonly string[];
+  /** Sets with names that it uses. */
+  readonly sets: readonly string[];
   /** Packets and bytes of its first counter. */
   readonly packets: number | undefined;
   readonly bytes: number | undefined;
@@ -216,11 +220,17 @@ export function readChain(body: Uint8Array): NftChainFound | undefined {
 export function readRule(body: Uint8Array): NftRuleFound {
   const { chain, handle, expressions, userdata } = ruleAttributes.readFrom(body, 4);
   const names: string[] = [];
+  const leadsTo: string[] = [];
+  const sets: string[] = [];
   let counted: Counted | undefined;
   if (expressions)
     readAttributes(expressions, 0, 'the expressions of a rule', (_, item) => {
       const expression = readExpression(item);
       names.push(expression.name);
+      const target = readTarget(expression);
+      if (target !== undefined) leadsTo.push(target);
+      const set = readSetName(expression);
+      if (set !== undefined) sets.push(set);
       counted ??= readCounter(expression);
     });
   return {
@@ -229,6 +239,8 @@ export function readRule(body: Uint8Array): NftRuleFound {
     comment: (userdata && readComment(userdata)) ?? '',
     seal: userdata && readSeal(userdata),
     expressions: names,
+    leadsTo,
+    sets,
     packets: counted?.packets,
     bytes: counted?.bytes,
   };

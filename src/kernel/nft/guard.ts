@@ -1,14 +1,16 @@
 /**
  * Keeps parts of tables as they are wanted, by netlink, and changes only what differs: chains stay at their hooks, rules
  * and elements that are as wanted stay, with their counters. Rules are known by their seals (seal.ts), also those
- * that a former process wrote; all else is compared as it is told. While the ruleset's generation is the one that was
+ * that a former process wrote, and by where they lead; all else is compared as it is told. While the ruleset's generation is the one that was
  * seen last, nothing is read.
  */
 import { isNetError } from '../../errors/index.ts';
 import { type NftPlace, setOfShape } from './change.ts';
 import type { NftSetFound } from './dump-sets.ts';
 import { emptied, type NftPart, type NftPartFound, partChanges, partText, sameShape } from './part.ts';
+import { isOurs, isStrange, type NftOwner } from './renamed.ts';
 import { NftRuleset } from './ruleset.ts';
+import { ruleSeal } from './seal.ts';
 import type { NftElement } from './set-element.ts';
 import { inSteps } from './steps.ts';
 
@@ -18,16 +20,22 @@ const MOST_TRIES = 8;
 interface Known {
   readonly text: string;
   readonly generation: number;
-  readonly chains: ReadonlyMap<string, bigint>;
+}
+
+export interface NftGuardOptions extends NftPlace {
+  /** Prefixes of all who share the tables: chains of a part that somebody gave a name of nobody's go, too. */
+  readonly neighbours?: readonly string[];
 }
 
 export class NftGuard {
   readonly #ruleset: NftRuleset;
+  readonly #neighbours: readonly string[];
   readonly #known = new Map<string, Known>();
 
   /** Throws KERNEL_SYSCALL, KERNEL_NEEDS_ROOT. */
-  constructor(place: NftPlace = {}) {
-    this.#ruleset = NftRuleset.open(place);
+  constructor(options: NftGuardOptions = {}) {
+    this.#ruleset = NftRuleset.open({ netns: options.netns });
+    this.#neighbours = options.neighbours ?? [];
   }
 
   close(): void {
@@ -45,10 +53,9 @@ export class NftGuard {
     const known = this.#known.get(key);
     if (known?.text === text && known.generation === this.#ruleset.generation()) return false;
     this.#known.delete(key);
-    const { wrote, generation } = this.#write(part, known?.chains);
-    const chains = new Map(this.#chains(part).map(({ name, handle }) => [name, handle]));
+    const { wrote, generation } = this.#write(part);
     // If somebody came in between, that must not become the measure.
-    if (this.#ruleset.generation() === generation) this.#known.set(key, { text, generation, chains });
+    if (this.#ruleset.generation() === generation) this.#known.set(key, { text, generation });
     return wrote;
   }
 
@@ -64,14 +71,12 @@ export class NftGuard {
   }
 
   /** Returns whether anything was written, and the generation after it. */
-  #write(part: NftPart, handles?: ReadonlyMap<string, bigint>): { wrote: boolean; generation: number } {
+  #write(part: NftPart): { wrote: boolean; generation: number } {
     const wanted = part.sets.length + part.chains.length > 0;
     const woke = wanted && this.#ruleset.wake(part);
-    let trusts = true;
-    const renamed = (name: string, handle: bigint) => !trusts || (handles?.get(name) ?? handle) !== handle;
     for (let tries = 1; ; tries++) {
       let generation = this.#ruleset.generation();
-      const changes = partChanges(part, this.#found(part, renamed));
+      const changes = partChanges(part, this.#found(part));
       try {
         for (const step of inSteps(changes)) {
           this.#ruleset.apply(step, { generation });
@@ -79,27 +84,23 @@ export class NftGuard {
         }
         return { wrote: woke || changes.length > 0, generation };
       } catch (error) {
-        if (tries >= MOST_TRIES) throw error;
-        if (isNetError(error, 'NFT_GENERATION_CHANGED')) continue;
-        if (!trusts) throw error;
-        // Rules may lead to what somebody gave another name before this process was there to see it.
-        trusts = false;
+        if (tries >= MOST_TRIES || !isNetError(error, 'NFT_GENERATION_CHANGED')) throw error;
       }
     }
   }
 
-  #found(part: NftPart, renamed: (name: string, handle: bigint) => boolean): NftPartFound {
-    const chains = this.#chains(part);
+  #found(part: NftPart): NftPartFound {
+    const owner: NftOwner = { prefix: part.prefix, neighbours: this.#neighbours };
+    const seals = new Set(part.chains.flatMap(({ rules }) => rules.map(ruleSeal)));
+    const chains = this.#ruleset.chains(part).flatMap((chain) => {
+      const named = chain.name.startsWith(part.prefix);
+      if (!named && !isStrange(chain.name, owner)) return [];
+      const rules = this.#ruleset.rules(part, chain.name);
+      const ours = named || isOurs(rules, owner, ({ seal }) => seal !== undefined && seals.has(seal));
+      return ours ? [{ ...chain, rules }] : [];
+    });
     const sets = this.#ruleset.sets(part).filter(({ name }) => name.startsWith(part.prefix));
-    return {
-      chains: chains.map((chain) => ({ ...chain, rules: this.#ruleset.rules(part, chain.name) })),
-      sets: sets.map((set) => ({ ...set, elements: this.#elements(part, set) })),
-      renamed: new Set(chains.flatMap(({ name, handle }) => (renamed(name, handle) ? [name] : []))),
-    };
-  }
-
-  #chains(part: NftPart) {
-    return this.#ruleset.chains(part).filter(({ name }) => name.startsWith(part.prefix));
+    return { chains, sets: sets.map((set) => ({ ...set, elements: this.#elements(part, set) })) };
   }
 
   #elements(part: NftPart, found: NftSetFound): NftElement[] {

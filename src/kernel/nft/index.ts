@@ -14,7 +14,7 @@ export { type NftChainFound, type NftRuleFound, sameHook } from './dump.ts';
 export type { NftSetFound } from './dump-sets.ts';
 export * from './expression.ts';
 export type { NftField } from './fields.ts';
-export { NftGuard, removeNftParts, writeNftParts } from './guard.ts';
+export { NftGuard, type NftGuardOptions, removeNftParts, writeNftParts } from './guard.ts';
 export { MASQUERADE_PORTS, masqueradeRules, sourceNatRules } from './masquerade.ts';
 export {
   monitorNft,
@@ -31,6 +31,7 @@ export {
   removal,
   sameShape,
 } from './part.ts';
+export { concerns, isOurs, isStrange, type NftOwner } from './renamed.ts';
 export {
   ACCEPT,
   among,
@@ -54,7 +55,7 @@ export { ruleText } from './rule-text.ts';
 export { NftRuleset } from './ruleset.ts';
 export { ruleSeal } from './seal.ts';
 export { formatKey, type NftElement, type NftFamily, type NftSet, readNftElements } from './set-element.ts';
-export { expressionsOf } from './statements.ts';
+export { expressionsOf, targetsOf } from './statements.ts';
 export { inSteps } from './steps.ts';
 export { monitorNftTrace, type NftTraceEvent, type NftTraceHeaders, readNftTrace } from './trace.ts';
 export type { NftVerdict } from './verdict.ts';

@@ -6,6 +6,7 @@ import { type NftPart, type NftPartFound, partChanges } from './part.ts';
 import { COUNTER, DROP, equals, inSet, jumpTo, type NftRule, RETURN, ruleOf } from './rule.ts';
 import { ruleChanges } from './rule-changes.ts';
 import { ruleSeal } from './seal.ts';
+import { targetsOf } from './statements.ts';
 
 const at = { family: 'ip', table: 'portolan' } as const;
 const hook = { type: 'filter', hook: 'input', priority: 0, policy: 'accept' } as const;
@@ -36,7 +37,11 @@ const standing: NftPartFound = {
   chains: part.chains.map(({ name, hook: where, rules }, index) => ({
     name,
     ...(where ? { hook: where } : {}),
-    rules: rules.map((rule, place) => ({ handle: BigInt(10 * (index + 1) + place), seal: ruleSeal(rule) })),
+    rules: rules.map((rule, place) => ({
+      handle: BigInt(10 * (index + 1) + place),
+      seal: ruleSeal(rule),
+      leadsTo: targetsOf(rule),
+    })),
   })),
 };
 
@@ -117,8 +122,16 @@ test('another policy of a chain is put right in place', () => {
   ]);
 });
 
-test('rules that lead to a chain of another name are written anew when somebody renames it', () => {
-  assert.deepEqual(texts(part, { ...standing, renamed: new Set(['a_deeper']) }), [
+test('a rule that leads to a chain under another name is written anew, whatever its seal says', () => {
+  const swapped = standing.chains.map((chain) =>
+    chain.hook
+      ? {
+          ...chain,
+          rules: chain.rules.map((rule) => ({ ...rule, leadsTo: rule.leadsTo.map(() => 'a_other') })),
+        }
+      : chain,
+  );
+  assert.deepEqual(texts(part, { ...standing, chains: swapped }), [
     'add table ip portolan',
     'delete rule ip portolan a_input handle 22',
     'add rule ip portolan a_input jump a_deeper',
@@ -135,7 +148,11 @@ test('ruleChanges() makes any list of rules of any other, keeping what it can', 
   const some = () => Array.from({ length: random(8) }, () => all[random(all.length)]!);
   for (let round = 0; round < 500; round++) {
     const [from, to] = [some(), some()];
-    const found = from.map((rule, place) => ({ handle: BigInt(place + 1), seal: ruleSeal(rule) }));
+    const found = from.map((rule, place) => ({
+      handle: BigInt(place + 1),
+      seal: ruleSeal(rule),
+      leadsTo: targetsOf(rule),
+    }));
     const { deletes, adds } = ruleChanges({ ...at, chain: 'c' }, found, to, () => true);
     const rules: { handle: bigint; rule: NftRule }[] = from.map((rule, place) => ({
       handle: BigInt(place + 1),

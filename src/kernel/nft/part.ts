@@ -31,12 +31,10 @@ export interface NftPart extends NftTableName {
 /** What there is of a part. */
 export interface NftPartFound {
   readonly chains: readonly (Pick<NftChainFound, 'name' | 'hook'> & {
-    readonly rules: readonly Pick<NftRuleFound, 'handle' | 'seal'>[];
+    readonly rules: readonly Pick<NftRuleFound, 'handle' | 'seal' | 'leadsTo'>[];
   })[];
   /** Of sets that are not wanted so, no elements are needed. */
   readonly sets: readonly (Omit<NftSetFound, 'handle'> & { readonly elements: readonly NftElement[] })[];
-  /** Chains that were given their names by somebody else: a rule that leads to one may mean another. */
-  readonly renamed?: ReadonlySet<string>;
 }
 
 const NOTHING: NftPartFound = { chains: [], sets: [] };
@@ -64,7 +62,6 @@ export function partChanges(part: NftPart, found: NftPartFound = NOTHING): NftCh
   const newSets = part.sets.filter(({ name }) => !standingSets.has(name));
   // A rule is bound to chains and sets themselves, not to their names.
   const unbound = new Set([...newChains, ...newSets].map(({ name }) => name));
-  for (const name of found.renamed ?? []) unbound.add(name);
   const keeps = (rule: NftRule) => !namesIn(rule).some((name) => unbound.has(name));
   const rules = part.chains.map(({ name, rules }) =>
     ruleChanges({ ...at, chain: name }, standing.get(name)?.rules ?? [], rules, keeps),

@@ -4,20 +4,24 @@ import type { NftRuleFound } from './dump.ts';
 import type { Difference } from './element-changes.ts';
 import type { NftRule } from './rule.ts';
 import { ruleSeal } from './seal.ts';
+import { targetsOf } from './statements.ts';
 
 /** Larger tables of comparison are not made: nothing between the first and the last difference stays then. */
 const MOST_PAIRS = 4_000_000;
 
-/** `keeps` says whether a rule may stay when it is there. */
+/**
+ * `keeps` says whether a rule may stay when it is there. One that leads to a chain which somebody gave another name is
+ * not the one that was written, whatever its seal says.
+ */
 export function ruleChanges(
   chain: NftTableName & { readonly chain: string },
-  found: readonly Pick<NftRuleFound, 'handle' | 'seal'>[],
+  found: readonly Pick<NftRuleFound, 'handle' | 'seal' | 'leadsTo'>[],
   wanted: readonly NftRule[],
   keeps: (rule: NftRule) => boolean,
 ): Difference {
   const stays = common(
-    found.map(({ seal }) => seal),
-    wanted.map((rule) => (keeps(rule) ? ruleSeal(rule) : undefined)),
+    found.map(({ seal, leadsTo }) => seal && `${seal} ${leadsTo}`),
+    wanted.map((rule) => (keeps(rule) ? `${ruleSeal(rule)} ${targetsOf(rule)}` : undefined)),
   );
   const kept = new Set(stays);
   const deletes = found.flatMap(({ handle }, at): NftChange[] =>

@@ -70,6 +70,16 @@ export function expressionsOf({ statements }: NftRule, numberOf: SetNumbers = ()
   return out;
 }
 
+/** Chains that a rule's own verdicts lead to. */
+export function targetsOf({ statements }: NftRule): string[] {
+  const verdicts = statements.flatMap((statement) => {
+    if (statement.kind === 'verdict') return [statement.verdict];
+    if (statement.kind !== 'steps') return [];
+    return statement.steps.flatMap((step) => ('verdict' in step ? [step.verdict] : []));
+  });
+  return verdicts.flatMap((verdict) => ('chain' in verdict ? [verdict.chain] : []));
+}
+
 function translate(out: NftExpression[], statement: NftStatement, numberOf: SetNumbers): void {
   switch (statement.kind) {
     case 'trace':

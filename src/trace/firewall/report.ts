@@ -1,5 +1,7 @@
 /** What other people's firewalls do to the packets of a node. Pure. */
+
 import type { NftObject } from '../../kernel/nft-program/index.ts';
+import { NFT_TABLE } from '../../model/nft-parts.ts';
 import { chainsOfIptables } from './iptables-rules.ts';
 import { judge } from './judge.ts';
 import { chainsOfNft } from './nft-rules.ts';
@@ -28,7 +30,7 @@ export interface FirewallReport {
 
 /** Services of the nftables engine, whose packets conntrack translates. */
 const SERVICES_TABLE = 'portolan-services';
-const OWN_TABLES: ReadonlySet<string> = new Set(['portolan', SERVICES_TABLE]);
+const OWN_TABLES: ReadonlySet<string> = new Set([NFT_TABLE, SERVICES_TABLE]);
 
 export function firewallReport(sources: FirewallSources, node: NodeNetwork): FirewallReport {
   const chains = [

@@ -1,4 +1,5 @@
 import { masqueradeRules, type NftPart, type NftStatement } from '../../../kernel/nft/index.ts';
+import { NFT_TABLE } from '../../../model/nft-parts.ts';
 
 /** Mark of packets whose backend must answer through this node; the same bit as in bpf/lb_node.bpf.c. */
 const MARK = 0x20000;
@@ -11,7 +12,7 @@ export function masqueradeParts(): NftPart[] {
   const marked: NftStatement = { kind: 'mark', field: 'meta mark', mask: MARK, value: MARK };
   return (['ip', 'ip6'] as const).map((family) => ({
     family,
-    table: 'portolan',
+    table: NFT_TABLE,
     prefix: 'service_',
     sets: [],
     chains: [

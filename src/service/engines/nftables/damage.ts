@@ -21,12 +21,15 @@ export class Damage {
     6: new Map(),
   };
 
+  readonly #given: Readonly<Record<Family, Set<string>>> = { 4: new Set(), 6: new Set() };
+
   /** An event of our tables. Returns false when it is about a whole table: nothing is known then. */
   add(event: NftEvent): boolean {
-    const { family: called, name, subject } = event;
+    const { family: called, name, subject, deleted } = event;
     const family: Family | undefined = called === 'ip' ? 4 : called === 'ip6' ? 6 : undefined;
     if (family === undefined) return true;
     if (name === undefined) return false;
+    if (subject === 'chain' && !deleted) this.#given[family].add(name);
     // Of a set that somebody empties, an event for each element comes.
     if (this.#isAll(family, name)) return true;
     this.#mark(family, name, subject === 'element' ? keysOf(family, event) : undefined);
@@ -35,8 +38,10 @@ export class Damage {
 
   /** Also what the other one has. */
   merge(other: Damage): void {
-    for (const family of FAMILIES)
+    for (const family of FAMILIES) {
       for (const [name, keys] of other.#names[family]) this.#mark(family, name, keys);
+      for (const name of other.#given[family]) this.#given[family].add(name);
+    }
   }
 
   get isEmpty(): boolean {
@@ -46,6 +51,11 @@ export class Damage {
   /** Names of chains and sets. */
   names(family: Family): ReadonlySet<string> {
     return new Set(this.#names[family].keys());
+  }
+
+  /** Names of chains that somebody made, changed or gave to a chain that had another one: which of these is not told. */
+  given(family: Family): ReadonlySet<string> {
+    return this.#given[family];
   }
 
   /** Sets of ours, with what may differ in them. */

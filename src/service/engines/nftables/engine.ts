@@ -76,7 +76,7 @@ export class NftablesEngine implements NodeServiceEngine {
       netns: options.netns,
       onForeignChange: (damage) => this.#repair.schedule(damage),
     });
-    const programmer = new Programmer(this.#kernel, this.#ledger);
+    const programmer = new Programmer(this.#kernel, this.#ledger, () => this.#repair.schedule(undefined));
     this.#programmer = programmer;
     this.#repair = new ForeignRepair({
       run(damage) {

@@ -5,8 +5,9 @@ import { TABLE } from './layout.ts';
 
 /** Somebody who undoes every repair at once is answered this often. */
 const PAUSE_MS = 50;
-/** Wait after a repair that failed. */
+/** Wait after a repair that failed, doubled each time until the longest. */
 const RETRY_MS = 1000;
+const LONGEST_RETRY_MS = 30_000;
 
 export interface RepairOptions {
   /** Puts right what differs, only there if it is known where; returns how many changes that were. */
@@ -21,6 +22,7 @@ export class ForeignRepair {
   /** Undefined: perhaps everywhere. */
   #damage: Damage | undefined = new Damage();
   #repairs: Repairs = { count: 0 };
+  #failures = 0;
   #closed = false;
 
   constructor(options: RepairOptions) {
@@ -50,7 +52,6 @@ export class ForeignRepair {
     this.#timer = undefined;
     const damage = this.#damage;
     this.#damage = new Damage();
-    let failed = false;
     try {
       const changes = this.#options.run(damage);
       if (changes > 0) {
@@ -60,11 +61,12 @@ export class ForeignRepair {
         };
         this.#options.onRepaired?.(undefined);
       }
+      this.#failures = 0;
     } catch (error) {
-      failed = true;
+      const wait = Math.min(LONGEST_RETRY_MS, RETRY_MS * 2 ** Math.min(10, this.#failures++));
+      setTimeout(() => this.schedule(undefined), wait).unref();
       this.#options.onRepaired?.(error as Error);
     }
     this.#lastAt = performance.now();
-    if (failed) setTimeout(() => this.schedule(undefined), RETRY_MS).unref();
   }
 }

@@ -24,7 +24,7 @@ import { Damage } from './damage.ts';
 import { LAYOUTS, SET_IDS, type SetId, TABLE } from './layout.ts';
 import { forbidLoopbackRoutes, isLoopback } from './loopback.ts';
 import { removeLoopbackRoutes } from './loopback-routes.ts';
-import type { Chain } from './rule-parts.ts';
+import { type Chain, chainLooks, foundLooks } from './rule-parts.ts';
 import { parseAffine, parseEndpointName, parseTarget, targetChain } from './target-chains.ts';
 import { limitUnreachables } from './unreachable.ts';
 
@@ -43,8 +43,10 @@ export interface TableState {
   readonly state: 'absent' | 'foreign' | 'ours';
   /** Chains that choose endpoints, with the comments of their rules: see `chainLooks`. */
   readonly choosing: ReadonlyMap<string, string>;
-  /** What puts chains of a table of ours right in place, and takes away what is not ours. */
+  /** What puts chains of a table of ours right in place. */
   readonly repair: readonly NftChange[];
+  /** What takes away what is not ours, when nothing leads there any more. */
+  readonly removal: readonly NftChange[];
 }
 
 export class NftKernel {
@@ -105,7 +107,7 @@ export class NftKernel {
   /** Compares chains, rules and sets with those of this version; with `names`, only rules of these chains. */
   state(family: Family, names?: ReadonlySet<string>): TableState {
     const { place, shapes } = LAYOUTS[family];
-    const nothing = { choosing: new Map<string, string>(), repair: [] };
+    const nothing = { choosing: new Map<string, string>(), repair: [], removal: [] };
     if (this.#ruleset.table(place) === 'absent') return { state: 'absent', ...nothing };
     const sets = new Map(this.#ruleset.sets(place).map((set) => [set.name, set]));
     const chains = this.#ruleset.chains(place);
@@ -117,15 +119,27 @@ export class NftKernel {
     for (const rule of told) rules.get(rule.chain)?.push(rule);
     const choosing = new Map<string, string>();
     for (const [name, found] of rules)
-      if (parseTarget(name) || isOwn(name))
-        choosing.set(name, found.map(({ comment }) => comment).join('\n'));
+      if (parseTarget(name) || isOwn(name)) choosing.set(name, foundLooks(found));
     const wanted = baseChains(family);
     const asMade =
       SET_IDS.every((id) => sets.has(id) && sameShape(sets.get(id)!, shapes[id])) &&
       chains.every(({ name, hook }) => !wanted.has(name) || sameHook(hook, wanted.get(name)!.hook, false));
-    if (!asMade) return { state: 'foreign', choosing, repair: [] };
+    if (!asMade) return { ...nothing, state: 'foreign', choosing };
     const strange = [...sets.values()].filter(({ name }) => !SET_IDS.includes(name as SetId));
-    return { state: 'ours', choosing, repair: repairChanges(family, { chains, rules, strange, names }) };
+    return { state: 'ours', choosing, ...repairChanges(family, { chains, rules, strange, names }) };
+  }
+
+  /**
+   * Whether a chain may have another's name: one of these `given` names is that of a chain of ours that stays where it
+   * is, or a chain of ours is not there although nobody named it.
+   */
+  renamed(family: Family, ours: ReadonlySet<string>, damage: Damage): boolean {
+    const given = damage.given(family);
+    if (given.size === 0) return false;
+    const there = new Map(this.#ruleset.chains(LAYOUTS[family].place).map(({ name, hook }) => [name, hook]));
+    const named = damage.names(family);
+    const wanted = [...baseChains(family).keys(), ...ours];
+    return wanted.some((name) => (given.has(name) ? !there.get(name) : !there.has(name) && !named.has(name)));
   }
 
   /** The elements under these keys of a set, as far as it has them. */
@@ -259,7 +273,7 @@ function repairChanges(
     readonly strange: readonly NftSetFound[];
     readonly names: ReadonlySet<string> | undefined;
   },
-): NftChange[] {
+): Pick<TableState, 'repair' | 'removal'> {
   const { place } = LAYOUTS[family];
   const wanted = baseChains(family);
   const there = new Map(found.chains.map((chain) => [chain.name, chain]));
@@ -281,25 +295,24 @@ function repairChanges(
     flushes.push(name);
     fills.push(...rulesOf(family, name, chain));
   }
-  return [
-    ...flushes.map((chain): NftChange => ({ ...place, change: 'flush chain', chain })),
-    ...removal(place, { chains: gone, sets: found.strange }),
-    ...makes,
-    ...fills,
-  ];
+  const flush = flushes.map((chain): NftChange => ({ ...place, change: 'flush chain', chain }));
+  return {
+    repair: [...flush, ...makes, ...fills],
+    removal: removal(place, { chains: gone, sets: found.strange }),
+  };
 }
 
 function sameRules(found: readonly NftRuleFound[], { rules }: Chain): boolean {
   return (
-    found.length === rules.length && rules.every((rule, at) => ruleLooks(rule) === foundLooks(found[at]!))
+    found.length === rules.length &&
+    chainLooks({ rules }) === foundLooks(found) &&
+    rules.every((rule, at) => ruleParts(rule) === found[at]!.expressions.join())
   );
 }
 
-/** Enough to tell a rule of ours from one that was edited: nft cannot write it with this comment and these parts. */
-function ruleLooks(rule: NftRule): string {
-  return `${rule.comment ?? ''} ${expressionsOf(rule).map(({ name }) => name)}`;
-}
-
-function foundLooks({ comment, expressions }: NftRuleFound): string {
-  return `${comment} ${expressions.join(',')}`;
+/** With the comment enough to tell a rule of ours from one that was edited: nft cannot write these parts with it. */
+function ruleParts(rule: NftRule): string {
+  return expressionsOf(rule)
+    .map(({ name }) => name)
+    .join();
 }

@@ -3,7 +3,7 @@
  * comparing everything. What an earlier process left is adopted and stays until everything is known.
  */
 import { FAMILIES, type Family, parseCidr, withoutCovered } from '../../../addr/index.ts';
-import type { NftChange, NftElement } from '../../../kernel/nft/index.ts';
+import { type NftChange, type NftElement, removal } from '../../../kernel/nft/index.ts';
 import { type Entry, entryId, type PlannedChain } from './compile.ts';
 import type { Damage, DamagedKeys } from './damage.ts';
 import { makeChains, makeTable, type NftKernel, type SetContents } from './kernel.ts';
@@ -42,11 +42,16 @@ export class Programmer {
   /** Whether the ledger knows everything. */
   #complete = false;
   #sweep: NodeJS.Timeout | undefined;
+  /** Strangers' chains and sets could not be taken away. */
+  #leavesStrangers = false;
   #closed = false;
+  readonly #askRestore: () => void;
 
-  constructor(kernel: NftKernel, ledger: Ledger) {
+  /** `askRestore` is called when restore() is wanted and nobody is there to hear of its failure. */
+  constructor(kernel: NftKernel, ledger: Ledger, askRestore: () => void) {
     this.#kernel = kernel;
     this.#ledger = ledger;
+    this.#askRestore = askRestore;
   }
 
   get complete(): boolean {
@@ -156,16 +161,18 @@ export class Programmer {
    */
   restore(known: Known = {}): number {
     const changes: NftChange[] = [];
-    // What was refused before may be missing anywhere.
-    const damage = this.#synced ? known.damage : undefined;
+    // What was refused before may be missing anywhere, and what leads to a chain of another name may be anything.
+    const damage = this.#synced && !this.#renamed(known.damage) ? known.damage : undefined;
+    const gone: NftChange[] = [];
     for (const family of FAMILIES) {
       const names = damage?.names(family);
       if (names?.size === 0) continue;
       this.#kernel.wake(family);
-      const { state, choosing, repair } = this.#kernel.state(family, names);
+      const { state, choosing, repair, removal: strange } = this.#kernel.state(family, names);
       const fresh = state !== 'ours';
       const there: ReadonlyMap<string, string> = fresh ? new Map() : choosing;
       changes.push(...(fresh ? makeTable(family) : repair));
+      gone.push(...strange);
       const wanted = this.#complete ? this.#ledger.chains(family) : new Map<string, PlannedChain>();
       const looked = (name: string) => fresh || !names || names.has(name);
       const needed = [...wanted].filter(
@@ -188,8 +195,30 @@ export class Programmer {
     this.#ledger.settle();
     this.#ledger.stage();
     this.#synced = this.#complete;
+    this.#takeAway(gone);
     this.#scheduleSweep();
-    return changes.length;
+    return changes.length + gone.length;
+  }
+
+  /**
+   * Apart from what traffic needs: before everything is known, elements of an earlier process may lead to a chain that
+   * has another name now, and kernels before 6.2 see a moment late that none does.
+   */
+  #takeAway(gone: readonly NftChange[]): void {
+    this.#leavesStrangers = false;
+    if (!this.#complete) return;
+    try {
+      this.#kernel.apply(gone);
+    } catch {
+      this.#leavesStrangers = true;
+    }
+  }
+
+  #renamed(damage: Damage | undefined): boolean {
+    const ours = (family: Family) => new Set(this.#ledger.chains(family).keys());
+    return (
+      damage !== undefined && FAMILIES.some((family) => this.#kernel.renamed(family, ours(family), damage))
+    );
   }
 
   #everything(family: Family): NftChange[] {
@@ -274,18 +303,20 @@ export class Programmer {
     const unused = (family: Family) =>
       [...this.#chains[family]].filter((name) => !this.#ledger.chains(family).has(name));
     if (this.#sweep || this.#closed || !this.#complete) return;
-    if (FAMILIES.every((family) => unused(family).length === 0)) return;
+    if (!this.#leavesStrangers && FAMILIES.every((family) => unused(family).length === 0)) return;
     this.#sweep = setTimeout(() => {
       this.#sweep = undefined;
-      for (const family of FAMILIES) {
-        const names = unused(family);
-        const { place } = LAYOUTS[family];
-        for (const name of names) this.#chains[family].delete(name);
-        this.#write([
-          ...names.map((chain): NftChange => ({ ...place, change: 'flush chain', chain })),
-          ...names.map((chain): NftChange => ({ ...place, change: 'delete chain', chain })),
-        ]);
+      try {
+        for (const family of FAMILIES) {
+          const names = unused(family);
+          this.#kernel.apply(removal(LAYOUTS[family].place, { chains: names, sets: [] }));
+          for (const name of names) this.#chains[family].delete(name);
+        }
+        if (!this.#leavesStrangers) return;
+      } catch {
+        this.distrust();
       }
+      this.#askRestore();
     }, CHAIN_REST_MS);
     this.#sweep.unref();
   }

@@ -6,9 +6,11 @@ import {
   type NftExpression,
   type NftHook,
   type NftRule,
+  type NftRuleFound,
   payload,
   ruleOf,
   setMark,
+  targetsOf,
 } from '../../../kernel/nft/index.ts';
 import { MASQUERADE_MARK } from './layout.ts';
 
@@ -51,7 +53,16 @@ export function rule(
   return ruleOf([{ kind: 'steps', steps: expressions.flat() }], comment);
 }
 
-/** What a chain is known by: a changed rule has another comment. */
-export function chainLooks(chain: Chain): string {
-  return chain.rules.map(({ comment }) => comment).join('\n');
+/** What a chain is known by, a line for each rule: a changed rule has another comment, or leads elsewhere. */
+export function chainLooks({ rules }: Chain): string {
+  return rules.map((rule) => lineOf(rule.comment ?? '', targetsOf(rule))).join('\n');
+}
+
+/** The same of rules as the kernel tells them. */
+export function foundLooks(rules: readonly Pick<NftRuleFound, 'comment' | 'leadsTo'>[]): string {
+  return rules.map(({ comment, leadsTo }) => lineOf(comment, leadsTo)).join('\n');
+}
+
+function lineOf(comment: string, targets: readonly string[]): string {
+  return targets.length === 0 ? comment : `${comment} -> ${targets.join(' ')}`;
 }

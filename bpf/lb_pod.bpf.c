@@ -24,7 +24,7 @@ const volatile struct lb_layout {
 	struct lb_frontend frontend;
 	struct lb_line line;
 	struct lb_backend backend;
-	struct lb_peer peer;
+	struct lb_socket_place place;
 	struct lb_peers peers;
 	struct lb_flow flow;
 	struct lb_flow_set flows;

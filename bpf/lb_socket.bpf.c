@@ -33,6 +33,21 @@ struct {
 	__type(value, struct lb_peer);
 } lb_sockets SEC(".maps");
 
+/*
+ * cookie % entries -> the same, without taking memory or a lock, which would be three quarters of what a connection
+ * through a Service costs. Cookies are given out one after the other, so most sockets find their place free. Who finds
+ * it taken goes to lb_sockets. Programs.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, struct lb_socket_place);
+} lb_socket_places SEC(".maps");
+
+/* Entries of it, a power of two, less one. */
+const volatile __u32 lb_socket_mask = 16383;
+
 /* socket cookie -> peers of a socket that sends datagrams to many; programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -154,6 +169,46 @@ static __always_inline enum answer choose(struct bpf_sock_addr *ctx, const struc
 	return FORWARD;
 }
 
+static __always_inline struct lb_socket_place *place_of(__u64 cookie)
+{
+	__u32 at = cookie & lb_socket_mask;
+
+	return bpf_map_lookup_elem(&lb_socket_places, &at);
+}
+
+/* The peer of a connected socket; NULL for none. */
+static __always_inline struct lb_peer *peer_of(__u64 cookie)
+{
+	struct lb_socket_place *place = place_of(cookie);
+
+	return place && place->cookie == cookie ? &place->peer : bpf_map_lookup_elem(&lb_sockets, &cookie);
+}
+
+/* False: there is no room for it. What the socket may have had in lb_sockets before is not seen behind its place. */
+static __always_inline bool remember(__u64 cookie, const struct lb_peer *peer)
+{
+	struct lb_socket_place *place = place_of(cookie);
+
+	if (place && !place->cookie)
+		__sync_val_compare_and_swap(&place->cookie, 0, cookie);
+	if (place && place->cookie == cookie) {
+		place->peer = *peer;
+		return true;
+	}
+	return !bpf_map_update_elem(&lb_sockets, &cookie, peer, BPF_ANY);
+}
+
+/* Most sockets were never connected by a Service, and a look takes no lock. */
+static __always_inline void forget(__u64 cookie)
+{
+	struct lb_socket_place *place = place_of(cookie);
+
+	if (bpf_map_lookup_elem(&lb_sockets, &cookie))
+		bpf_map_delete_elem(&lb_sockets, &cookie);
+	if (place && place->cookie == cookie)
+		place->cookie = 0;
+}
+
 static __always_inline enum answer connect_to(struct bpf_sock_addr *ctx, const struct lb_endpoint *to,
 					      struct lb_peer *peer)
 {
@@ -161,13 +216,13 @@ static __always_inline enum answer connect_to(struct bpf_sock_addr *ctx, const s
 	enum answer answer = choose(ctx, to, peer);
 
 	if (answer == FORWARD) {
-		if (bpf_map_update_elem(&lb_sockets, &cookie, peer, BPF_ANY) && to->protocol == IPPROTO_UDP) {
+		if (!remember(cookie, peer) && to->protocol == IPPROTO_UDP) {
 			lb_count(LB_DROP_SOCKETS_FULL);
 			return DROP;
 		}
 	} else if (answer == PASS && to->protocol == IPPROTO_UDP) {
 		/* A datagram socket may be connected again, elsewhere. */
-		bpf_map_delete_elem(&lb_sockets, &cookie);
+		forget(cookie);
 	}
 	return answer;
 }
@@ -235,7 +290,7 @@ static __always_inline enum answer send_to(struct bpf_sock_addr *ctx, const stru
 static __always_inline bool untranslate(struct bpf_sock_addr *ctx, struct lb_endpoint *from)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
-	struct lb_peer *peer = bpf_map_lookup_elem(&lb_sockets, &cookie);
+	struct lb_peer *peer = peer_of(cookie);
 	struct lb_peers *peers;
 
 	if (peer && peer->backend_port == from->port && lb_same_address(peer->backend, from->address)) {
@@ -404,9 +459,7 @@ int lb_sock_release(struct bpf_sock *ctx)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 
-	/* Most were never connected by a Service, and a look takes no lock. */
-	if (bpf_map_lookup_elem(&lb_sockets, &cookie))
-		bpf_map_delete_elem(&lb_sockets, &cookie);
+	forget(cookie);
 	if (ctx->type == SOCK_DGRAM_ && bpf_map_lookup_elem(&lb_datagrams, &cookie))
 		bpf_map_delete_elem(&lb_datagrams, &cookie);
 	return 1;

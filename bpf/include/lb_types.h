@@ -77,6 +77,13 @@ struct lb_peer {
 	__u32 backend_id;
 };
 
+/* The peer of the connected socket that has this place, in one cache line. */
+struct lb_socket_place {
+	__u64 cookie; /* 0: free */
+	struct lb_peer peer;
+	__u64 spare[2];
+};
+
 /* Peers of a socket that is not connected. */
 #define LB_PEERS 4
 struct lb_peers {

@@ -354,9 +354,35 @@ describe('programs at sockets', () => {
     });
   }
 
+  test('sockets that meet at one place are told apart, and may go on elsewhere', async () => {
+    engine.remove();
+    open({ socketPlaces: 1 });
+    const stored = () => engine.status().stores.find(({ name }) => name === 'lb_sockets')!.entries;
+    for (const { family, vip, backend } of families) {
+      const six = family === 'IPv6';
+      const names = [await caller.socket('udp', six), await caller.socket('udp', six)] as const;
+      const [first, second] = names;
+      for (const [at, name] of names.entries()) {
+        assert.equal(await caller.do('connect', name, vip, 53), 'ok');
+        assert.deepEqual(await caller.do('peer', name), [vip, 53]);
+        assert.equal(stored(), at + 1);
+      }
+      await caller.do('close', first);
+      assert.equal(stored(), 1);
+      assert.deepEqual(await caller.do('peer', second), [vip, 53]);
+      // The place is free now: what was remembered beside it counts no more.
+      assert.equal(await caller.do('connect', second, vip, 54), 'ok');
+      assert.deepEqual(await caller.do('peer', second), [vip, 54]);
+      assert.equal(await caller.do('connect', second, backend, 5353), 'ok');
+      assert.deepEqual(await caller.do('peer', second), [backend, 5353]);
+      assert.equal(stored(), 0);
+      await caller.do('close', second);
+    }
+  });
+
   test('where nothing more can be remembered, datagram sockets are refused and connections go on', async () => {
     engine.remove();
-    open({ sockets: 1, datagrams: 1 });
+    open({ sockets: 1, socketPlaces: 1, datagrams: 1 });
     for (const { family, vip } of families) {
       const six = family === 'IPv6';
       const sockets: string[] = [];
@@ -366,6 +392,7 @@ describe('programs at sockets', () => {
         return caller.do(what, name, vip, kind === 'tcp' ? 80 : 53);
       };
       assert.equal(await one('udp', 'connect'), 'ok');
+      assert.equal(await one('udp', 'connect'), 'ok', 'beside its place');
       assert.equal(await one('udp', 'connect'), 'EPERM');
       assert.equal(await one('tcp', 'connect'), 'ok');
       assert.equal(await one('udp', 'send'), 'ok');

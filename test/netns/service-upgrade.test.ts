@@ -65,7 +65,7 @@ describe('a version with other structures', () => {
       while (going)
         seen.push(...(await node.attempt('tcp', from(client), VIP, 80, { times: 200, timeout: 10 })));
     });
-    const sizes = { lb_flows: 576, lb_sockets: 40, lb_affinities: 16 };
+    const sizes = { lb_flows: 576, lb_sockets: 40, lb_socket_places: 64, lb_affinities: 16 };
     // Killed at moments of its start, the next one goes on where it was.
     const next = other.file('test/lib/service-agent.ts');
     await agent.kill();
@@ -78,15 +78,18 @@ describe('a version with other structures', () => {
       for (const talker of held) assert.equal(await talker.ask(`after ${ms}`), `echo after ${ms}`);
     }
     const versions = [
-      { script: next, more: { lb_flows: 128, lb_sockets: 8, lb_affinities: 8 } },
-      { script: ServiceAgentProcess.script, more: { lb_flows: 0, lb_sockets: 0, lb_affinities: 0 } },
+      { script: next, more: { lb_flows: 128, lb_sockets: 8, lb_socket_places: 8, lb_affinities: 8 } },
+      {
+        script: ServiceAgentProcess.script,
+        more: { lb_flows: 0, lb_sockets: 0, lb_socket_places: 0, lb_affinities: 0 },
+      },
     ];
     for (const [round, { script, more }] of versions.entries()) {
       await new Promise((resolve) => setTimeout(resolve, 300));
       if (round > 0) await agent.kill();
       const changes = await agent.start(input, script);
       assert.ok(changes < 10, `${changes} changes at start ${round}: numbers were not found again`);
-      for (const map of ['lb_flows', 'lb_sockets', 'lb_affinities'] as const)
+      for (const map of ['lb_flows', 'lb_sockets', 'lb_socket_places', 'lb_affinities'] as const)
         assert.equal(valueSize(map), sizes[map] + more[map], map);
       const left = readdirSync(join(node.bpffs, 'lb-v1')).filter((name) => /_(next|beside)$/.test(name));
       assert.deepEqual(left, []);

@@ -137,7 +137,7 @@ export class EbpfEngine implements NodeServiceEngine {
   apply(delta: PlanDelta): ApplyReport {
     const { changes, failed, gone } = this.#applier.apply(delta);
     const { onStaleSockets } = this.#options;
-    const stale = onStaleSockets && staleSockets(this.#objects.maps.lb_sockets, gone);
+    const stale = onStaleSockets && staleSockets(this.#objects.maps, gone);
     if (stale) onStaleSockets(stale);
     return { changes, failed };
   }
@@ -247,7 +247,7 @@ export class EbpfEngine implements NodeServiceEngine {
 
   /** The id of the backend that a Service gave the socket of this cookie; undefined when it chose its peer itself. */
   backendOfSocket(cookie: bigint, address: string, port: number): number | undefined {
-    return backendOfSocket(this.#objects.maps.lb_sockets, cookie, address, port);
+    return backendOfSocket(this.#objects.maps, cookie, address, port);
   }
 
   /** What would happen to a packet, decided by the loaded programs themselves. Throws ADDR_BAD_IP, BPF_RUN_FAILED. */

@@ -51,6 +51,12 @@ export const peerStruct = struct('lb_peer', [
   ['backend_id', u32],
 ]);
 
+export const socketPlaceStruct = struct('lb_socket_place', [
+  ['cookie', u64],
+  ['peer', bytes(peerStruct.size)],
+  ['spare', bytes(16)],
+]);
+
 export const flowStruct = struct('lb_flow', [
   ['vip', bytes(16)],
   ['backend', bytes(16)],
@@ -194,6 +200,7 @@ export const sharedStructs = [
   lineStruct,
   backendStruct,
   peerStruct,
+  socketPlaceStruct,
   flowStruct,
   flowSetStruct,
   flowTableStruct,

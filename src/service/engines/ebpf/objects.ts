@@ -43,6 +43,8 @@ export interface EngineSizes {
   readonly flowsUnproven?: number;
   /** Connected sockets that are open whose peer is a backend. Default 262,144; memory is taken when they are there. */
   readonly sockets?: number;
+  /** Places for as many of them that are found without a lock, beside those; a power of two. Default 16,384: 1 MiB. */
+  readonly socketPlaces?: number;
   /** Unconnected datagram sockets that are open. Default 65,536. */
   readonly datagrams?: number;
   /** Clients with affinity, the one not seen for longest given up first. Default 65,536. */
@@ -63,6 +65,7 @@ export interface EngineSizes {
   readonly natPorts?: number;
 }
 
+const SOCKET_PLACES = 16_384;
 /** Places for flows, unless asked otherwise. */
 export const FLOWS_BEGIN = 32_768;
 /** The agent looks at the table of flows when new ones have taken one part in so many of the places it began with. */
@@ -79,6 +82,7 @@ export function newsStep(places: number, cpus: number): number {
 /** What may be pinned under these names. The folder's name is the version of the layout. */
 const SIZED: Readonly<Record<string, (sizes: EngineSizes) => number>> = {
   lb_sockets: (s) => s.sockets ?? 262_144,
+  lb_socket_places: (s) => s.socketPlaces ?? SOCKET_PLACES,
   lb_datagrams: (s) => s.datagrams ?? 65_536,
   lb_affinities: (s) => s.affinities ?? 65_536,
   lb_fragments: (s) => s.fragments ?? 4_096,
@@ -97,6 +101,7 @@ export const SHARED = [
   'lb_backend_counts',
   'lb_service_counts',
   'lb_sockets',
+  'lb_socket_places',
   'lb_datagrams',
   'lb_flows',
   'lb_flow_table',
@@ -211,9 +216,11 @@ export function openObjects(
       lb_hz: jiffiesPerSecond(),
       lb_flow_step: newsStep(sizes.flows ?? FLOWS_BEGIN, possibleCpus()) - 1,
     };
+    const placesBefore = (maps['lb_socket_places'] ?? outdated.get('lb_socket_places')?.map)?.maxEntries;
     const counting = { lb_count_packets: sizes.countPackets ?? true, ...flows };
     const constants = {
       lb_socket: {
+        lb_socket_mask: (placesBefore ?? sizes.socketPlaces ?? SOCKET_PLACES) - 1,
         lb_sets_errors: bpfFeatures.socketErrors.available() !== false,
         lb_node_netns: netnsCookie(typeof place.netns === 'object' ? place.netns.fd : place.netns) ?? 0n,
       },

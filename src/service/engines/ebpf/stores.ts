@@ -4,11 +4,11 @@ import type { StoreStatus } from '../../engine.ts';
 import type { FlowTable } from './flow-table.ts';
 import { countNatFlows } from './nat.ts';
 import type { EngineObjects } from './objects.ts';
+import { countSockets } from './socket-backends.ts';
 import type { Writer } from './writer.ts';
 
 /** Maps whose entries are counted by walking them. */
 const COUNTED = [
-  'lb_sockets',
   'lb_datagrams',
   'lb_affinities',
   'lb_fragments',
@@ -57,6 +57,12 @@ export function storesOf(maps: EngineObjects['maps'], flows: FlowTable, writer: 
       bytes: writer.serviceCounts.array.bytes,
     },
     { name: 'lb_flows', entries: flows.count().used, limit: flows.limit, bytes: flows.bytes },
+    {
+      name: 'lb_sockets',
+      entries: countSockets(maps),
+      limit: maps.lb_sockets.maxEntries,
+      bytes: mapMemoryBytes(maps.lb_sockets) + mapMemoryBytes(maps.lb_socket_places),
+    },
     ...COUNTED.map((name) => counted(maps[name])),
     {
       name: 'lb_nat_flows',

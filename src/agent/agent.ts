@@ -206,6 +206,7 @@ async function openParts(
   const policy = openPolicy({
     client,
     nodeName,
+    stateDir,
     cutEstablished,
     logging: options.policyLog,
     recorder,

@@ -11,8 +11,9 @@ import {
 } from '../policy/index.ts';
 
 const SSH_PORT = 22;
-/** Somebody outside, where ssh is served and nobody is connected: addresses for documentation (RFC 5737, RFC 3849). */
-const SOMEBODY = [parseIp('192.0.2.1'), parseIp('2001:db8::1')];
+/** Somebody outside: addresses for documentation (RFC 5737, RFC 3849). */
+const SOMEBODY = parseIp('192.0.2.1');
+const SOMEBODY_ELSE = parseIp('2001:db8::1');
 
 export interface ContactSources {
   readonly nodeName: string;
@@ -68,8 +69,11 @@ function ssh(sources: ContactSources): Contact[] {
   const sockets = diag.list({ protocol: 'tcp', states: ['established', 'listen'] });
   const own = sockets.filter(({ localPort }) => localPort === SSH_PORT);
   const connected = own.filter(({ state }) => state === 'established').map(({ remote }) => remote);
-  const outside = own.length > 0 && connected.length === 0 ? SOMEBODY : connected;
-  const unique = [...new Map(outside.map((address) => [String(address), address])).values()];
+  if (own.length > 0 && connected.length === 0) {
+    const somebody = contact('ssh', 'ingress', { address: SOMEBODY }, sources, 'TCP', SSH_PORT);
+    return [{ ...somebody, orFrom: [SOMEBODY_ELSE] }];
+  }
+  const unique = [...new Map(connected.map((address) => [String(address), address])).values()];
   const endpoint = endpoints(sources);
   return unique
     .filter((address) => !isLoopback(address))

@@ -1,4 +1,5 @@
 /** Network policy in the agent: its sources, the controller, and the questions that its socket answers. */
+import { join } from 'node:path';
 import type { Family } from '../addr/index.ts';
 import { type ApiClient, type EventRecorder, type Log, Reflector, resources } from '../client/index.ts';
 import { policyError } from '../errors/index.ts';
@@ -25,6 +26,7 @@ import {
   type Tier,
 } from '../policy/index.ts';
 import type { ServiceFacts, SliceFacts } from '../service/index.ts';
+import { AcceptedPoliciesFile } from './accepted-policies.ts';
 import { nodeContacts } from './contacts.ts';
 import { explainTraffic } from './policy-explain.ts';
 import { PolicyLog } from './policy-log.ts';
@@ -33,6 +35,7 @@ import { type Routes, StreamAnswer } from './socket.ts';
 export interface PolicyOptions {
   readonly client: ApiClient;
   readonly nodeName: string;
+  readonly stateDir: string;
   readonly cutEstablished: boolean;
   readonly recorder: EventRecorder;
   /** URL of the API server, and UDP port of the tunnel, if there is one: no policy may cut them by mistake. */
@@ -92,6 +95,7 @@ export function openPolicy(options: PolicyOptions): AgentPolicy {
       nodes,
       nodePolicies,
       contacts: () => nodeContacts({ nodeName, server: options.server, tunnelPort, nodes: nodes.items }),
+      accepted: new AcceptedPoliciesFile(join(options.stateDir, 'firewall-accepted.json'), nodeName),
       onNodePolicy: (state) => tellNodePolicy(state, options),
     },
     cutEstablished,
@@ -113,15 +117,21 @@ export function openPolicy(options: PolicyOptions): AgentPolicy {
 
 /** An Event says how a policy of nodes stands here, when that is not what its author wants to hear. */
 function tellNodePolicy(state: NodePolicyState, { nodeName, recorder, log }: PolicyOptions): void {
-  const { name, lockouts, problems, until } = state;
+  const { name, uid, lockouts, problems, until } = state;
   log.info({ policy: name, state: state.state, lockouts, until }, 'policy of the node itself');
-  const policy = { apiVersion: 'policy.portolan.dev/v1alpha1', kind: 'NodeNetworkPolicy', name };
+  const policy = { apiVersion: 'policy.portolan.dev/v1alpha1', kind: 'NodeNetworkPolicy', name, uid };
   const cut = lockouts.join(', ');
   if (state.state === 'refused')
     recorder.record(policy, {
       type: 'Warning',
       reason: 'WouldLockOut',
       message: `${nodeName} does not enforce it: it would cut ${cut}. Accept that by a rule, or annotate it ${ALLOW_LOCKOUT}=true`,
+    });
+  if ((state.state === 'in force' || state.state === 'on trial') && lockouts.length > 0)
+    recorder.record(policy, {
+      type: 'Warning',
+      reason: 'LocksOut',
+      message: `${nodeName} enforces it although it cuts ${cut}`,
     });
   if (state.state === 'expired')
     recorder.record(policy, {

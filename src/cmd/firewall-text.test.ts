@@ -5,6 +5,7 @@ import { statesText } from './firewall-text.ts';
 
 const ssh = (state: NodePolicyState['state']): NodePolicyState => ({
   name: 'ssh',
+  uid: '',
   generation: 1,
   state,
   lockouts: [],

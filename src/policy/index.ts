@@ -7,6 +7,7 @@ export { type Explanation, endpointText, explain } from './explain.ts';
 export { namespaceLabels, podFacts, policyFacts } from './facts.ts';
 export { type FlowGap, type FlowRecord, flowRecordText, openFlowLog } from './flow-log.ts';
 export {
+  type AcceptedPolicies,
   type Contact,
   enforcement,
   type NodePolicyFacts,

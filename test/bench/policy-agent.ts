@@ -3,6 +3,7 @@
  * the number of local pods. Prints "ready" when the policies are in force.
  */
 import { readFileSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { openPolicy } from '../../src/agent/policy.ts';
 import { ApiClient, EventRecorder, loadKubeconfig } from '../../src/client/index.ts';
 import { compactHeap, keepYoungHeapSmall } from '../../src/kernel/process/heap.ts';
@@ -18,6 +19,7 @@ const client = new ApiClient(access);
 const policy = openPolicy({
   client,
   nodeName: NODE,
+  stateDir: dirname(uidFile),
   cutEstablished: true,
   logging: 'off',
   recorder: new EventRecorder({ client, component: 'portolan-bench' }),

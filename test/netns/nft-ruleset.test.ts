@@ -181,11 +181,20 @@ function shapes(family: Family): NftRule[] {
     [{ kind: 'log', prefix: 'np x/y deny', group: 5 }],
     [{ kind: 'limit', rate: 10, per: 'second', burst: 10 }, { kind: 'trace' }],
     [{ kind: 'log', prefix: 'np x/y deny', group: 5, snaplen: 128 }, DROP],
+    [equals('udp sport', 67), equals('udp dport', 68), ACCEPT],
     [equals('tcp dport', 22), { kind: 'reject', with: 'tcp reset' }],
     [{ kind: 'reject', with: family === 4 ? 'icmp' : 'icmpv6' }],
     [among(family === 4 ? 'icmp type' : 'icmpv6 type', [{ key: [family === 4 ? 8 : 128] }]), ACCEPT],
   ];
   const own = [...baseChains(family, true).values()].flatMap(({ rules }) => rules);
+  if (family === 6)
+    statements.push([
+      among(
+        'icmpv6 type',
+        [130, 131, 132, 143].map((type) => ({ key: [type] })),
+      ),
+      ACCEPT,
+    ]);
   const known = (rule: NftRule) => !/policy_/.test(ruleText(rule));
   return [
     ...statements.map((each, at) => ruleOf(each, at % 2 ? `np x/y ingress[${at}]` : undefined)),

@@ -34,14 +34,18 @@ const transport = (type: string, offset: number, length: number, protocol?: numb
   ...(protocol === undefined ? {} : { protocol }),
 });
 const PROTOCOL_NAMES = { 1: 'icmp', 6: 'tcp', 17: 'udp', 58: 'ipv6-icmp', 132: 'sctp' };
-/** RFC 4861 section 4; RFC 4443. */
+/** RFC 4443, RFC 2710, RFC 4861 section 4, RFC 3810. */
 const ICMPV6_NAMES = {
   128: 'echo-request',
   129: 'echo-reply',
+  130: 'mld-listener-query',
+  131: 'mld-listener-report',
+  132: 'mld-listener-done',
   133: 'nd-router-solicit',
   134: 'nd-router-advert',
   135: 'nd-neighbor-solicit',
   136: 'nd-neighbor-advert',
+  143: 'mld2-listener-report',
 };
 
 export const FIELDS = {
@@ -59,6 +63,7 @@ export const FIELDS = {
   'th sport': transport('inet_service', 0, 2),
   'th dport': transport('inet_service', 2, 2),
   'tcp dport': transport('inet_service', 2, 2, 6),
+  'udp sport': transport('inet_service', 0, 2, 17),
   'udp dport': transport('inet_service', 2, 2, 17),
   'sctp dport': transport('inet_service', 2, 2, 132),
   'tcp flags': transport('tcp_flag', 13, 1, 6),

@@ -1,14 +1,22 @@
 /** Decides again when something changed and when a trial ends, and tells how each policy stands. */
 import type { PolicyWorld } from '../evaluate.ts';
 import type { NodeFacts, TableSource } from '../types.ts';
-import { enforcement } from './evaluate.ts';
+import { acceptedName, enforcement } from './evaluate.ts';
 import type { Contact, NodePolicyFacts, NodePolicyState } from './types.ts';
+
+/** Names of `acceptedName()` that outlive the process. */
+export interface AcceptedPolicies {
+  read(): readonly string[];
+  write(names: readonly string[]): void;
+}
 
 export interface HostSources {
   readonly nodes: TableSource<NodeFacts>;
   readonly nodePolicies: TableSource<NodePolicyFacts>;
   /** What a policy of this node must not cut unless it says so; asked anew for each decision. */
   readonly contacts: () => readonly Contact[];
+  /** Which of them this node enforced last, kept for an agent that starts again. */
+  readonly accepted: AcceptedPolicies;
   /** A policy of this node stands otherwise than before. */
   readonly onNodePolicy: (state: NodePolicyState) => void;
 }
@@ -17,6 +25,7 @@ export class HostDecider {
   readonly #sources: HostSources;
   readonly #nodeName: string;
   readonly #onDue: () => void;
+  #accepted: ReadonlySet<string> | undefined;
   #states: readonly NodePolicyState[] = [];
   #dueMs: number | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -35,13 +44,23 @@ export class HostDecider {
   /** Policies to enforce from now on, in order; undefined when nothing can have changed. */
   decide(changed: boolean, world: PolicyWorld): readonly NodePolicyFacts[] | undefined {
     const due = this.#dueMs !== undefined && Date.now() >= this.#dueMs;
-    const { nodes, nodePolicies, contacts, onNodePolicy } = this.#sources;
+    const { nodes, nodePolicies, contacts, accepted, onNodePolicy } = this.#sources;
     const own = nodes.items.get(this.#nodeName);
     // Without its labels it is not known which policies are this node's: what is in force stays.
     if (!own || !(changed || due)) return undefined;
     const { items } = nodePolicies;
     const at = items.size > 0 ? contacts() : [];
-    const { enforced, states, nextMs } = enforcement(items.values(), own.labels, at, world, Date.now());
+    this.#accepted ??= new Set(accepted.read());
+    const { enforced, states, nextMs } = enforcement(
+      items.values(),
+      own.labels,
+      at,
+      world,
+      Date.now(),
+      this.#accepted,
+    );
+    this.#accepted = new Set(enforced.map(acceptedName));
+    accepted.write([...this.#accepted]);
     const before = new Map(this.#states.map((state) => [state.name, JSON.stringify(state)]));
     this.#states = states;
     for (const state of states) if (before.get(state.name) !== JSON.stringify(state)) onNodePolicy(state);
@@ -59,7 +78,7 @@ export class HostDecider {
     const { nodes, nodePolicies, contacts } = this.#sources;
     const labels = nodes.items.get(this.#nodeName)?.labels ?? {};
     const all = new Map(nodePolicies.items).set(policy.name, policy);
-    return enforcement(all.values(), labels, contacts(), world, Date.now()).states;
+    return enforcement(all.values(), labels, contacts(), world, Date.now(), this.#accepted).states;
   }
 
   close(): void {

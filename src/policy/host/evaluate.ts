@@ -7,6 +7,7 @@
  *
  * Replies, the loopback link, neighbour discovery and what a node sends to its own pods are always allowed.
  */
+import type { IpAddress } from '../../addr/index.ts';
 import { type Labels, labelSelectorSelects } from '../../model/label-selector.ts';
 import { type Flow, type PolicyWorld, ruleMatches } from '../evaluate.ts';
 import type { Direction } from '../types.ts';
@@ -48,9 +49,16 @@ export interface Enforcement {
   readonly nextMs: number | undefined;
 }
 
+/** Names a policy as it was accepted: a change of what it says, or of what it may, is another one. */
+export function acceptedName({ name, uid, generation, allowLockout }: NodePolicyFacts): string {
+  return `${name}/${uid}/${generation}${allowLockout ? '/may lock out' : ''}`;
+}
+
 /**
  * Which policies this node enforces: those that select it, whose trial is not over, and that cut no contact without
- * saying that they may.
+ * saying that they may. `before` are those that it enforced last. As long as all of these are still there, none of
+ * them is given up because of a contact that is new: a node that joins, an admin who logs out or an agent that starts
+ * again must not open a firewall. When one is gone or has changed, all are judged anew.
  */
 export function enforcement(
   policies: Iterable<NodePolicyFacts>,
@@ -58,16 +66,20 @@ export function enforcement(
   contacts: readonly Contact[],
   world: PolicyWorld,
   nowMs: number,
+  before: ReadonlySet<string> = new Set(),
 ): Enforcement {
   const here = inOrder(policies).filter(({ nodeSelector }) => labelSelectorSelects(nodeSelector, node));
   let enforced = here.filter(({ confirmByMs }) => confirmByMs === undefined || confirmByMs > nowMs);
   const refused = new Map<string, string[]>();
+  const there = new Set(enforced.map(acceptedName));
+  const kept = [...before].every((name) => there.has(name)) ? before : new Set<string>();
+  const mayCut = (policy: NodePolicyFacts) => policy.allowLockout || kept.has(acceptedName(policy));
   let cuts: Cut[];
   for (;;) {
     cuts = cutsOf(enforced, contacts, world);
     const guilty = new Set(
       cuts.flatMap(({ by }) =>
-        by.filter((name) => enforced.some((each) => each.name === name && !each.allowLockout)),
+        by.filter((name) => enforced.some((each) => each.name === name && !mayCut(each))),
       ),
     );
     if (guilty.size === 0) break;
@@ -75,8 +87,8 @@ export function enforcement(
     enforced = enforced.filter(({ name }) => !guilty.has(name));
   }
   const stateOf = (policy: NodePolicyFacts): NodePolicyState => {
-    const { name, generation, problems, confirmByMs } = policy;
-    const base = { name, generation, problems };
+    const { name, uid, generation, problems, confirmByMs } = policy;
+    const base = { name, uid, generation, problems };
     const lockouts = refused.get(name);
     if (lockouts) return { ...base, state: 'refused', lockouts };
     if (!enforced.includes(policy)) return { ...base, state: 'expired', lockouts: [] };
@@ -103,10 +115,21 @@ function cutsOf(
   contacts: readonly Contact[],
   world: PolicyWorld,
 ): Cut[] {
-  return contacts.flatMap(({ what, direction, flow }) => {
-    const { allowed, by } = judgeNode(flow, direction, policies, world);
-    return allowed ? [] : [{ what, by }];
+  const judge = (flow: Flow, direction: Direction) => judgeNode(flow, direction, policies, world);
+  return contacts.flatMap(({ what, direction, flow, orFrom }) => {
+    const { allowed, by } = judge(flow, direction);
+    if (allowed) return [];
+    const others = orFrom ? [...orFrom, ...namedPlaces(policies)] : [];
+    const passes = others.some((address) => judge({ ...flow, from: { address } }, direction).allowed);
+    return passes ? [] : [{ what, by }];
   });
+}
+
+/** An address of each network from which a rule accepts anything. */
+function namedPlaces(policies: readonly NodePolicyFacts[]): IpAddress[] {
+  const accepting = policies.flatMap(({ ingress }) => ingress.filter(({ action }) => action === 'Accept'));
+  const peers = accepting.flatMap((rule) => rule.peers ?? []);
+  return peers.flatMap((peer) => (peer.kind === 'block' ? peer.ranges.map(({ first }) => first) : []));
 }
 
 const cutBy = (cuts: readonly Cut[], name: string) =>

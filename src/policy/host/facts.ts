@@ -12,6 +12,7 @@ export function nodePolicyFacts({ metadata, spec }: NodeNetworkPolicy): NodePoli
   const confirmBy = metadata.annotations?.[CONFIRM_BY];
   return {
     name: metadata.name,
+    uid: metadata.uid ?? '',
     generation: metadata.generation ?? 0,
     priority: spec.priority,
     nodeSelector: spec.nodeSelector,

@@ -4,7 +4,7 @@ import { parseIp } from '../../addr/index.ts';
 import type { NodeNetworkPolicy, NodePolicyRule } from '../../model/node-network-policy.ts';
 import { PolicyCompiler } from '../compiler.ts';
 import type { Flow } from '../evaluate.ts';
-import { enforcement, inOrder, judgeNode } from './evaluate.ts';
+import { acceptedName, enforcement, inOrder, judgeNode } from './evaluate.ts';
 import { nodePolicyFacts } from './facts.ts';
 import { hostChains } from './rules.ts';
 import type { Contact } from './types.ts';
@@ -82,6 +82,53 @@ test('it is enforced when another policy accepts what it would cut, or when it s
   assert.deepEqual(names([shut, open]), ['open', 'shut']);
   const may = policy('may', { defaultIngress: 'Deny' }, { 'portolan.dev/allow-lockout': 'true' });
   assert.deepEqual(names([may]), ['may']);
+});
+
+test('what is in force stays in force when a contact is new, until one of the policies changes or goes', () => {
+  const shut = policy('shut', { defaultIngress: 'Deny', ingress: [SSH, { ...PEERS, name: 'peers' }] });
+  const first = enforcement([shut], {}, [ssh], world, NOW);
+  const before = new Set(first.enforced.map(acceptedName));
+  const stranger: Contact = {
+    what: 'ssh from 203.0.113.9',
+    direction: 'ingress',
+    flow: into('203.0.113.9', 22),
+  };
+  const names = (policies: (typeof shut)[], known: ReadonlySet<string> | undefined = before) =>
+    enforcement(policies, {}, [stranger], world, NOW, known).enforced.map(({ name }) => name);
+  assert.deepEqual(names([shut], new Set()), [], 'nobody has accepted it yet');
+  const [state] = enforcement([shut], {}, [stranger], world, NOW, before).states;
+  assert.deepEqual([state!.state, state!.lockouts], ['in force', ['ssh from 203.0.113.9']]);
+  const another = policy('another', {
+    ingress: [{ action: 'Deny', from: [{ networks: ['203.0.113.0/24'] }] }],
+  });
+  assert.deepEqual(names([shut, another]), ['shut'], 'a policy that comes is judged by itself');
+  assert.deepEqual(names([{ ...shut, generation: 2 }]), [], 'one that says something else is a new one');
+  assert.deepEqual(
+    names([shut], new Set([...before, 'gone/u/1'])),
+    [],
+    'what another one accepted may be cut now',
+  );
+});
+
+test('somebody has to be able to reach ssh, not everybody', () => {
+  const somebody: Contact = {
+    what: 'ssh',
+    direction: 'ingress',
+    flow: into('192.0.2.77', 22),
+    orFrom: [parseIp('2001:db8::1')],
+  };
+  const enforces = (ingress: NodePolicyRule[]) =>
+    enforcement([policy('p', { defaultIngress: 'Deny', ingress })], {}, [somebody], world, NOW).enforced
+      .length === 1;
+  assert.equal(enforces([SSH]), true, 'a network of IPv4');
+  assert.equal(
+    enforces([{ ...SSH, from: [{ networks: ['2001:db8::/32'] }] }]),
+    true,
+    'all of IPv6 that is named',
+  );
+  assert.equal(enforces([{ ...SSH, protocols: tcp(80) }]), false, 'another port');
+  assert.equal(enforces([PEERS]), false, 'nodes are nobody outside');
+  assert.equal(enforces([{ action: 'Deny', from: SSH.from! }, SSH]), false, 'denied before');
 });
 
 test('a trial ends by itself, and a time that cannot be read has gone by', () => {

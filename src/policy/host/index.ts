@@ -1,4 +1,4 @@
-export { HostDecider, type HostSources } from './decider.ts';
+export { type AcceptedPolicies, HostDecider, type HostSources } from './decider.ts';
 export { type Enforcement, enforcement, inOrder, judgeNode, type NodeVerdict } from './evaluate.ts';
 export { nodePolicyFacts } from './facts.ts';
 export { hostChains } from './rules.ts';

@@ -57,6 +57,9 @@ struct {
 	__type(value, struct lb_peers);
 } lb_datagrams SEC(".maps");
 
+/* What a socket has that begins to send to many: too large for the stack. */
+static const volatile struct lb_peers lb_no_peers = {};
+
 /* Whether this kernel lets socket hooks say which error a process gets: Linux >= 5.18. */
 const volatile bool lb_sets_errors = true;
 
@@ -227,43 +230,71 @@ static __always_inline enum answer connect_to(struct bpf_sock_addr *ctx, const s
 	return answer;
 }
 
+static __always_inline bool is_frontend(const struct lb_peer *peer, const struct lb_endpoint *to)
+{
+	return peer->vip_port == to->port && lb_same_address(peer->vip, to->address);
+}
+
+/*
+ * The peer of a connected socket that names it again: sendto() of such a socket comes here, too, and the socket takes
+ * answers from the backend that it is connected to and from nobody else.
+ */
+static __always_inline struct lb_peer *connected_peer(struct bpf_sock_addr *ctx, __u64 cookie,
+						      const struct lb_endpoint *to)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct lb_peer *peer;
+
+	if (!sk || sk->state != BPF_TCP_ESTABLISHED)
+		return NULL;
+	peer = peer_of(cookie);
+	return peer && is_frontend(peer, to) ? peer : NULL;
+}
+
 /* The peer that this socket had for the same frontend, while its backend is there. */
 static __always_inline struct lb_peer *known_peer(struct lb_peers *peers, const struct lb_endpoint *to)
 {
-	for (int i = 0; i < LB_PEERS; i++) {
-		struct lb_peer *peer = &peers->peer[i];
-		struct lb_backend *backend;
+	struct lb_backend *backend;
+	struct lb_peer *peer;
+	__u32 at = 0;
 
-		if (peer->vip_port != to->port || !lb_same_address(peer->vip, to->address))
-			continue;
-		backend = lb_backend_of(peer->backend_id);
-		if (backend && lb_is_backend(backend, peer->backend, peer->backend_port))
-			return peer;
-		peer->vip_port = 0;
+	while (at < LB_PEERS && !is_frontend(&peers->peer[at], to))
+		at++;
+	if (at >= LB_PEERS)
 		return NULL;
+	peer = &peers->peer[at];
+	backend = lb_backend_of(peer->backend_id);
+	if (backend && lb_is_backend(backend, peer->backend, peer->backend_port)) {
+		peers->last = at;
+		return peer;
 	}
+	peer->vip_port = 0;
 	return NULL;
 }
 
 /* False: there is no room for it. */
 static __always_inline bool remember_peer(__u64 cookie, struct lb_peers *peers, const struct lb_peer *peer)
 {
-	if (peers) {
-		__u32 next = peers->next & (LB_PEERS - 1);
+	__u32 next;
 
+	if (!peers) {
+		if (bpf_map_update_elem(&lb_datagrams, &cookie, (const void *)&lb_no_peers, BPF_ANY))
+			return false;
+		peers = bpf_map_lookup_elem(&lb_datagrams, &cookie);
+		if (!peers)
+			return false;
+	}
+	next = peers->next & (LB_PEERS - 1);
+	/* Of a backend that is gone, if there is one; else the oldest. */
+	if (peers->peer[next].vip_port)
 		for (int i = 0; i < LB_PEERS; i++)
 			if (!peers->peer[i].vip_port)
 				next = i;
-		peers->peer[next & (LB_PEERS - 1)] = *peer;
-		peers->next = next + 1;
-		return true;
-	} else {
-		struct lb_peers fresh = {};
-
-		fresh.peer[0] = *peer;
-		fresh.next = 1;
-		return !bpf_map_update_elem(&lb_datagrams, &cookie, &fresh, BPF_ANY);
-	}
+	next &= LB_PEERS - 1;
+	peers->peer[next] = *peer;
+	peers->last = next;
+	peers->next = next + 1;
+	return true;
 }
 
 static __always_inline enum answer send_to(struct bpf_sock_addr *ctx, const struct lb_endpoint *to,
@@ -271,9 +302,11 @@ static __always_inline enum answer send_to(struct bpf_sock_addr *ctx, const stru
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct lb_peers *peers = bpf_map_lookup_elem(&lb_datagrams, &cookie);
-	struct lb_peer *known = peers ? known_peer(peers, to) : NULL;
+	struct lb_peer *known = connected_peer(ctx, cookie, to);
 	enum answer answer;
 
+	if (!known && peers)
+		known = known_peer(peers, to);
 	if (known) {
 		*peer = *known;
 		return FORWARD;
@@ -284,6 +317,11 @@ static __always_inline enum answer send_to(struct bpf_sock_addr *ctx, const stru
 		return DROP;
 	}
 	return answer;
+}
+
+static __always_inline bool is_answer_of(const struct lb_peer *peer, const struct lb_endpoint *from)
+{
+	return peer->vip_port && peer->backend_port == from->port && lb_same_address(peer->backend, from->address);
 }
 
 /* Puts the frontend where the backend stands; false when this socket knows none for it. */
@@ -303,16 +341,20 @@ static __always_inline bool untranslate(struct bpf_sock_addr *ctx, struct lb_end
 	peers = bpf_map_lookup_elem(&lb_datagrams, &cookie);
 	if (!peers)
 		return false;
-	for (int i = 0; i < LB_PEERS; i++) {
-		peer = &peers->peer[i];
-		if (!peer->vip_port || peer->backend_port != from->port ||
-		    !lb_same_address(peer->backend, from->address))
-			continue;
-		lb_copy_address(from->address, peer->vip);
-		from->port = peer->vip_port;
-		return true;
+	/* Where two frontends lead to one backend, the answer is to what was asked last. */
+	peer = &peers->peer[peers->last & (LB_PEERS - 1)];
+	if (!is_answer_of(peer, from)) {
+		__u32 at = 0;
+
+		while (at < LB_PEERS && !is_answer_of(&peers->peer[at], from))
+			at++;
+		if (at >= LB_PEERS)
+			return false;
+		peer = &peers->peer[at];
 	}
-	return false;
+	lb_copy_address(from->address, peer->vip);
+	from->port = peer->vip_port;
+	return true;
 }
 
 static __always_inline void read4(const struct bpf_sock_addr *ctx, struct lb_endpoint *to)

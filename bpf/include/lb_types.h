@@ -85,11 +85,11 @@ struct lb_socket_place {
 };
 
 /* Peers of a socket that is not connected. */
-#define LB_PEERS 4
+#define LB_PEERS 16
 struct lb_peers {
 	struct lb_peer peer[LB_PEERS];
 	__u32 next; /* which one to give up next */
-	__u32 pad;
+	__u32 last; /* to whom it sent last */
 };
 
 enum lb_flow_flag {

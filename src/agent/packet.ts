@@ -3,7 +3,7 @@ import { type IpAddress, tryParseIp } from '../addr/index.ts';
 import { agentError } from '../errors/index.ts';
 import { frontendKey, type PacketAnswer, type PacketQuery } from '../service/index.ts';
 import type { AgentParts } from './parts.ts';
-import { serviceName } from './show-service.ts';
+import { noSuchService, serviceName } from './service-names.ts';
 
 export interface PacketReport extends PacketAnswer {
   readonly source: string;
@@ -37,6 +37,7 @@ export function packetAnswer(parts: AgentParts, query: URLSearchParams): PacketR
     throw agentError('AGENT_BAD_OPTION', {
       option: 'from',
       value: source,
+      command: 'service explain',
       want: `an IPv${target.includes(':') ? 6 : 4} address, as --to is one${query.get('source') ? '' : '; this node has no pod to take one of'}`,
     });
   const isPod = pods.includes(String(tryParseIp(source)));
@@ -68,7 +69,7 @@ function targetOf({ controller }: AgentParts, query: URLSearchParams): Target {
   if (named !== null) {
     const service = serviceName(named);
     const plan = controller.plans.get(service);
-    if (!plan) throw agentError('AGENT_NO_SUCH_SERVICE', { service });
+    if (!plan) throw noSuchService(service, controller.plans.keys());
     const source = tryParseIp(query.get('source') ?? '');
     const found = plan.ports.find(
       ({ frontends, protocol, family }) =>
@@ -78,6 +79,7 @@ function targetOf({ controller }: AgentParts, query: URLSearchParams): Target {
       throw agentError('AGENT_BAD_OPTION', {
         option: 'to',
         value: '""',
+        command: 'service explain',
         want: `a target: ${service} has no${source ? ` IPv${source.family}` : ''} frontend${plan.ignored === undefined ? '' : `, ${plan.ignored}`}`,
       });
     if (text === '' && found)
@@ -95,6 +97,7 @@ function targetOf({ controller }: AgentParts, query: URLSearchParams): Target {
     throw agentError('AGENT_BAD_OPTION', {
       option: 'to',
       value: text,
+      command: 'service explain',
       want: 'ADDRESS:PORT/tcp or /udp, such as 10.96.0.10:80/tcp or [fd00::1]:53/udp',
     });
   return { target: String(address), targetPort: port, protocol };

@@ -1,5 +1,4 @@
 /** The questions that the agent's socket answers. */
-import { agentError } from '../errors/index.ts';
 import { desiredOverlay, openOverlayKernel, planOverlay, planText } from '../overlay/index.ts';
 import { METRICS_TYPE } from '../reconcile/index.ts';
 import { explanationText, type ServiceExplanation } from '../service/index.ts';
@@ -9,7 +8,8 @@ import { packetAnswer } from './packet.ts';
 import type { AgentParts } from './parts.ts';
 import { peerLeases } from './peers.ts';
 import { policyRoutes } from './policy.ts';
-import { serviceName, serviceRows, shownService } from './show-service.ts';
+import { noSuchService, serviceName } from './service-names.ts';
+import { serviceRows, shownService } from './show-service.ts';
 import { type Routes, TextAnswer } from './socket.ts';
 import { agentStatus } from './status.ts';
 
@@ -66,6 +66,6 @@ export function agentRoutes(parts: AgentParts): Routes {
 function explained(parts: AgentParts, text: string): ServiceExplanation {
   const service = serviceName(text);
   const found = parts.controller.explain(service);
-  if (!found) throw agentError('AGENT_NO_SUCH_SERVICE', { service });
+  if (!found) throw noSuchService(service, parts.controller.plans.keys());
   return found;
 }

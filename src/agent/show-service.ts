@@ -10,6 +10,7 @@ import {
   showService,
 } from '../service/index.ts';
 import type { AgentParts } from './parts.ts';
+import { noSuchService, serviceName } from './service-names.ts';
 
 /** One Service as `portolan service list` shows it. */
 export interface ServiceRow {
@@ -49,6 +50,7 @@ export async function shownService(parts: AgentParts, query: URLSearchParams): P
       option: 'seconds',
       value: query.get('seconds') ?? '',
       want: `0 to ${MOST_SECONDS}`,
+      command: 'service show',
     });
   const plan = planOf(parts, service);
   const began = performance.now();
@@ -67,14 +69,9 @@ export async function shownService(parts: AgentParts, query: URLSearchParams): P
   });
 }
 
-/** `web` is short for `default/web`. */
-export function serviceName(text: string): string {
-  return text.includes('/') ? text : `default/${text}`;
-}
-
 function planOf({ controller }: AgentParts, service: string): ServicePlan {
   const plan = controller.plans.get(service);
-  if (!plan) throw agentError('AGENT_NO_SUCH_SERVICE', { service });
+  if (!plan) throw noSuchService(service, controller.plans.keys());
   return plan;
 }
 

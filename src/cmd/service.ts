@@ -103,8 +103,8 @@ function registerExplain(service: Command): void {
       ),
     )
     .action(async (what: string, flags: ExplainFlags) => {
-      const PACKET = /^\[?([0-9a-fA-F.:]+)\]?:(\d+)(?:\/(tcp|udp))?$/i;
-      const packet = PACKET.exec(what);
+      // No Service's name has a colon or is an address, so what has is meant to be a packet, well formed or not.
+      const packet = /:|^[\d.]+$/.test(what);
       const from = flags.from ?? flags.source;
       if (!packet && from === undefined && flags.to === undefined) {
         const lines = await ask<string[]>(flags, `/services/explain?service=${encodeURIComponent(what)}`);

@@ -16,8 +16,9 @@ export const agentCatalogue = {
     () => `Its log says more`,
   ),
   AGENT_NO_SUCH_SERVICE: entry(
-    (c: { service: string }) => `Cannot find Service "${c.service}"`,
-    () => `"portolan service list" prints those that this node knows; name one as NAMESPACE/NAME`,
+    (c: { service: string; near?: string }) => `Cannot find Service "${c.service}"`,
+    (c) =>
+      `${c.near === undefined ? '' : `Did you mean "${c.near}"? `}"portolan service list" prints those that this node knows; name one as NAMESPACE/NAME`,
   ),
   AGENT_NO_ROUTE: entry(
     (c: { family: string }) =>
@@ -25,9 +26,9 @@ export const agentCatalogue = {
     () => `Name the address by which other nodes reach this one with --node-ip`,
   ),
   AGENT_BAD_OPTION: entry(
-    (c: { option: string; value: string; want: string }) =>
+    (c: { option: string; value: string; want: string; command?: string }) =>
       `Cannot use --${c.option} ${c.value}: want ${c.want}`,
-    () => `See "portolan agent --help"`,
+    (c) => `See "portolan ${c.command ?? 'agent'} --help"`,
   ),
   AGENT_LISTEN_FAILED: entry(
     (c: { what: string; address: string }) => `Cannot serve ${c.what} at ${c.address}`,

@@ -152,6 +152,48 @@ export const flowCases: readonly Case[] = [
     );
   }),
   aCase(
+    'datagrams-many',
+    'a datagram socket that asks ten Services before it reads hears each from where it asked',
+    async (cluster) => {
+      const places = ['a1', 'a2', 'b1', 'b2', 'c1'].flatMap((pod) =>
+        [8080, 8081].map((port) => ({ pod, port })),
+      );
+      const vips: Target[] = [];
+      for (const [at, { pod, port }] of places.entries()) {
+        await cluster.service(`many-${at}`, { ports: [{ ...UDP(53)[0]!, targetPort: port }] });
+        await cluster.endpoints(`many-${at}`, [pod], UDP(port));
+        vips.push(await clusterIPs(cluster, `many-${at}`));
+      }
+      for (const family of FAMILY_NAMES) {
+        const shown = (address: string) => (family === 'ip4' ? `${address}:53` : `[${address}]:53`);
+        const wanted = vips.map((vip, at) => {
+          const { pod, port } = places[at]!;
+          return [shown(vip[family]), port === 8080 ? pod : `${pod}-second`] as const;
+        });
+        for (const place of ['a1', 'packets b1', 'node-a'])
+          await eventually(`${place} hears all of them in ${family}`, async () => {
+            const answers = await cluster.at(place).survey(vips.map((vip) => [vip[family], 53] as const));
+            assert.deepEqual(
+              Object.entries(answers).filter(([peer]) => !wanted.some(([each]) => each === peer)),
+              [],
+              `${place}: answers that nobody waits for`,
+            );
+            return wanted.every(([peer, server]) => answers[peer] === server);
+          });
+      }
+    },
+  ),
+  aCase(
+    'datagrams-named',
+    'a connected datagram socket that names its Service again is answered',
+    async (cluster) => {
+      await cluster.service('named', { ports: UDP(80).map((port) => ({ ...port, targetPort: 8080 })) });
+      await cluster.endpoints('named', ['a1', 'a2', 'b1', 'c1'], UDP(8080));
+      const vip = await clusterIPs(cluster, 'named');
+      await reach(cluster, INSIDE, 'udp-connected', vip, 80, ['a1', 'a2', 'b1', 'c1'], { named: true });
+    },
+  ),
+  aCase(
     'servicecorner-028',
     'an open connection outlives its endpoint in the Service, and every other change of it',
     async (cluster) => {

@@ -70,6 +70,8 @@ export interface AttemptOptions {
   readonly bind?: number;
   /** Source address. */
   readonly source?: string;
+  /** A connected datagram socket names the target again in each call. */
+  readonly named?: boolean;
   /** An IPv4 address through an IPv6 socket. */
   readonly mapped?: boolean;
 }
@@ -144,6 +146,12 @@ export class Prober {
   async attempt(kind: Kind, host: string, port: number, options: AttemptOptions = {}): Promise<Seen[]> {
     const { seen } = await this.#ask('exchange', { kind, host, port, ...options });
     return seen as Seen[];
+  }
+
+  /** Server by who answered, `10.96.0.1:80`: one datagram socket asks all of them before it reads any answer. */
+  async survey(targets: readonly (readonly [host: string, port: number])[]): Promise<Record<string, string>> {
+    const { answers } = await this.#ask('survey', { targets });
+    return answers as Record<string, string>;
   }
 
   async hold(kind: Kind, host: string, port: number, options: AttemptOptions = {}): Promise<Held> {

@@ -111,7 +111,7 @@ def exchange(request):
                         out['result'] = 'corrupt'
             else:
                 data = b'x' * size
-                if request['kind'] == 'udp':
+                if request['kind'] == 'udp' or request.get('named'):
                     s.sendto(data, target)
                 else:
                     s.send(data)
@@ -129,6 +129,23 @@ def exchange(request):
     except OSError as error:
         out['result'] = errno.errorcode.get(error.errno, str(error))
     out['ms'] = (time.time() - start) * 1000
+    return out
+
+
+def survey(request):
+    """One socket asks all of them before it reads any answer: who served, by who answered."""
+    targets = request['targets']
+    out = {}
+    with socket.socket(family(targets[0][0]), socket.SOCK_DGRAM) as s:
+        s.settimeout(5)
+        for host, port in targets:
+            s.sendto(b'x', (host, port))
+        try:
+            for _ in targets:
+                data, peer = s.recvfrom(99)
+                out[show(peer)] = data.decode().split()[0]
+        except socket.timeout:
+            pass
     return out
 
 
@@ -200,6 +217,8 @@ def answer(request):
             if pause:
                 time.sleep(pause)
         return {'seen': seen}
+    if what == 'survey':
+        return {'answers': survey(request)}
     if what == 'hold':
         return hold(request)
     if what == 'inject':

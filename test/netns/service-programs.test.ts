@@ -419,8 +419,8 @@ describe('packet programs', () => {
     const budgets: Record<string, readonly [loaded: number, verified: number]> = {
       lb_connect4: [790, 2100],
       lb_connect6: [820, 2100],
-      lb_sendmsg4: [950, 5400],
-      lb_sendmsg6: [980, 5400],
+      lb_sendmsg4: [1000, 8600],
+      lb_sendmsg6: [1030, 8600],
       lb_recvmsg4: [190, 1600],
       lb_recvmsg6: [230, 2000],
       lb_getpeername4: [190, 1600],

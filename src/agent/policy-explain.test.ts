@@ -10,6 +10,11 @@ import { explainTraffic } from './policy-explain.ts';
 const NODES = { n1: '192.0.2.1', n2: '192.0.2.2' } as const;
 const OUTSIDE = '198.51.100.9';
 
+const HOST_PORTS = [
+  { protocol: 'TCP', hostPort: 5080, hostIP: undefined, port: 8080 },
+  { protocol: 'UDP', hostPort: 53, hostIP: parseIp('192.0.2.9'), port: 5353 },
+] as const;
+
 /** Pods `default/web` on n1 and `default/client` on n2, and Service `default/web` with the node port 30080. */
 function world() {
   const compiler = new PolicyCompiler({ nodeName: 'n3' });
@@ -29,6 +34,7 @@ function world() {
       ended: false,
       addresses: ips.map(parseIp),
       ports: [],
+      hostPorts: name === 'web' ? HOST_PORTS : [],
     });
   compiler.setPolicy(
     'default/strangers',
@@ -42,6 +48,8 @@ function world() {
       },
     }),
   );
+  for (const [name, address] of Object.entries(NODES))
+    compiler.setNode(name, { labels: {}, addresses: [parseIp(address)] });
   compiler.compile();
   const endpoint = (address: ReturnType<typeof parseIp>): Endpoint => {
     const pod = [...compiler.pods.values()].find((each) => each.addresses.some((own) => own.equals(address)));
@@ -80,9 +88,29 @@ test('who asks a node port is seen as the node where it hands on, and as himself
   assert.deepEqual(await ask('default/client', NODES.n2, '30080'), [
     'default/client (10.244.2.2) -> default/web (10.244.1.2) 8080/tcp: denied',
   ]);
+  // It leaves its node under that one's address, by which the backend's policy knows it.
   assert.deepEqual(await ask('default/client', NODES.n1, '30080'), [
-    'default/client (10.244.2.2) -> node n1 (192.0.2.1) 30080/tcp: allowed',
+    'default/client (10.244.2.2) -> default/web (10.244.1.2) 8080/tcp: denied',
   ]);
+});
+
+test('a hostPort is its pod, which sees who asks, and other pods as their node', async () => {
+  const ask = world();
+  assert.deepEqual(await ask(OUTSIDE, NODES.n1, '5080'), [
+    `${OUTSIDE} -> default/web (10.244.1.2) 8080/tcp: allowed`,
+  ]);
+  assert.deepEqual(await ask('198.51.100.8', NODES.n1, '5080'), [
+    '198.51.100.8 -> default/web (10.244.1.2) 8080/tcp: denied',
+  ]);
+  assert.deepEqual(await ask('default/client', NODES.n1, '5080'), [
+    'default/client (10.244.2.2) -> default/web (10.244.1.2) 8080/tcp: denied',
+  ]);
+  for (const [node, port] of [
+    [NODES.n2, '5080'],
+    [NODES.n1, '5080/udp'],
+    [NODES.n1, '53/udp'],
+  ] as const)
+    assert.match((await ask(OUTSIDE, node, port))[0]!, /-> node n\d .*: allowed$/, `${node} ${port}`);
 });
 
 test('the second family is told where it is decided otherwise', async () => {

@@ -8,6 +8,7 @@ import {
   endpointText,
   evaluate,
   explain,
+  type Flow,
   type PolicyController,
 } from '../policy/index.ts';
 import type { ServiceFacts, SliceFacts } from '../service/index.ts';
@@ -40,21 +41,44 @@ export async function explainTraffic(
   const own = controller.nodeAddresses();
   const from = ends(query.get('from') ?? '', controller, own);
   const found = destinations(query.get('to') ?? '', from[0], target, sources, own);
-  return found.flatMap(({ to, port, asked }) => {
-    const told = new Set<string>();
+  return found.flatMap(({ to, port, asked, via }) => {
+    const known = new Set<string>();
     return pairs(from, to).flatMap(([source, destination]) => {
       // A node that hands on to a pod elsewhere takes the answers back under its own address.
-      const seen = asked && destination.pod?.node !== asked.node ? asked : source;
-      const flow = { from: seen, to: destination, protocol: target.protocol, port };
-      const verdict = evaluate(flow, controller.compiler);
-      const plain = explain(flow, verdict, controller.nodeVerdicts(flow));
+      const sender = via ? nodeOf(source, controller) : source;
+      const seen = asked && destination.pod?.node !== asked.node ? asked : sender;
+      const says = (flow: Flow) =>
+        explain(flow, evaluate(flow, controller.compiler), controller.nodeVerdicts(flow));
+      const { protocol } = target;
+      const told = says({ from: seen, to: destination, protocol, port });
+      const plain = via ? joined(says({ from: source, to: via, protocol, port: target.port }), told) : told;
       const explanation = withUnknown(plain, [source, destination], controller);
       const decided = explanation.reasons.join().replace(/\([0-9a-f.:]+\)/g, '');
-      if (told.has(decided)) return [];
-      told.add(decided);
+      if (known.has(decided)) return [];
+      known.add(decided);
       return [explanation];
     });
   });
+}
+
+/** The address under which other nodes are sent what a pod sends to them: that of its own node, if it is known. */
+function nodeOf(source: Endpoint, { compiler }: Controller): Endpoint {
+  const node = source.pod?.node;
+  const addresses = node === undefined ? undefined : compiler.nodes.get(node)?.addresses;
+  const address = addresses?.find(({ family }) => family === source.address.family);
+  return address ? { address, node } : source;
+}
+
+/** What leaves a pod for another node, and what reaches the backend from there. */
+function joined(sent: Explanation, received: Explanation): Explanation {
+  const leaving = sent.reasons.slice(0, 1);
+  const arriving = received.reasons.slice(-1);
+  return {
+    ...received,
+    from: sent.from,
+    allowed: sent.allowed && received.allowed,
+    reasons: [...leaving, ...arriving],
+  };
 }
 
 /** Ends that can talk to each other: the first of each family. */
@@ -97,6 +121,8 @@ interface Destination {
   readonly port: number;
   /** The node whose address strangers ask, where that may be what the destination sees of them. */
   readonly asked?: Endpoint | undefined;
+  /** The node whose port a pod of another node asks: policies of the pod judge that, those of the backend its node. */
+  readonly via?: Endpoint | undefined;
 }
 
 /** What a connection may end at: one destination, or every backend of a Service. */
@@ -110,9 +136,14 @@ function destinations(
   const { controller, services, slices } = sources;
   const address = tryParseIp(text);
   const end = address && controller.endpoint(address, own);
-  const frontend = end && serviceAt(end, from, target, sources);
+  const frontend = end && serviceAt(end, target, sources);
   const key = frontend?.key ?? /^(?:service|svc)\/(.+)$/.exec(text)?.[1];
-  if (key === undefined) return [{ to: ends(text, controller, own), port: target.port }];
+  const crosses = isPod(from) && end?.node !== undefined && from?.pod?.node !== end.node;
+  const via = crosses ? end : undefined;
+  if (key === undefined) {
+    const pod = end && hostPortAt(end, target, controller, own);
+    return [pod ? { ...pod, via } : { to: ends(text, controller, own), port: target.port }];
+  }
   const service = services.items.get(key);
   if (!service) throw policyError('POLICY_NO_SUCH_ENDPOINT', { text });
   const wanted = service.ports.find(
@@ -120,7 +151,7 @@ function destinations(
       protocol === target.protocol && (frontend?.byNodePort ? nodePort : port) === target.port,
   );
   const handsOn = frontend?.byNodePort && !service.externalLocal;
-  const asked = handsOn && !isPod(from) && from?.node !== end?.node ? end : undefined;
+  const asked = handsOn && (crosses || (!isPod(from) && from?.node !== end?.node)) ? end : undefined;
   if (!wanted) {
     const has = service.ports.map(({ port, protocol }) => `${port}/${protocol.toLowerCase()}`);
     const port = target.protocol ? `${target.port}/${target.protocol.toLowerCase()}` : 'icmp';
@@ -135,30 +166,49 @@ function destinations(
     if (!backend) continue;
     for (const endpoint of slice.endpoints) {
       const at = tryParseIp(endpoint.address);
-      if (at) found.push({ to: [controller.endpoint(at, own)], port: backend.port, asked });
+      if (at) found.push({ to: [controller.endpoint(at, own)], port: backend.port, asked, via });
     }
   }
   return found;
 }
 
-/**
- * The Service that takes what is sent to an address of its own, or to one of its ports of a node. What a pod sends to
- * another node's port leaves it for that node: its policies judge that, not the backend.
- */
+/** The pod that has a port of a node as its hostPort. */
+function hostPortAt(
+  { address, node }: Endpoint,
+  target: Target,
+  controller: Controller,
+  own: ReadonlySet<string>,
+): Destination | undefined {
+  if (node === undefined) return undefined;
+  const { compiler } = controller;
+  const isAny = (hostIP: IpAddress) => hostIP.family === address.family && BigInt(hostIP.value) === 0n;
+  for (const [key, pod] of compiler.pods) {
+    if (pod.node !== node || !pod.hostPorts) continue;
+    const found = pod.hostPorts.find(
+      ({ protocol, hostPort, hostIP }) =>
+        protocol === target.protocol &&
+        hostPort === target.port &&
+        (hostIP === undefined || isAny(hostIP) || hostIP.equals(address)),
+    );
+    const at = found && compiler.addressesOf(key, pod).find(({ family }) => family === address.family);
+    if (found && at) return { to: [controller.endpoint(at, own)], port: found.port };
+  }
+  return undefined;
+}
+
+/** The Service that takes what is sent to an address of its own, or to one of its ports of a node. */
 function serviceAt(
   { address, node }: Endpoint,
-  from: Endpoint | undefined,
   target: Target,
   { services }: ExplainSources,
 ): { key: string; byNodePort: boolean } | undefined {
   const text = String(address);
-  const asksNode = node !== undefined && (!isPod(from) || from?.pod?.node === node);
   for (const { key, clusterIPs, loadBalancerIPs, externalIPs, ports } of services.items.values()) {
     if ([clusterIPs, loadBalancerIPs, externalIPs].some((list) => list.includes(text)))
       return { key, byNodePort: false };
     const isNodePort = ({ nodePort, protocol }: (typeof ports)[number]) =>
       nodePort !== 0 && nodePort === target.port && protocol === target.protocol;
-    if (asksNode && ports.some(isNodePort)) return { key, byNodePort: true };
+    if (node !== undefined && ports.some(isNodePort)) return { key, byNodePort: true };
   }
   return undefined;
 }

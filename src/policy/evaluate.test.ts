@@ -5,7 +5,7 @@ import type { NetworkPolicy, Protocol } from '../model/kubernetes.ts';
 import { PolicyCompiler } from './compiler.ts';
 import { type Endpoint, evaluate } from './evaluate.ts';
 import { explain } from './explain.ts';
-import { joinRanges, namespaceLabels, policyFacts, subtract } from './facts.ts';
+import { joinRanges, namespaceLabels, podFacts, policyFacts, subtract } from './facts.ts';
 import type { NodeVerdict } from './host/index.ts';
 import type { PodFacts } from './types.ts';
 
@@ -302,4 +302,24 @@ test('a policy that cannot be read allows nothing by its broken parts, and says 
   });
   assert.equal(policy.problems.length, 2);
   assert.deepEqual(policy.ingress, [{ peers: [], ports: undefined }]);
+});
+
+test('ports of sidecars count, those of init containers that end do not', () => {
+  const port = (name: string, containerPort: number) => [{ name, containerPort }];
+  const { ports } = podFacts({
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: { namespace: 'x', name: 'a' },
+    spec: {
+      initContainers: [
+        { name: 'ends', image: 'i', ports: port('web', 81) },
+        { name: 'stays', image: 'i', restartPolicy: 'Always', ports: port('metrics', 82) },
+      ],
+      containers: [{ name: 'c', image: 'i', ports: port('web', 80) }],
+    },
+  });
+  assert.deepEqual(
+    ports.map(({ name, port: number }) => `${name} ${number}`),
+    ['metrics 82', 'web 80'],
+  );
 });

@@ -13,6 +13,7 @@ import type {
   NamedPort,
   PeerFacts,
   PodFacts,
+  PodHostPort,
   PolicyFacts,
   PortFacts,
   RuleFacts,
@@ -34,11 +35,17 @@ export function podFacts(pod: Pod): PodFacts {
   const phase = status?.phase;
   const ips = status?.podIPs ?? [];
   const ports: NamedPort[] = [];
-  // Init containers that restart always are sidecars; their ports count.
-  const containers = [...(spec?.initContainers ?? []), ...(spec?.containers ?? [])];
+  const hostPorts: PodHostPort[] = [];
+  // Init containers that restart always are sidecars; their ports count, those of others are gone when the pod serves.
+  const sidecars = (spec?.initContainers ?? []).filter(({ restartPolicy }) => restartPolicy === 'Always');
+  const containers = [...sidecars, ...(spec?.containers ?? [])];
   for (const container of containers)
-    for (const { name, containerPort, protocol = 'TCP' } of container.ports ?? [])
+    for (const { name, containerPort, protocol = 'TCP', hostPort, hostIP } of container.ports ?? []) {
       if (name !== undefined && name !== '') ports.push({ name, protocol, port: containerPort });
+      const at = hostIP ? tryParseIp(hostIP) : undefined;
+      if (hostPort && (at || !hostIP))
+        hostPorts.push({ protocol, hostPort, hostIP: at, port: containerPort });
+    }
   return {
     namespace: metadata.namespace ?? 'default',
     name: metadata.name,
@@ -49,6 +56,7 @@ export function podFacts(pod: Pod): PodFacts {
     ended: phase === 'Succeeded' || phase === 'Failed',
     addresses: ips.flatMap(({ ip }) => tryParseIp(ip) ?? []),
     ports,
+    ...(hostPorts.length > 0 && { hostPorts }),
   };
 }
 

@@ -12,6 +12,15 @@ export interface NamedPort {
   readonly port: number;
 }
 
+/** A port of its node that leads to one of a pod. */
+export interface PodHostPort {
+  readonly protocol: Protocol;
+  readonly hostPort: number;
+  /** At this address of the node only; all of its family if it is 0.0.0.0 or ::, all without it. */
+  readonly hostIP: IpAddress | undefined;
+  readonly port: number;
+}
+
 /** What policies need to know of a pod. */
 export interface PodFacts {
   readonly namespace: string;
@@ -26,6 +35,8 @@ export interface PodFacts {
   readonly ended: boolean;
   readonly addresses: readonly IpAddress[];
   readonly ports: readonly NamedPort[];
+  /** Undefined for none. */
+  readonly hostPorts?: readonly PodHostPort[];
 }
 
 /** Pods of one namespace, or of those that a selector selects. */

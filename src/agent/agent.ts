@@ -24,6 +24,7 @@ import { PodLinks } from '../podlink/index.ts';
 import { Durations } from '../reconcile/index.ts';
 import type { HostPortFacts } from '../service/index.ts';
 import { type NodeEgress, openEgress } from './egress.ts';
+import { serveHealthz } from './healthz.ts';
 import { hostPortTable, podHostPorts } from './host-ports.ts';
 import { LastSeenFile } from './last-seen.ts';
 import { lockStateDir } from './lock.ts';
@@ -309,6 +310,15 @@ async function openParts(
   if (options.metricsListen) {
     const metrics = await listenMetrics(options.metricsListen, () => agentMetrics(parts));
     undo.defer(() => metrics.close());
+  }
+  if (options.healthzListen) {
+    const healthz = serveHealthz({
+      ...options.healthzListen,
+      programmed: () => controller.ready,
+      node: () => nodes.items.get(nodeName),
+      log,
+    });
+    undo.defer(() => healthz.close());
   }
 
   for (const reflector of [nodes, sources.services, sources.slices, sources.ranges]) reflector.start();

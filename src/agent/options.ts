@@ -25,6 +25,8 @@ export interface AgentOptions {
   interface: string | undefined;
   /** Where figures for Prometheus are served to everybody who reaches it; not at all when undefined. */
   metricsListen?: { host: string; port: number } | undefined;
+  /** Where load balancers ask whether to send clients to this node; nowhere when undefined. */
+  healthzListen?: { host: string; port: number } | undefined;
   /** Services with figures of their own for Prometheus, the oldest known first; 0 for none. Default 1,000. */
   metricsServices?: number;
   /** How pods to come are connected; default `routed`. Those that exist keep their kind. */
@@ -70,6 +72,7 @@ export interface AgentFlags {
   nodeIp: string[];
   interface?: string;
   metricsListen?: string;
+  healthzListen?: string;
   metricsServices?: string;
   podLink?: string;
   pods: string;
@@ -161,7 +164,11 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
     clusterCidrs,
     nodeIps,
     interface: flags.interface,
-    metricsListen: listenAddress(flags.metricsListen),
+    metricsListen: listenAddress('metrics-listen', flags.metricsListen, '127.0.0.1:9090 or [::1]:9090'),
+    healthzListen:
+      flags.healthzListen === 'off'
+        ? undefined
+        : listenAddress('healthz-listen', flags.healthzListen, '[::]:10256, or off'),
     metricsServices: countOf('metrics-services', flags.metricsServices ?? '1000'),
     podLink,
     pods: flags.pods,
@@ -208,13 +215,16 @@ export function agentOptions(flags: AgentFlags, version: string): AgentOptions {
     if (!/^\d{1,7}$/.test(text)) throw refuse(option, text, 'a number from 0 on');
     return Number(text);
   }
-  function listenAddress(text: string | undefined): { host: string; port: number } | undefined {
+  function listenAddress(
+    option: string,
+    text: string | undefined,
+    example: string,
+  ): { host: string; port: number } | undefined {
     if (text === undefined) return undefined;
     const match = /^(?:\[(?<six>[^\]]+)\]|(?<four>[^:]+)):(?<port>\d{1,5})$/.exec(text)?.groups;
     const host = tryParseIp(match?.['six'] ?? match?.['four'] ?? '');
     const port = Number(match?.['port']);
-    if (!host || port > 65_535)
-      throw refuse('metrics-listen', text, 'ADDRESS:PORT, such as 127.0.0.1:9090 or [::1]:9090');
+    if (!host || port > 65_535) throw refuse(option, text, `ADDRESS:PORT, such as ${example}`);
     return { host: String(host), port };
   }
   function labelOf(text: string): [string, string] {

@@ -7,6 +7,8 @@ import { ownerText } from './port-maps.ts';
 export interface ServiceEvents {
   /** For `onResult` of the controller. */
   programmed(key: string, error: Error | undefined): void;
+  /** For `onResult` of the servers of healthCheckNodePorts. */
+  healthCheck(key: string, error: Error | undefined): void;
   /** For `onApplied`: what is wrong with the plans themselves. */
   planned(delta: PlanDelta): void;
 }
@@ -22,6 +24,8 @@ export interface ServiceEventsOptions {
 export function serviceEvents({ recorder, nodeName, isApiPod, log }: ServiceEventsOptions): ServiceEvents {
   /** What was told of each plan; nothing of most. */
   const told = new Map<string, string>();
+  /** Services whose healthCheckNodePort nobody can ask. */
+  const silent = new Set<string>();
   return {
     programmed(key, error) {
       const isPorts = isHostPorts(key);
@@ -38,8 +42,25 @@ export function serviceEvents({ recorder, nodeName, isApiPod, log }: ServiceEven
             },
       );
     },
+    healthCheck(key, error) {
+      if (!error && !silent.delete(key)) return;
+      if (error) silent.add(key);
+      const message = error
+        ? `${nodeName}: cannot answer at the healthCheckNodePort, will be repeated: ${error.message}`
+        : `${nodeName}: answers at the healthCheckNodePort after a failure`;
+      log[error ? 'warn' : 'info']({ service: key }, message);
+      // The reason that kube-proxy gives.
+      recorder.record(referenceOf(key), {
+        type: error ? 'Warning' : 'Normal',
+        reason: error ? 'FailedToStartServiceHealthcheck' : 'ServiceHealthcheckStarted',
+        message,
+      });
+    },
     planned({ upsert, remove }) {
-      for (const key of remove) told.delete(key);
+      for (const key of remove) {
+        told.delete(key);
+        silent.delete(key);
+      }
       for (const plan of upsert) {
         const messages = faults(plan);
         const before = told.get(plan.key) ?? '';

@@ -77,8 +77,6 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
       value: 'true',
       want: '--service-engine nftables with it: eBPF connects processes to endpoints at their sockets',
     });
-  const healthChecks = new HealthCheckServers({ healthy: () => controller.ready });
-  undo.defer(() => healthChecks.close());
   let addresses = made.addresses;
   const announcer = new Announcer({
     client: made.client,
@@ -106,6 +104,11 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
   const contextNow = () => nodeContext({ nodeName, zone, addresses, local: local.now, ...options.services });
   let node = contextNow();
   const events = serviceEvents({ recorder, nodeName, log, isApiPod: made.isApiPod });
+  const healthChecks = new HealthCheckServers({
+    healthy: () => controller.ready,
+    onResult: events.healthCheck,
+  });
+  undo.defer(() => healthChecks.close());
   const controller: ServiceController = new ServiceController({
     services: sources.services,
     slices: sources.slices,

@@ -60,7 +60,7 @@ export function openSources(
 
 /** What of a Node the agent keeps: thousands of others must stay small, and only its own is compared with facts. */
 export function slimNode(node: Node, own: string): Node {
-  const { name, uid, labels, annotations } = node.metadata;
+  const { name, uid, labels, annotations, deletionTimestamp } = node.metadata;
   const { spec, status } = node;
   const slim: Node = {
     apiVersion: node.apiVersion,
@@ -71,7 +71,12 @@ export function slimNode(node: Node, own: string): Node {
   if (name !== own) return { ...slim, ...(status?.addresses && { status: { addresses: status.addresses } }) };
   return {
     ...slim,
-    metadata: { ...slim.metadata, ...(uid && { uid }), ...(labels && { labels }) },
+    metadata: {
+      ...slim.metadata,
+      ...(uid && { uid }),
+      ...(labels && { labels }),
+      ...(deletionTimestamp && { deletionTimestamp }),
+    },
     ...(status && {
       status: {
         ...(status.addresses && { addresses: status.addresses }),

@@ -96,6 +96,11 @@ export function registerAgent(program: Command): void {
         'own',
       )
       .option('--metrics-listen <address>', 'serve figures for Prometheus here, e.g. 127.0.0.1:9090')
+      .option(
+        '--healthz-listen <address>',
+        'tell load balancers whether to send clients to this node, at /healthz; off: do not',
+        '[::]:10256',
+      )
       .option('--metrics-services <number>', 'Services with figures of their own; 0 for none', '1000')
       .option('--label <key=value>', 'label of the Node, repeatable', list),
   )

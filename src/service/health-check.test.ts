@@ -58,18 +58,31 @@ test('the health check answers 200 with ready endpoints here, 503 without, and g
   }
 });
 
-test('a port that is taken is told', async () => {
+test('a port that is taken is told once, and opened when it is free', async () => {
   const taken = createServer().listen(0, '127.0.0.1');
   await once(taken, 'listening');
   const { port } = taken.address() as { port: number };
-  const told = Promise.withResolvers<Error | undefined>();
+  const told: (string | undefined)[] = [];
+  const results = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
   const servers = new HealthCheckServers({
     healthy: () => true,
     host: '127.0.0.1',
-    onResult: (_service, error) => told.resolve(error),
+    onResult: (_service, error) => {
+      told.push((error as NodeJS.ErrnoException | undefined)?.code);
+      results[told.length - 1]?.resolve();
+    },
   });
   servers.apply(delta([plan('default/web', port, 1)]));
-  assert.equal(((await told.promise) as NodeJS.ErrnoException).code, 'EADDRINUSE');
-  await servers.close();
+  await results[0]!.promise;
   taken.close();
+  // What changes meanwhile is known when it opens.
+  servers.apply(delta([plan('default/web', port, 3)]));
+  // Retries alone do not keep a process alive.
+  const alive = setInterval(() => {}, 1000);
+  await results[1]!.promise;
+  clearInterval(alive);
+  assert.deepEqual(told, ['EADDRINUSE', undefined]);
+  const response = await fetch(`http://127.0.0.1:${port}/`, { headers: { connection: 'close' } });
+  assert.equal(response.headers.get('x-load-balancing-endpoint-weight'), '3');
+  await servers.close();
 });

@@ -10,17 +10,24 @@ interface Check {
   readonly service: string;
   readonly server: Server;
   localReady: number;
+  /** The failure that was told; told again when it is another one, and when it is over. */
+  failure?: string;
+  retry?: NodeJS.Timeout;
 }
+
+/** After the port was taken, doubling up to the last. */
+const FIRST_RETRY_MS = 1000;
+const LAST_RETRY_MS = 30_000;
 
 export interface HealthCheckOptions {
   /** Whether this node serves at all: programmed, and up to date. */
   readonly healthy: () => boolean;
-  /** Called when a port can't be opened, and when it can again. */
+  /** Called when a port can't be opened, and when it can; it is tried again until it can. */
   readonly onResult?: (service: string, error: Error | undefined) => void;
   /** Address to listen on; default all. */
   readonly host?: string;
   /** Listens in another way: in another namespace, for tests of several nodes. */
-  readonly listen?: (server: Server, port: number, done: () => void) => void;
+  readonly listen?: (server: Server, port: number) => void;
 }
 
 /** Listens on the health check ports that plans ask for. Use `apply` as `onApplied` of the controller. */
@@ -48,7 +55,9 @@ export class HealthCheckServers {
   }
 
   async close(): Promise<void> {
-    const servers = [...this.#checks.values()].map(({ server }) => server);
+    const checks = [...this.#checks.values()];
+    for (const { retry } of checks) clearTimeout(retry);
+    const servers = checks.map(({ server }) => server);
     this.#checks.clear();
     this.#portOf.clear();
     await Promise.all(
@@ -90,14 +99,24 @@ export class HealthCheckServers {
       );
     });
     const check: Check = { service, server, localReady };
-    server.on('error', (error) => {
-      this.#options.onResult?.(service, error);
-      if (this.#checks.get(port) === check) this.#close(service);
+    const { listen, host, onResult } = this.#options;
+    let pauseMs = FIRST_RETRY_MS;
+    const open = () => {
+      if (listen) listen(server, port);
+      else server.listen({ port, ...(host ? { host } : {}) });
+    };
+    server.on('listening', () => {
+      delete check.failure;
+      onResult?.(service, undefined);
     });
-    const { listen, host } = this.#options;
-    const done = () => this.#options.onResult?.(service, undefined);
-    if (listen) listen(server, port, done);
-    else server.listen({ port, ...(host ? { host } : {}) }, done);
+    server.on('error', (error) => {
+      if (check.failure !== error.message) onResult?.(service, error);
+      check.failure = error.message;
+      if (this.#checks.get(port) !== check) return;
+      check.retry = setTimeout(open, pauseMs).unref();
+      pauseMs = Math.min(2 * pauseMs, LAST_RETRY_MS);
+    });
+    open();
     server.unref();
     this.#checks.set(port, check);
     this.#portOf.set(service, port);
@@ -107,7 +126,8 @@ export class HealthCheckServers {
     const port = this.#portOf.get(service);
     if (port === undefined) return;
     this.#portOf.delete(service);
-    const { server } = this.#checks.get(port)!;
+    const { server, retry } = this.#checks.get(port)!;
+    clearTimeout(retry);
     this.#checks.delete(port);
     server.close();
     server.closeAllConnections();

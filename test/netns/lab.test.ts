@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { after, before } from 'node:test';
@@ -243,6 +244,37 @@ test('status, overlay plan, overlay list, pod list, service list, maps and diff 
   assert.equal(labStatus.nodes.length, 3);
   assert.equal(labStatus.processes.length, 5);
   assert.ok(labStatus.processes.every((one) => one.running && one.rssBytes > 0));
+});
+
+test('load balancers that ask a node hear when it is about to go, and those of a Service that its port is taken', async () => {
+  const ask = async (path: string) => {
+    const { stdout } = await lab.exec('node2', [
+      ...['curl', '-s', '-o', '/dev/null', '-w', '%{http_code}', '--max-time', '5'],
+      `http://172.31.0.11:10256${path}`,
+    ]);
+    return stdout;
+  };
+  const become = (path: string, code: string) => until(async () => (await ask(path)) === code);
+  await become('/healthz', '200');
+  await lab.kubectl(['taint', 'node', 'node1', 'ToBeDeletedByClusterAutoscaler=1:NoSchedule']);
+  await become('/healthz', '503');
+  assert.equal(await ask('/livez'), '200');
+  await lab.kubectl(['taint', 'node', 'node1', 'ToBeDeletedByClusterAutoscaler-']);
+  await become('/healthz', '200');
+
+  const script =
+    'import socket,time; s=socket.create_server(("0.0.0.0",31999)); print("on",flush=True); time.sleep(99)';
+  const other = lab.start(lab.netns('node1'), lab.cgroup('node1'), ['python3', '-c', script]);
+  await once(other.stdout, 'data');
+  const local = { type: 'LoadBalancer', externalTrafficPolicy: 'Local', healthCheckNodePort: 31_999 };
+  await lab.apply(serviceOf('asked', { app: 'hello' }, [{ port: 80 }], local));
+  const events = async () =>
+    (await lab.kubectl(['get', 'events', '--field-selector=involvedObject.name=asked'])).replace(/ +/g, ' ');
+  const says = (text: RegExp) => until(async () => text.test(await events()));
+  await says(/FailedToStartServiceHealthcheck service\/asked node1: .*EADDRINUSE/);
+  other.kill();
+  await says(/ServiceHealthcheckStarted service\/asked node1: /);
+  await lab.kubectl(['delete', 'service', 'asked']);
 });
 
 test('the Service kubernetes leads pods and nodes to the API server', async () => {

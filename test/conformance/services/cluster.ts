@@ -232,7 +232,7 @@ export class ServiceCluster implements AsyncDisposable {
       throw new Error(`${net.name} is served in ${hook}, not ${this.#engine.hook}`);
     const healthChecks = new HealthCheckServers({
       healthy: () => controller.ready,
-      listen: (server, port, done) => server.listen({ fd: listenInNetns(net.netns, net.ip4, port) }, done),
+      listen: (server, port) => server.listen({ fd: listenInNetns(net.netns, net.ip4, port) }),
     });
     const controller: ServiceController = new ServiceController({
       services: this.#services,

@@ -37,7 +37,8 @@ export const ELSEWHERE: Readonly<Record<string, string>> = {
   'loadbalancers-009':
     'test/netns/service-rolling.test.ts: a thousand endpoints replaced at once refuse nobody',
   'loadbalancers-010': 'the same, and services-041 here',
-  'servicecorner-045': 'nobody: the agent has no port for a cloud to ask whether its node is being deleted',
+  'servicecorner-045':
+    'src/agent/healthz.test.ts and test/netns/lab.test.ts: /healthz and /livez at port 10256',
   'servicecorner-046': 'src/service/controller.test.ts: nothing is written before both lists are there',
   'servicecorner-049': 'portolan doctor: other proxies that are there',
   'trafficdistribution-007':

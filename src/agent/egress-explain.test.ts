@@ -78,7 +78,11 @@ test('explain tells for pods and namespaces with which address the other side se
     ['plain/far', OUTSIDE, plain(4, 'plain')],
     ['shop', '2001:db8::7', plain(6, 'shop')],
     ['shop/web', '10.244.9.9', 'its own: 10.244.9.9 is of a pod or Service: pods keep their address'],
-    ['shop/web', '192.0.2.1', 'its own: 192.0.2.1 is of a node: pods keep their address'],
+    [
+      'shop/web',
+      '192.0.2.1',
+      "its node: 192.0.2.1 is of a node: it sees the pod's node, and a pod of its own by the pod's address",
+    ],
     [
       'shop/far',
       OUTSIDE,

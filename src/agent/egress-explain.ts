@@ -41,6 +41,13 @@ export async function explainEgress(
   const said = { from, to: String(target) };
   if (pod?.hostNetwork)
     return { ...said, source: 'its node', lines: [`${from} is in the network of its node ${pod.node}`] };
+  // The overlay masquerades what leaves a node for another one.
+  if (insideTest([], desired.nodeAddresses)(target) && !insideTest(desired.cluster, [])(target))
+    return {
+      ...said,
+      source: 'its node',
+      lines: [`${target} is of a node: it sees the pod's node, and a pod of its own by the pod's address`],
+    };
   const inside = insideOf(desired, target);
   if (inside) return { ...said, source: 'its own', lines: [`${target} ${inside}: pods keep their address`] };
   const local = desired.local.find((each) => each.pod.name === from && each.address.family === target.family);
@@ -100,6 +107,5 @@ function told(fate: Fate, node: string): Pick<EgressExplanation, 'source' | 'add
 
 function insideOf(desired: EgressDesired, target: IpAddress): string | undefined {
   if (insideTest(desired.cluster, [])(target)) return 'is of a pod or Service';
-  if (insideTest([], desired.nodeAddresses)(target)) return 'is of a node';
   return target.isMulticast || target.isLinkLocal || target.isLoopback ? 'is not outside' : undefined;
 }

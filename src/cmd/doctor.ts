@@ -51,8 +51,8 @@ export function registerDoctor(program: Command): void {
       ),
     )
     .action(async (flags: FirewallFlags, command: Command) => {
-      if (flags.trace || flags.to !== undefined) {
-        if (flags.to === undefined) command.error('error: --trace needs --to', { exitCode: 2 });
+      if (flags.trace || flags.to !== undefined || flags.from !== undefined) {
+        if (flags.to === undefined) command.error('error: --trace and --from need --to', { exitCode: 2 });
         await (await import('./doctor-trace.ts')).trace({ ...flags, to: flags.to });
         return;
       }

@@ -3,10 +3,8 @@ import { Conntrack } from '../kernel/conntrack/index.ts';
 import type { AddressBook } from './address-book.ts';
 import type { PolicyCompiler } from './compiler.ts';
 import { cutForbidden, type Judge } from './established.ts';
+import { Looks } from './looks.ts';
 import type { PolicyLog } from './types.ts';
-
-/** A burst of changes makes one look at connection tracking; a second look finds what was on its way meanwhile. */
-const CUT_AFTER_MS = [5, 1000] as const;
 
 export interface CutterOptions {
   readonly world: PolicyCompiler;
@@ -19,7 +17,7 @@ export interface CutterOptions {
 
 export class ConnectionCutter {
   readonly #options: CutterOptions;
-  readonly #timers = new Set<NodeJS.Timeout>();
+  readonly #looks = new Looks(() => this.#cut());
   #count = 0;
   #closed = false;
 
@@ -34,24 +32,12 @@ export class ConnectionCutter {
 
   close(): void {
     this.#closed = true;
-    this.#stop();
+    this.#looks.close();
   }
 
+  /** Policies, or what they select, have changed. */
   soon(): void {
-    this.#stop();
-    for (const ms of CUT_AFTER_MS) {
-      const timer = setTimeout(() => {
-        this.#timers.delete(timer);
-        this.#cut();
-      }, ms);
-      timer.unref();
-      this.#timers.add(timer);
-    }
-  }
-
-  #stop(): void {
-    for (const timer of this.#timers) clearTimeout(timer);
-    this.#timers.clear();
+    this.#looks.soon();
   }
 
   #cut(): void {
@@ -59,23 +45,23 @@ export class ConnectionCutter {
     const { world, addresses, nodeAddresses, netns, log } = this.#options;
     try {
       const own = nodeAddresses();
-      const isolated = new Set(
-        [...world.isolated.values()].flatMap(({ unknown, local }) =>
-          unknown ? [] : local.addresses.map(String),
-        ),
+      const isolated = [...world.isolated.values()].flatMap(({ unknown, local }) =>
+        unknown ? [] : local.addresses,
       );
-      if (isolated.size === 0) return;
+      if (isolated.length === 0) return;
+      const names = new Set(isolated.map(String));
       const judge: Judge = {
         world,
         endpoint: (address) => addresses.endpoint(address, own),
-        isIsolated: (address) => isolated.has(String(address)),
+        isIsolated: (address) => names.has(String(address)),
       };
       using conntrack = Conntrack.open({ netns });
-      const count = cutForbidden(conntrack, judge);
+      const count = cutForbidden(conntrack, judge, isolated);
       this.#count += count;
       if (count > 0) log?.info({ count }, 'connections that policies forbid were cut');
     } catch (error) {
       log?.warn({ error: (error as Error).message }, 'established connections were not checked');
+      this.#looks.again();
     }
   }
 }

@@ -3,7 +3,7 @@
  * next packet is judged anew. A policy that comes or a label that goes would otherwise leave them open for days.
  */
 import type { IpAddress } from '../addr/index.ts';
-import type { Conntrack, ConntrackEntry } from '../kernel/conntrack/index.ts';
+import { type Conntrack, type ConntrackEntry, sendersOf } from '../kernel/conntrack/index.ts';
 import type { Protocol } from '../model/kubernetes.ts';
 import { type Endpoint, evaluate, type PolicyWorld } from './evaluate.ts';
 
@@ -45,8 +45,8 @@ export function forbidden(entries: Iterable<ConntrackEntry>, judge: Judge): Conn
   return found;
 }
 
-/** Deletes what policies forbid; returns how many connections that were. */
-export function cutForbidden(conntrack: Conntrack, judge: Judge): number {
-  const entries = forbidden(conntrack.list(), judge);
+/** Deletes what policies forbid of what these addresses send or answer; returns how many connections that were. */
+export function cutForbidden(conntrack: Conntrack, judge: Judge, isolated: Iterable<IpAddress>): number {
+  const entries = forbidden(conntrack.list({ senders: sendersOf(isolated) }), judge);
   return entries.length === 0 ? 0 : conntrack.delete(entries);
 }

@@ -5,6 +5,7 @@ import { parseIp } from '../../addr/index.ts';
 import { isNetError } from '../../errors/index.ts';
 import { type ConntrackEntry, readEntry } from './entry.ts';
 import { type ConntrackFilter, matches } from './index.ts';
+import { isFrom, sendersOf } from './senders.ts';
 
 /** An attribute: length and type in host order, the value padded. */
 function attribute(type: number, ...parts: Uint8Array[]): Uint8Array {
@@ -40,6 +41,57 @@ const DNS = Buffer.concat([
   attribute(8, Uint8Array.of(0, 0, 0x40, 0)),
   attribute(12, Uint8Array.of(1, 2, 3, 4)),
 ]);
+
+/** The same of IPv6. */
+const DNS6 = Buffer.concat([
+  Uint8Array.of(10, 0, 0, 0),
+  ...[
+    [1, 'fd00::5', 'fd00:96::10'],
+    [2, 'fd00:1::9', 'fd00::5'],
+  ].map(([type, source, destination]) =>
+    attribute(
+      0x8000 | Number(type),
+      attribute(
+        0x8001,
+        attribute(3, parseIp(String(source)).toBytes()),
+        attribute(4, parseIp(String(destination)).toBytes()),
+      ),
+      attribute(0x8002, attribute(1, Uint8Array.of(58))),
+    ),
+  ),
+]);
+
+test('isFrom() knows who sent first and who answers, and nobody else', () => {
+  const from = (body: Uint8Array, ...texts: string[]) => isFrom(body, sendersOf(texts.map(parseIp)));
+  assert.equal(from(DNS, '10.244.1.5'), true);
+  assert.equal(from(DNS, '192.0.2.1', '10.244.2.9'), true);
+  assert.equal(from(DNS, '10.96.0.10', 'fd00::5'), false);
+  assert.equal(from(DNS6, 'fd00::5'), true);
+  assert.equal(from(DNS6, 'fd00:1::9'), true);
+  assert.equal(from(DNS6, 'fd00:96::10'), false);
+});
+
+test('isFrom() reads any bytes, and misses nothing that readEntry() reads', () => {
+  for (const body of [DNS, DNS6]) {
+    const { original, reply } = readEntry(body)!;
+    for (let length = 0; length <= body.length; length++) {
+      const cut = body.subarray(0, length);
+      let entry: ConntrackEntry | undefined;
+      try {
+        entry = readEntry(cut);
+      } catch {
+        // It is malformed, and no entry.
+      }
+      const found = isFrom(cut, sendersOf([original.source, reply.source]));
+      if (entry) assert.equal(found, true, `cut at ${length}`);
+    }
+  }
+  fc.assert(
+    fc.property(fc.uint8Array({ maxLength: 200 }), (junk) => {
+      isFrom(junk, sendersOf([parseIp('10.0.0.1')]));
+    }),
+  );
+});
 
 test('readEntry() reads both directions', () => {
   const entry = readEntry(DNS)!;

@@ -11,9 +11,10 @@ import {
   readEntry,
   statisticsAttributes,
 } from './entry.ts';
+import { isFrom, type Senders, sendersOf } from './senders.ts';
 
 export type { ConntrackEntry, ConntrackSocket, ConntrackTuple, TranslatedConnection };
-export { IPS };
+export { IPS, type Senders, sendersOf };
 
 /** Subsystem 1 of nfnetlink in the high byte, enum ctnl_msg_types in the low one. */
 const IPCTNL = { NEW: 0x100, GET: 0x101, DELETE: 0x102, GET_STATS: 0x105 } as const;
@@ -33,6 +34,8 @@ export interface ConntrackFilter {
   /** Who answers: the backend, behind DNAT. */
   readonly replySource?: IpAddress;
   readonly replySourcePort?: number;
+  /** Who sent the first packet, or answers: one of these. By far the cheapest for large tables. */
+  readonly senders?: Senders;
 }
 
 export class Conntrack {
@@ -59,6 +62,7 @@ export class Conntrack {
       },
       (message) => {
         if (message.type !== IPCTNL.NEW) return;
+        if (filter.senders && !isFrom(message.body, filter.senders)) return;
         const entry = readEntry(message.body);
         if (entry && matches(entry, filter)) found.push(entry);
       },

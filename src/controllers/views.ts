@@ -144,6 +144,14 @@ export interface NodeView {
   createdAtMs: number;
   /** How many pods it takes, Infinity when it does not say. */
   podCapacity: number;
+  /** Thousandths of a CPU that pods may use, 0 when it does not say. */
+  cpuMillis: number;
+}
+
+/** `2`, `0.5` and `1500m` in thousandths. */
+function cpuMillisOf(quantity: unknown): number {
+  const match = /^(\d+(?:\.\d+)?)(m?)$/.exec(String(quantity ?? ''));
+  return match ? Math.round(Number(match[1]) * (match[2] === 'm' ? 1 : 1000)) : 0;
 }
 
 export function nodeView(node: Node): NodeView {
@@ -162,6 +170,7 @@ export function nodeView(node: Node): NodeView {
     ready: conditionOf(node.status?.conditions, 'Ready')?.status ?? 'Never',
     createdAtMs: Date.parse(node.metadata.creationTimestamp ?? '') || 0,
     podCapacity: Number.isFinite(capacity) ? capacity : Number.POSITIVE_INFINITY,
+    cpuMillis: cpuMillisOf(node.status?.allocatable?.['cpu']),
   };
 }
 
@@ -174,10 +183,23 @@ export interface ServiceView {
   createdAt: string;
   labels: Labels;
   spec: Service['spec'];
+  /** Its endpoints are shared out among zones by their CPU; absent for most. */
+  topologyAuto?: true;
   /** Only of Services that have to do with load balancer addresses. */
   loadBalancer?: LoadBalancerView;
   /** What agents cannot use of it, in words; few have any. */
   problems?: readonly string[];
+}
+
+/** Annotations that ask for hints by zone: since 1.27, and before. */
+const TOPOLOGY_ANNOTATIONS = [
+  'service.kubernetes.io/topology-mode',
+  'service.kubernetes.io/topology-aware-hints',
+];
+
+function isTopologyAuto(annotations: Readonly<Record<string, string>> = {}): boolean {
+  const wanted = TOPOLOGY_ANNOTATIONS.map((name) => annotations[name]).find((value) => value !== undefined);
+  return wanted === 'Auto' || wanted === 'auto';
 }
 
 export function serviceView(service: Service): ServiceView {
@@ -191,6 +213,7 @@ export function serviceView(service: Service): ServiceView {
     createdAt: service.metadata.creationTimestamp ?? '',
     labels: service.metadata.labels ?? noLabels,
     spec: service.spec,
+    ...(isTopologyAuto(service.metadata.annotations) && { topologyAuto: true as const }),
     ...(loadBalancer && { loadBalancer }),
     ...(problems.length > 0 && { problems: problems.map(({ message }) => message) }),
   };

@@ -11,6 +11,7 @@ import type { NodeView, PodView, ServiceView } from '../views.ts';
 import { WorkQueue } from '../work-queue.ts';
 import { isManaged, planEndpointSlices } from './plan.ts';
 import { SliceBook } from './slice-book.ts';
+import { cpuByZone, type NodeShare, nodeShare } from './topology.ts';
 import type { SliceContent, SliceView, SliceWrite } from './types.ts';
 import { sliceView } from './types.ts';
 
@@ -35,6 +36,8 @@ export class EndpointSlicesController {
   readonly #podKeysByNode = new Map<string, Set<string>>();
   readonly #podsSeen = new Map<string, PodView>();
   readonly #zones = new Map<string, string>();
+  readonly #shares = new Map<string, NodeShare>();
+  #cpu: ReadonlyMap<string, number> | undefined;
   readonly #book: SliceBook;
   readonly #random: () => number;
 
@@ -54,7 +57,7 @@ export class EndpointSlicesController {
   /** Begins to work; all four reflectors must have synced. */
   start(): void {
     const { pods, services, nodes, slices } = this.#options;
-    this.#nodesChanged(nodes.items.keys());
+    this.#nodesChanged([...nodes.items.keys()]);
     for (const key of pods.items.keys()) this.#indexPod(key);
     for (const key of services.items.keys()) this.#serviceChanged(key);
     for (const key of slices.items.keys()) this.#sliceChanged(key);
@@ -117,8 +120,26 @@ export class EndpointSlicesController {
     for (const name of service) this.#queue.add(name);
   }
 
-  /** Only the coming and going of nodes and their zones matter here, not their heartbeats. */
+  /** How much CPU a zone has decides for whom endpoints are meant. */
+  #sharesChanged(names: Iterable<string>): void {
+    let changed = false;
+    for (const name of names) {
+      const node = this.#options.nodes.items.get(name);
+      const share = node && nodeShare(node);
+      const before = this.#shares.get(name);
+      if (share?.zone === before?.zone && share?.cpuMillis === before?.cpuMillis) continue;
+      changed = true;
+      if (share) this.#shares.set(name, share);
+      else this.#shares.delete(name);
+    }
+    if (!changed) return;
+    this.#cpu = cpuByZone(this.#shares.values());
+    for (const [key, service] of this.#options.services.items) if (service.topologyAuto) this.#queue.add(key);
+  }
+
+  /** Only the coming and going of nodes, their zones and CPU matter here, not their heartbeats. */
   #nodesChanged(names: Iterable<string>): void {
+    this.#sharesChanged(names);
     for (const name of names) {
       const zone = this.#options.nodes.items.get(name)?.zone;
       if (this.#zones.get(name) === zone) continue;
@@ -144,6 +165,7 @@ export class EndpointSlicesController {
       service,
       pods,
       zoneOf: (node) => this.#zones.get(node),
+      cpu: this.#cpu,
       existing: this.#book.of(key),
       ...(this.#options.maxEndpoints !== undefined && { maxEndpoints: this.#options.maxEndpoints }),
     });

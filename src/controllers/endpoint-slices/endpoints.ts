@@ -1,9 +1,17 @@
 /** From one Service and its pods to endpoints: which pods, which ports, which conditions. Pure. */
 import type { PodView, ServiceView } from '../views.ts';
+import { shareOut } from './topology.ts';
 import { type AddressType, type EndpointText, endpointText, type SlicePort } from './types.ts';
 
 /** What is known of a node: undefined when there is no such Node. */
 export type ZoneOf = (nodeName: string) => string | undefined;
+
+/** Where pods are, and for which zone they are meant. */
+export interface Zones {
+  readonly zoneOf: ZoneOf;
+  /** Zone by pod; undefined where topology-mode Auto gives none. */
+  readonly sharedOut?: ReadonlyMap<string, string> | undefined;
+}
 
 /** Families for which a Service has slices. */
 export function addressTypesOf(service: ServiceView): AddressType[] {
@@ -44,15 +52,16 @@ export function endpointOf(
   service: ServiceView,
   pod: PodView,
   addressType: AddressType,
-  zoneOf: ZoneOf,
+  zones: Zones,
 ): EndpointText | undefined {
+  const { zoneOf, sharedOut } = zones;
   if (pod.finished) return undefined;
   const publish = service.spec.publishNotReadyAddresses === true;
   const zone = pod.nodeName === '' ? undefined : zoneOf(pod.nodeName);
   if (zone === undefined && !publish) return undefined;
   const addresses = pod.ips.filter((ip) => (ip.includes(':') ? 'IPv6' : 'IPv4') === addressType);
   if (addresses.length === 0) return undefined;
-  const ready = publish || (pod.ready && !pod.deleting);
+  const ready = isReady(service, pod);
   const named = pod.hostname !== '' && pod.subdomain === service.name;
   return endpointText({
     addresses,
@@ -60,10 +69,35 @@ export function endpointOf(
     ...(named && { hostname: pod.hostname }),
     ...(pod.nodeName && { nodeName: pod.nodeName }),
     ...(zone && { zone }),
-    ...hintsOf(service, ready, pod.nodeName, zone ?? ''),
+    ...(service.topologyAuto
+      ? sharedHint(ready ? sharedOut?.get(pod.key) : undefined)
+      : hintsOf(service, ready, pod.nodeName, zone ?? '')),
     targetRef: { kind: 'Pod', namespace: pod.namespace, name: pod.name, uid: pod.uid },
   });
 }
+
+const isReady = (service: ServiceView, pod: PodView) =>
+  service.spec.publishNotReadyAddresses === true || (pod.ready && !pod.deleting);
+
+/** For which zone each ready pod is meant, by the pod's key, where the Service wants that (`topology.ts`). */
+export function sharedOutPods(
+  service: ServiceView,
+  pods: readonly PodView[],
+  addressType: AddressType,
+  { zoneOf, cpu }: { zoneOf: ZoneOf; cpu?: ReadonlyMap<string, number> | undefined },
+): ReadonlyMap<string, string> | undefined {
+  if (!service.topologyAuto) return undefined;
+  const ready = pods.filter(
+    (pod) => isReady(service, pod) && endpointOf(service, pod, addressType, { zoneOf }) !== undefined,
+  );
+  return shareOut(
+    ready.map((pod) => ({ key: pod.key, zone: zoneOf(pod.nodeName) ?? '' })),
+    cpu,
+  );
+}
+
+const sharedHint = (zone: string | undefined) =>
+  zone === undefined ? {} : { hints: { forZones: [{ name: zone }] } };
 
 /**
  * Hints of `trafficDistribution`: prefer the endpoint's own zone, or its own node and then its zone. They are set

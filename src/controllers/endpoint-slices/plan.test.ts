@@ -249,6 +249,48 @@ test('slices go with the Service, with ExternalName, and when they belong to a f
   ]);
 });
 
+test('topology-mode Auto shares ready endpoints out among zones, in each family by itself', () => {
+  const auto = { ...service({ trafficDistribution: 'PreferClose' }), topologyAuto: true as const };
+  const pods = [
+    pod('a', '10.244.0.1'),
+    pod('b', '10.244.0.2'),
+    pod('c', '10.244.0.3'),
+    pod('d', '10.244.0.4', { spec: { nodeName: 'n2' } }),
+    pod('e', '10.244.0.5', notReady),
+  ];
+  const hintsOf = (cpu: Record<string, number> | undefined) => {
+    const [write] = planEndpointSlices({
+      service: auto,
+      pods,
+      zoneOf,
+      existing: [],
+      cpu: cpu && new Map(Object.entries(cpu)),
+    });
+    assert.equal(write?.verb, 'create');
+    return (write as Extract<SliceWrite, { verb: 'create' }>).content.endpoints.map(
+      (text) => / hints (\S+)/.exec(words(text))?.[1] ?? '-',
+    );
+  };
+  assert.deepEqual(hintsOf({ z1: 2000, z2: 2000 }), ['zone:z1', 'zone:z1', 'zone:z2', 'zone:z2', '-']);
+  // The annotation goes before trafficDistribution, also where it has to give up.
+  assert.deepEqual(hintsOf({ z1: 2000 }), ['-', '-', '-', '-', '-']);
+  assert.deepEqual(hintsOf(undefined), ['-', '-', '-', '-', '-']);
+  for (const [name, value, want] of [
+    ['service.kubernetes.io/topology-mode', 'Auto', true],
+    ['service.kubernetes.io/topology-mode', 'Disabled', undefined],
+    ['service.kubernetes.io/topology-aware-hints', 'auto', true],
+  ] as const)
+    assert.equal(
+      serviceView({
+        apiVersion: 'v1',
+        kind: 'Service',
+        metadata: { name: 'web', annotations: { [name]: value } },
+        spec: {},
+      } as Service).topologyAuto,
+      want,
+    );
+});
+
 test('a Service that lost its selector keeps its slices', () => {
   const slices = carriedOut(plan(service(), [pod('a', '10.244.0.1')]), []);
   const { selector: _, ...spec } = service().spec;

@@ -1,6 +1,6 @@
 /** From one Service, its pods and its present slices to the writes that make the slices right. Pure. */
 import type { PodView, ServiceView } from '../views.ts';
-import { addressTypesOf, endpointOf, portsOf, type ZoneOf } from './endpoints.ts';
+import { addressTypesOf, endpointOf, portsOf, sharedOutPods, type ZoneOf, type Zones } from './endpoints.ts';
 import { packEndpoints } from './pack.ts';
 import {
   type AddressType,
@@ -24,6 +24,8 @@ export interface EndpointSliceState {
   /** Pods that the selector selects. */
   pods: readonly PodView[];
   zoneOf: ZoneOf;
+  /** CPU of the zones, for topology-mode Auto; undefined while it is not known of all nodes. */
+  cpu?: ReadonlyMap<string, number> | undefined;
   /** Slices of ours for this Service. */
   existing: readonly SliceView[];
   /** 100 by default. */
@@ -45,7 +47,7 @@ export function isManaged(service: ServiceView): boolean {
  * A Service without a selector keeps the slices it has, as in Kubernetes: somebody may be taking them over.
  */
 export function planEndpointSlices(state: EndpointSliceState): SliceWrite[] {
-  const { service, pods, zoneOf, existing } = state;
+  const { service, pods, zoneOf, cpu, existing } = state;
   if (!service || service.spec.type === 'ExternalName')
     return existing.map((slice) => ({ verb: 'delete', slice }));
   if (!isManaged(service)) return [];
@@ -65,7 +67,8 @@ export function planEndpointSlices(state: EndpointSliceState): SliceWrite[] {
     else deletes.push({ verb: 'delete', slice });
   for (const addressType of types) {
     const slices = usable.filter((slice) => slice.addressType === addressType);
-    const wanted = endpointsByPorts(service, pods, addressType, zoneOf);
+    const sharedOut = sharedOutPods(service, pods, addressType, { zoneOf, cpu });
+    const wanted = endpointsByPorts(service, pods, addressType, { zoneOf, sharedOut });
     const kept = new Set<SliceView>();
     const emptied: SliceView[] = [];
     for (const [key, { ports, endpoints }] of wanted) {
@@ -116,11 +119,11 @@ function endpointsByPorts(
   service: ServiceView,
   pods: readonly PodView[],
   addressType: AddressType,
-  zoneOf: ZoneOf,
+  zones: Zones,
 ): Map<string, { ports: SlicePort[]; endpoints: EndpointText[] }> {
   const groups = new Map<string, { ports: SlicePort[]; endpoints: EndpointText[] }>();
   for (const pod of pods) {
-    const endpoint = endpointOf(service, pod, addressType, zoneOf);
+    const endpoint = endpointOf(service, pod, addressType, zones);
     if (endpoint === undefined) continue;
     const ports = portsOf(service, pod);
     const key = portsText(ports);

@@ -42,5 +42,5 @@ export const ELSEWHERE: Readonly<Record<string, string>> = {
   'servicecorner-046': 'src/service/controller.test.ts: nothing is written before both lists are there',
   'servicecorner-049': 'portolan doctor: other proxies that are there',
   'trafficdistribution-007':
-    'nobody: topology-mode Auto is not computed; hints that are there are used (hints-1)',
+    'src/controllers/endpoint-slices/topology.test.ts computes the hints, hints-1 here uses them',
 };

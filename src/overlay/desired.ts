@@ -270,6 +270,13 @@ function peerEntries(
 }
 
 /**
+ * How long conntrack keeps a connection of which one side has ended. The kernel's minute is for hosts that translate
+ * nobody: where an answer takes longer, or a stream pauses, its packets would no longer be translated. kube-proxy sets
+ * the same hour (--conntrack-tcp-timeout-close-wait); another value than the kernel's is somebody's choice.
+ */
+const CLOSE_WAIT = { path: 'net/netfilter/nf_conntrack_tcp_timeout_close_wait', value: '3600', onlyIf: '60' };
+
+/**
  * Settings that forwarding between pods and nodes needs. Reverse path filtering becomes loose where it is strict:
  * one direction may run direct and the other through the tunnel while two nodes change their minds.
  */
@@ -279,7 +286,7 @@ function desiredSysctls(
   devices: readonly DesiredDevice[],
   observed: Observed,
 ): DesiredSysctl[] {
-  const out: DesiredSysctl[] = [];
+  const out: DesiredSysctl[] = [CLOSE_WAIT];
   const families = new Set(config.podCidrs.map((cidr) => cidr.family));
   if (families.has(6))
     // A host that forwards ignores router advertisements unless told otherwise, and would lose its default route.

@@ -29,7 +29,10 @@ class FakeKernel {
     this.addAddr(2, '192.0.2.1', 24);
     this.addRoute('192.0.2.0/24', { oif: 2, protocol: 2 });
     this.addRoute('0.0.0.0/0', { oif: 2, gateway: parseIp('192.0.2.254'), protocol: 3 });
-    this.sysctls.set('net/ipv4/ip_forward', '0').set('net/ipv4/conf/eth0/rp_filter', '1');
+    this.sysctls
+      .set('net/netfilter/nf_conntrack_tcp_timeout_close_wait', '60')
+      .set('net/ipv4/ip_forward', '0')
+      .set('net/ipv4/conf/eth0/rp_filter', '1');
   }
 
   addLink(name: string, kind: string, mtu: number, more: Partial<Link> = {}): number {
@@ -193,6 +196,7 @@ test('a fresh node: device first, then what routes lead to, then routes; direct 
   const kernel = new FakeKernel();
   assert.deepEqual(lines(plan(kernel)), [
     `ip link add flannel.1 address ${vtepMac('node-1', 4)} mtu 1450 type vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning udpcsum; ip link set flannel.1 alias "portolan overlay" addrgenmode none; ip link set flannel.1 up`,
+    'sysctl -w net.netfilter.nf_conntrack_tcp_timeout_close_wait=3600',
     'sysctl -w net.ipv4.ip_forward=1',
     'sysctl -w net/ipv4/conf/flannel.1/rp_filter=2',
     'sysctl -w net/ipv6/conf/flannel.1/accept_ra=0',

@@ -445,6 +445,34 @@ test('UDP through a ClusterIP; a connected socket is closed when its backend goe
   }
 });
 
+test('a connection from outside that one side has ended is kept for an hour, not for a minute', async () => {
+  const silent =
+    'import socket; s = socket.create_server(("", 8090)); c = s.accept()[0]; c.recv(1); c.recv(1); s.accept()';
+  await lab.apply([
+    podOf('silent', ['/usr/bin/python3', '-c', silent], { nodeName: 'node1', port: 8090 }),
+    serviceOf('silent', { app: 'silent' }, [{ port: 80, targetPort: 8090, nodePort: 31_995 }], {
+      type: 'NodePort',
+    }),
+  ]);
+  await lab.waitReady('app=silent');
+  const ending =
+    'import socket, time; s = socket.create_connection(("172.31.0.11", 31995)); s.send(b"x"); s.shutdown(1); time.sleep(60)';
+  const client = lab.start(lab.netns('underlay'), lab.outside, ['python3', '-c', ending]);
+  try {
+    const seconds = await until(
+      async () => {
+        const { stdout } = await lab.exec('node1', ['conntrack', '-L', '-p', 'tcp', '--state', 'CLOSE_WAIT']);
+        return /tcp +6 (\d+) CLOSE_WAIT src=\S+ dst=\S+ sport=\d+ dport=8090 /.exec(stdout)?.[1];
+      },
+      { what: 'a half closed connection in conntrack' },
+    );
+    assert.ok(Number(seconds) > 3000, `${seconds} s`);
+  } finally {
+    client.kill('SIGKILL');
+    await lab.kubectl(['delete', 'service/silent', 'pod/silent', '--wait=false']);
+  }
+});
+
 test('endpoints change under an established connection, which stays', async () => {
   const echo = (name: string, nodeName: string) =>
     podOf(

@@ -29,7 +29,7 @@ export const ELSEWHERE: Readonly<Record<string, string>> = {
   'dualstack-011': 'as servicecorner-050',
   'endpointslice-001': 'test/netns/lab.test.ts: the Service kubernetes leads to the API server',
   'endpointslice-004': 'test/netns/apiserver-kubectl.test.ts',
-  'kubeproxy-001': 'nobody: how long conntrack keeps half closed connections is left to the node',
+  'kubeproxy-001': 'test/netns/lab.test.ts: a connection that one side has ended is kept for an hour',
   'kubeproxy-002': 'a counter of another proxy',
   'kubeproxy-003': 'addresses of another proxy; status and /metrics of the agent tell the same',
   'loadbalancers-007':

@@ -9,6 +9,7 @@
  *   view(address, length)         an ArrayBuffer over memory that the kernel mapped
  *   pollStart(fd, events, callback) / pollStop(handle) / pollUnref(handle)
  *                                 a foreign descriptor on Node's event loop (events: 1 readable, 2 writable)
+ *   trimMalloc()                  glibc's malloc_trim: 1 when it gave pages back, -ENOSYS where there is none (musl)
  *
  * Arguments are numbers, bigints, or buffers; a buffer stands for the address of its first byte and must stay
  * referenced by the caller for as long as the kernel may use that address.
@@ -73,11 +74,14 @@ extern void uv_handle_set_data(void *, void *);
 
 extern void *calloc(size, size);
 extern void free(void *);
+/* malloc.h of glibc; absent elsewhere */
+extern int malloc_trim(size) __attribute__((weak));
 
 #define CLONE_NEWNET 0x40000000
 #define O_CLOEXEC 02000000
 #define AT_FDCWD -100
 #define SIGABRT 6
+#define ENOSYS 38
 #define AUTO_LENGTH ((size)-1)
 
 static napi_value throw(napi_env env, const char *message)
@@ -215,6 +219,12 @@ static napi_value view(napi_env env, napi_info info)
 	return value;
 }
 
+static napi_value trim_malloc(napi_env env, napi_info info)
+{
+	(void)info;
+	return result_of(env, malloc_trim ? malloc_trim(0) : -ENOSYS);
+}
+
 struct poll {
 	napi_env env;
 	napi_ref callback;
@@ -348,5 +358,6 @@ __attribute__((visibility("default"))) napi_value napi_register_module_v1(napi_e
 	define(env, exports, "pollStart", poll_start);
 	define(env, exports, "pollStop", poll_stop);
 	define(env, exports, "pollUnref", poll_unref);
+	define(env, exports, "trimMalloc", trim_malloc);
 	return exports;
 }

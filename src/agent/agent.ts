@@ -17,7 +17,7 @@ import { ApiClient, EventRecorder, followKubeconfig, type Log, loadKubeconfig } 
 import { answerCall, CniServer, installCni, PodNetworking } from '../cni/index.ts';
 import { kernelError } from '../errors/index.ts';
 import { AttachmentStore } from '../ipam/index.ts';
-import { compactHeapAtRest, keepYoungHeapSmall } from '../kernel/process/heap.ts';
+import { keepYoungHeapSmall, settleMemory } from '../kernel/process/heap.ts';
 import { Rtnl } from '../kernel/rtnl/index.ts';
 import { DEFAULT_PORT, leaseAnnotations } from '../overlay/index.ts';
 import { PodLinks } from '../podlink/index.ts';
@@ -45,9 +45,6 @@ import { chooseEngine } from './service-engine.ts';
 import { type NodeServices, openServices } from './services.ts';
 import { serveSocket } from './socket.ts';
 import { openSources } from './sources.ts';
-
-/** After the first Services are programmed: when the other first lists are through as well. */
-const COMPACT_AFTER_MS = 2000;
 
 export interface Agent {
   readonly parts: AgentParts;
@@ -339,7 +336,7 @@ async function openParts(
   void background('services', async () => {
     await services.start();
     // Lists of everything are read once; what they took is not needed again.
-    setTimeout(compactHeapAtRest, COMPACT_AFTER_MS).unref();
+    settleMemory();
   });
   void background('network policy', () => policy.controller.start(networking.list()));
   void background('pods', () => pods?.manager.start());

@@ -128,7 +128,12 @@ function reasonOf(error: unknown): string {
 export interface KubeconfigOptions {
   /** Context to use instead of `current-context`. */
   context?: string;
+  /** Reads YAML; for who reads the same text often. */
+  parseYaml?: (text: string) => unknown;
 }
+
+/** YAML to values, the {@link KubeconfigOptions.parseYaml} by default. Throws what the parser throws. */
+export const parseKubeconfigYaml = (text: string): unknown => parse(text, { logLevel: 'error' });
 
 /**
  * Reads the kubeconfig at `path`.
@@ -148,7 +153,7 @@ export function loadKubeconfig(path: string, options: KubeconfigOptions = {}): C
 export function parseKubeconfig(text: string, path: string, options: KubeconfigOptions = {}): ClusterAccess {
   let json: unknown;
   try {
-    json = parse(text, { logLevel: 'error' });
+    json = (options.parseYaml ?? parseKubeconfigYaml)(text);
   } catch (cause) {
     const why = cause instanceof Error ? cause.message.split('\n')[0]! : 'not YAML';
     throw clientError('CLIENT_KUBECONFIG_UNREADABLE', { path, why: `not YAML: ${why}` }, cause);

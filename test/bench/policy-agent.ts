@@ -4,9 +4,12 @@
  */
 import { readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { openPolicy } from '../../src/agent/policy.ts';
 import { ApiClient, EventRecorder, loadKubeconfig } from '../../src/client/index.ts';
-import { compactHeap, keepYoungHeapSmall } from '../../src/kernel/process/heap.ts';
+import { keepYoungHeapSmall } from '../../src/kernel/process/heap.ts';
+import { trimMalloc } from '../../src/kernel/syscall/index.ts';
 import { attachment, NODE } from './policy-world.ts';
 
 const [kubeconfig = '', locals = '0', uidFile = ''] = process.argv.slice(2);
@@ -31,4 +34,10 @@ const policy = openPolicy({
 policy.startSources();
 await policy.controller.start(Array.from({ length: Number(locals) }, (_, at) => attachment(at, uids[at])));
 process.stdout.write(`ready ${JSON.stringify(policy.controller.status().timing)}\n`);
-setTimeout(compactHeap, 500);
+// What the agent has given back half a minute after a start.
+setTimeout(() => {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as (options: object) => void;
+  collect({ type: 'major', execution: 'sync', flavor: 'last-resort' });
+  trimMalloc();
+}, 500);

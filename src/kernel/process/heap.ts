@@ -1,11 +1,9 @@
 /**
- * How much memory a long-running process keeps. V8 sizes its heap for throughput: after a first list of ten thousand
- * objects most of it stays reserved for garbage that does not come again.
- *
- * Agent with 10,000 Services of 10 endpoints: 320 MiB resident before, 146 MiB with both of these.
+ * How much memory a long-running process keeps. V8 sizes its heap for throughput, and malloc gives nothing back that
+ * lies between objects that stay: after a first list of ten thousand objects both keep what does not come again.
  */
 import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
+import { trimMalloc } from '../syscall/index.ts';
 
 /**
  * Keeps the part of the heap where objects are born at its first size, 1 MiB, instead of up to 32. Collections
@@ -15,42 +13,28 @@ export function keepYoungHeapSmall(): void {
   setFlagsFromString('--semi-space-growth-factor=1');
 }
 
-/**
- * Collects everything, two to seven times, and gives the pages that are free then back to the kernel. Takes some 2 ms for
- * each MiB in use, during which nothing else runs: for the moment after a first sync, not for every day.
- */
-export function compactHeap(): void {
-  setFlagsFromString('--expose-gc');
-  const collect = runInNewContext('gc') as (options: object) => void;
-  setFlagsFromString('--no-expose-gc');
-  collect({ type: 'major', execution: 'sync', flavor: 'last-resort' });
-}
-
-/** At rest is who takes less than this much of a CPU for a second. */
-const LOOK_MS = 1_000;
-const REST_MS = 50;
-/** Whoever never rests waits so long. */
-const PATIENCE_MS = 60_000;
+/** V8 collects 8 s after the last collection, or 16, and then once or twice again. */
+const SETTLE_MS = 30_000;
+/** Lists are read again when a watch is lost for long. */
+const TRIM_EVERY_MS = 600_000;
 
 /**
- * The same as soon as the process is at rest: what comes while it collects, 0.1 to 0.3 s, would wait. Changes of
- * Services just after a start did (`npm run bench -- endpoints`).
+ * For the moment after the first lists: lets V8 give back what they took, and then malloc; the latter also now and
+ * then, which takes some 3 ms.
+ *
+ * V8 collects by itself, in small steps, when a process seems to be at rest; whether it does after ten seconds or after
+ * two minutes is chance. With this flag it does not ask (Heap::ShouldOptimizeForMemoryUsage, heap/memory-reducer.cc).
+ * To collect at once instead, as gc() does, was tried: the heap became no smaller, it took twice the CPU, as V8's own
+ * collections came nevertheless, and nothing else ran for 0.1 to 0.3 s.
  */
-export function compactHeapAtRest(collect: () => void = compactHeap, cpuMs: () => number = ownCpuMs): void {
-  let before = cpuMs();
-  let waitedMs = 0;
-  const timer = setInterval(() => {
-    const now = cpuMs();
-    const busy = now - before > REST_MS;
-    before = now;
-    waitedMs += LOOK_MS;
-    if (busy && waitedMs < PATIENCE_MS) return;
-    clearInterval(timer);
-    collect();
-  }, LOOK_MS).unref();
-}
-
-function ownCpuMs(): number {
-  const { user, system } = process.cpuUsage();
-  return (user + system) / 1000;
+export function settleMemory(
+  trim: () => void = trimMalloc,
+  setFlag: (flag: string) => void = setFlagsFromString,
+): void {
+  setFlag('--optimize-for-size');
+  setTimeout(() => {
+    setFlag('--no-optimize-for-size');
+    trim();
+    setInterval(trim, TRIM_EVERY_MS).unref();
+  }, SETTLE_MS).unref();
 }

@@ -17,6 +17,7 @@ export interface Addon {
   pollStart(fd: number, events: number, callback: (status: number, events: number) => void): PollHandle;
   pollStop(handle: PollHandle): void;
   pollUnref(handle: PollHandle): void;
+  trimMalloc(): number;
 }
 
 let loaded: Addon | undefined;

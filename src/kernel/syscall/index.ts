@@ -58,6 +58,14 @@ export function mapFd(
   };
 }
 
+/**
+ * Gives what malloc keeps of freed memory back to the kernel (malloc_trim of glibc); false when there was nothing or
+ * the C library has no such thing. Buffers of a first list lie between others and are never given back otherwise.
+ */
+export function trimMalloc(): boolean {
+  return addon().trimMalloc() === 1;
+}
+
 /** Closes a descriptor that Node did not open. */
 export function closeFd(fd: number): void {
   sys(NR.close, fd);

@@ -16,7 +16,7 @@ const HOST_PORTS = [
 ] as const;
 
 /** Pods `default/web` on n1 and `default/client` on n2, and Service `default/web` with the node port 30080. */
-function world() {
+function world(tunnelled = false) {
   const compiler = new PolicyCompiler({ nodeName: 'n3' });
   compiler.setNamespace('default', namespaceLabels({ metadata: { name: 'default' } }));
   const pods = [
@@ -49,7 +49,11 @@ function world() {
     }),
   );
   for (const [name, address] of Object.entries(NODES))
-    compiler.setNode(name, { labels: {}, addresses: [parseIp(address)] });
+    compiler.setNode(name, {
+      labels: {},
+      addresses: [parseIp(address)],
+      tunnel: [parseIp(name === 'n1' ? '10.244.1.0' : '10.244.2.0')],
+    });
   compiler.compile();
   const endpoint = (address: ReturnType<typeof parseIp>): Endpoint => {
     const pod = [...compiler.pods.values()].find((each) => each.addresses.some((own) => own.equals(address)));
@@ -70,6 +74,7 @@ function world() {
     },
     services: { items: new Map([[service.key, service]]) },
     slices: { items: new Map([[slice.key, slice]]) },
+    tunnelled: () => tunnelled,
   };
   return async (from: string, to: string, port = '80') =>
     (await explainTraffic(new URLSearchParams({ from, to, port }), sources)).map(
@@ -111,6 +116,22 @@ test('a hostPort is its pod, which sees who asks, and other pods as their node',
     [NODES.n1, '53/udp'],
   ] as const)
     assert.match((await ask(OUTSIDE, node, port))[0]!, /-> node n\d .*: allowed$/, `${node} ${port}`);
+});
+
+test('what comes from a node through the tunnel has the address of its end', async () => {
+  const ask = world(true);
+  assert.deepEqual(await ask(OUTSIDE, NODES.n2, '30080'), [
+    'node n2 (10.244.2.0) -> default/web (10.244.1.2) 8080/tcp: denied',
+  ]);
+  assert.deepEqual(await ask(NODES.n2, NODES.n1, '5080'), [
+    'node n2 (192.0.2.2) -> default/web (10.244.1.2) 8080/tcp: denied',
+  ]);
+  assert.deepEqual(await ask(NODES.n2, 'default/web'), [
+    'node n2 (10.244.2.0) -> default/web (10.244.1.2) 80/tcp: denied',
+  ]);
+  assert.deepEqual(await ask(NODES.n1, 'default/web'), [
+    'node n1 (192.0.2.1) -> default/web (10.244.1.2) 80/tcp: allowed',
+  ]);
 });
 
 test('the second family is told where it is decided otherwise', async () => {

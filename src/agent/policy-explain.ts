@@ -1,5 +1,5 @@
 /** `portolan policy explain`: what texts name as ends of a connection, and what policies make of it. */
-import { type IpAddress, tryParseIp } from '../addr/index.ts';
+import { type Family, type IpAddress, tryParseIp } from '../addr/index.ts';
 import { policyError } from '../errors/index.ts';
 import type { Protocol } from '../model/kubernetes.ts';
 import {
@@ -22,6 +22,8 @@ export interface ExplainSources {
   readonly controller: Controller;
   readonly services: { readonly items: ReadonlyMap<string, ServiceFacts> };
   readonly slices: { readonly items: ReadonlyMap<string, SliceFacts> };
+  /** Whether two nodes reach each other's pods by the tunnel, as far as this node knows. */
+  readonly tunnelled?: (one: string, other: string, family: Family) => boolean;
 }
 
 /** What a connection is made to; without a protocol it is one without ports. */
@@ -41,12 +43,15 @@ export async function explainTraffic(
   const own = controller.nodeAddresses();
   const from = ends(query.get('from') ?? '', controller, own);
   const found = destinations(query.get('to') ?? '', from[0], target, sources, own);
-  return found.flatMap(({ to, port, asked, via }) => {
+  return found.flatMap(({ to, port, asked, via, byNode }) => {
     const known = new Set<string>();
     return pairs(from, to).flatMap(([source, destination]) => {
       // A node that hands on to a pod elsewhere takes the answers back under its own address.
       const sender = via ? nodeOf(source, controller) : source;
-      const seen = asked && destination.pod?.node !== asked.node ? asked : sender;
+      const handsOn = asked && destination.pod?.node !== asked.node;
+      // To a node's address nobody uses the tunnel.
+      const seen =
+        byNode && !handsOn ? sender : throughTunnel(handsOn ? asked : sender, destination, sources);
       const says = (flow: Flow) =>
         explain(flow, evaluate(flow, controller.compiler), controller.nodeVerdicts(flow));
       const { protocol } = target;
@@ -67,6 +72,17 @@ function nodeOf(source: Endpoint, { compiler }: Controller): Endpoint {
   const addresses = node === undefined ? undefined : compiler.nodes.get(node)?.addresses;
   const address = addresses?.find(({ family }) => family === source.address.family);
   return address ? { address, node } : source;
+}
+
+/** What a node sends to a pod behind the tunnel has the address of its end of it. */
+function throughTunnel(source: Endpoint, destination: Endpoint, sources: ExplainSources): Endpoint {
+  const { family } = source.address;
+  const [from, to] = [source.node, destination.pod?.node];
+  if (from === undefined || to === undefined || from === to || destination.pod?.hostNetwork) return source;
+  if (!sources.tunnelled?.(from, to, family)) return source;
+  const tunnel = sources.controller.compiler.nodes.get(from)?.tunnel ?? [];
+  const address = tunnel.find((each) => each.family === family);
+  return address ? { ...source, address } : source;
 }
 
 /** What leaves a pod for another node, and what reaches the backend from there. */
@@ -123,6 +139,8 @@ interface Destination {
   readonly asked?: Endpoint | undefined;
   /** The node whose port a pod of another node asks: policies of the pod judge that, those of the backend its node. */
   readonly via?: Endpoint | undefined;
+  /** It is asked by an address of its node, or of the node that hands on. */
+  readonly byNode?: boolean | undefined;
 }
 
 /** What a connection may end at: one destination, or every backend of a Service. */
@@ -142,7 +160,7 @@ function destinations(
   const via = crosses ? end : undefined;
   if (key === undefined) {
     const pod = end && hostPortAt(end, target, controller, own);
-    return [pod ? { ...pod, via } : { to: ends(text, controller, own), port: target.port }];
+    return [pod ? { ...pod, via, byNode: true } : { to: ends(text, controller, own), port: target.port }];
   }
   const service = services.items.get(key);
   if (!service) throw policyError('POLICY_NO_SUCH_ENDPOINT', { text });
@@ -166,7 +184,14 @@ function destinations(
     if (!backend) continue;
     for (const endpoint of slice.endpoints) {
       const at = tryParseIp(endpoint.address);
-      if (at) found.push({ to: [controller.endpoint(at, own)], port: backend.port, asked, via });
+      if (at)
+        found.push({
+          to: [controller.endpoint(at, own)],
+          port: backend.port,
+          asked,
+          via,
+          byNode: frontend?.byNodePort,
+        });
     }
   }
   return found;

@@ -7,6 +7,7 @@ import type { NftRuleFound } from '../kernel/nft/index.ts';
 import type { ClusterNetworkPolicy } from '../model/cluster-network-policy.ts';
 import type { Namespace, NetworkPolicy, Node, Pod } from '../model/kubernetes.ts';
 import { ALLOW_LOCKOUT, type NodeNetworkPolicy } from '../model/node-network-policy.ts';
+import type { PeerState } from '../overlay/index.ts';
 import {
   type ClusterPolicyFacts,
   clusterPolicyFacts,
@@ -171,6 +172,8 @@ export interface PolicyAnswerSources {
   readonly policy: AgentPolicy;
   readonly services: { readonly items: ReadonlyMap<string, ServiceFacts> };
   readonly slices: { readonly items: ReadonlyMap<string, SliceFacts> };
+  readonly options: { readonly nodeName: string };
+  readonly overlay: () => { status(): { readonly peers: readonly PeerState[] } } | undefined;
 }
 
 export function policyRoutes(sources: PolicyAnswerSources): Routes {
@@ -221,8 +224,17 @@ export function policyRoutes(sources: PolicyAnswerSources): Routes {
     },
     'GET /policy/explain': (query) => {
       synced();
-      return explainTraffic(query, { ...sources, controller });
+      return explainTraffic(query, { ...sources, controller, tunnelled: tunnels(sources) });
     },
+  };
+}
+
+/** By which way nodes reach each other's pods: this node knows of its own peers. */
+function tunnels({ options, overlay }: PolicyAnswerSources) {
+  const peers = overlay()?.status().peers ?? [];
+  return (one: string, other: string, family: Family) => {
+    const peer = one === options.nodeName ? other : other === options.nodeName ? one : undefined;
+    return peers.some((each) => each.node === peer && each.family === family && each.via === 'vxlan');
   };
 }
 

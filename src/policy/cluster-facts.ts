@@ -50,16 +50,20 @@ function subjectOf({ namespaces, pods }: ClusterNetworkPolicy['spec']['subject']
   return namespaces && selectionOf(namespaces, {});
 }
 
-export function nodeFacts({ metadata, status }: Node): NodeFacts {
+export function nodeFacts({ metadata, spec, status }: Node): NodeFacts {
   const addresses = (status?.addresses ?? []).flatMap(({ address }) => tryParseIp(address) ?? []);
-  return { labels: metadata.labels ?? {}, addresses };
+  const podCidrs = spec?.podCIDRs ?? (spec?.podCIDR === undefined ? [] : [spec.podCIDR]);
+  // As flannel: the first address of a node's pods is that of its tunnel device.
+  const tunnel = podCidrs.flatMap((text) => looseCidr(text)?.address ?? []);
+  return { labels: metadata.labels ?? {}, addresses, tunnel };
 }
 
 /** Names of nodes by the text of their addresses; the first that has one keeps it. */
 export function nodesByAddress(nodes: ReadonlyMap<string, NodeFacts>): Map<string, string> {
   const found = new Map<string, string>();
-  for (const [name, { addresses }] of nodes)
-    for (const address of addresses) if (!found.has(String(address))) found.set(String(address), name);
+  for (const [name, { addresses, tunnel = [] }] of nodes)
+    for (const address of [...addresses, ...tunnel])
+      if (!found.has(String(address))) found.set(String(address), name);
   return found;
 }
 

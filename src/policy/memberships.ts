@@ -81,8 +81,10 @@ function nodesMembership({ id, selector }: Extract<PeerFacts, { kind: 'nodes' }>
     members: new Map(),
     counts: new Map(),
     ofPod: () => undefined,
-    ofNode: (name, { labels, addresses }) =>
-      labelSelectorSelects(selector, labels) ? addressEntries(addresses, `node ${name}`) : undefined,
+    ofNode: (name, { labels, addresses, tunnel = [] }) =>
+      labelSelectorSelects(selector, labels)
+        ? addressEntries([...addresses, ...tunnel], `node ${name}`)
+        : undefined,
   };
 }
 

@@ -122,6 +122,8 @@ export interface ClusterPolicyFacts {
 export interface NodeFacts {
   readonly labels: Labels;
   readonly addresses: readonly IpAddress[];
+  /** Of its end of the tunnel: what the node sends through it to pods of others has this one. */
+  readonly tunnel?: readonly IpAddress[];
 }
 
 /** A table that somebody else keeps up to date; a Reflector of src/client fits. */

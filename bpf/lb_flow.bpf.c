@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0)
 /*
- * The agent's hands in the table of flows, by test runs: what changes places while packets come has to be done as the
+ * The agent's hands in the tables of flows, by test runs: what changes places while packets come has to be done as the
  * packet programs do it. Never attached. What is asked stands in the packet, and the answer too.
  */
-#include "include/lb_flow.h"
+#include "include/lb_nat.h"
 
 /* Asked of lb_flow_sweep: a chunk. Answered: what is in it. */
 struct lb_flow_sweep {
@@ -29,10 +29,25 @@ struct lb_flow_edit {
 	struct lb_flow flow;
 };
 
+/* Asked of lb_nat_sweep: from which set on it is to look at LB_CHUNK sets. Answered: what is in them. */
+struct lb_nat_sweep {
+	__u32 first;
+	__u32 sets; /* that there are; none beyond them is looked at */
+	__u32 levels; /* beyond the first one, that ports may go on to name as having flows in */
+	__u32 used; /* places in use */
+	__u32 confirmed; /* flows of TCP whose client is no forged source, and that are not over */
+	__u32 datagrams; /* flows of UDP */
+	__u32 freed; /* places given back just now */
+	__u32 pad;
+};
+
 /* Read by nobody: keeps the structures in this object's BTF, as in lb_pod.bpf.c. */
 const volatile struct lb_flow_layout {
 	struct lb_flow_sweep sweep;
 	struct lb_flow_edit edit;
+	struct lb_nat_sweep nat_sweep;
+	struct lb_nat_set nat_set;
+	struct lb_nat_table nat_table;
 } lb_flow_layout = {};
 
 /*
@@ -176,6 +191,67 @@ int lb_flow_edit(struct __sk_buff *skb)
 		}
 	}
 	return bpf_skb_store_bytes(skb, 0, &edit, sizeof(edit), 0) ? 1 : 0;
+}
+
+/* As lb_flow_sweep_slot(). One that is being filled may stay so when its program ends in the middle, as it always did. */
+__noinline __u64 lb_nat_sweep_slot(__u32 set, __u32 slot)
+{
+	struct lb_nat_head *head = lb_nat_head_at(set);
+	__u32 now = bpf_jiffies64(), word;
+	struct lb_nat_flow *flow;
+
+	if (!head || slot >= LB_NAT_SLOTS)
+		return 0;
+	flow = lb_nat_flow_at(set * LB_NAT_SLOTS + slot);
+	word = head->word[slot];
+	if (!flow || !(word & LB_NAT_STATE))
+		return 0;
+	if ((word & LB_NAT_STATE) != LB_NAT_USED)
+		return 1;
+	if (lb_nat_gone(flow, now, false))
+		return __sync_val_compare_and_swap(&head->word[slot], word, 0) == word ? 1ULL << 24 : 1;
+	if (flow->protocol != IPPROTO_TCP)
+		return 1 + (1ULL << 16);
+	return (flow->flags & LB_NAT_CONFIRMED) && !lb_nat_over(flow) ? 1 + (1ULL << 8) : 1;
+}
+
+/* The same of a whole set, whose port forgets levels that are to be named no more. */
+__noinline __u64 lb_nat_sweep_set(__u32 set, __u32 levels)
+{
+	struct lb_nat_head *head = lb_nat_head_at(set);
+	__u32 kept = (1U << LB_NAT_ALL_TRIES << (levels & 31)) - 1;
+	__u64 counts = 0;
+
+	if (!head)
+		return 0;
+	if (set < LB_NAT_PLACES && levels < LB_NAT_LEVELS && (head->tried & ~kept))
+		__sync_fetch_and_and(&head->tried, kept);
+	for (__u32 slot = 0; slot < LB_NAT_SLOTS; slot++)
+		if (head->word[slot] & LB_NAT_STATE)
+			counts += lb_nat_sweep_slot(set, slot);
+	return counts;
+}
+
+SEC("tcx/ingress")
+int lb_nat_sweep(struct __sk_buff *skb)
+{
+	struct lb_nat_sweep sweep;
+
+	if (bpf_skb_load_bytes(skb, 0, &sweep, sizeof(sweep)))
+		return 1;
+	sweep.used = sweep.confirmed = sweep.datagrams = sweep.freed = 0;
+	for (__u32 at = 0; at < LB_CHUNK; at++) {
+		__u64 counts;
+
+		if (sweep.first + at >= sweep.sets)
+			break;
+		counts = lb_nat_sweep_set(sweep.first + at, sweep.levels);
+		sweep.used += counts & 0xff;
+		sweep.confirmed += counts >> 8 & 0xff;
+		sweep.datagrams += counts >> 16 & 0xff;
+		sweep.freed += counts >> 24 & 0xff;
+	}
+	return bpf_skb_store_bytes(skb, 0, &sweep, sizeof(sweep), 0) ? 1 : 0;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

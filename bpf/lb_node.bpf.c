@@ -46,6 +46,15 @@ __noinline int lb_nat_send(struct __sk_buff *skb, const struct lb_packet *p, __u
 /* Bit of the packet mark that asks for masquerading. */
 const volatile __u32 lb_masquerade_mark = 0x20000;
 
+/* Opens the flow that lb_outside() left to be opened. */
+__noinline int lb_nat_begin(struct __sk_buff *skb, const struct lb_packet *p)
+{
+	__u32 number = p ? lb_nat_take(p) : 0;
+
+	return number ? lb_nat_send(skb, p, number - 1, true) : DROP;
+}
+
+/* TAKE_NAT: lb_nat_begin() is to go on. */
 __noinline int lb_outside(struct __sk_buff *skb, const struct lb_packet *p)
 {
 	bool opens, from_client;
@@ -66,10 +75,6 @@ __noinline int lb_outside(struct __sk_buff *skb, const struct lb_packet *p)
 		lb_flow_track(flow, p, true);
 	else if (verdict == NO_FLOW)
 		flow = lb_flow_opened(skb, skb->ifindex, p, opens, &verdict);
-	if (!flow && verdict == TAKE_NAT) {
-		number = lb_nat_take(p);
-		return number ? lb_nat_send(skb, p, number - 1, true) : DROP;
-	}
 	if (!flow)
 		return verdict;
 	if (flow->flags & LB_FLOW_DIRECT)
@@ -84,36 +89,43 @@ __noinline int lb_outside(struct __sk_buff *skb, const struct lb_packet *p)
 /* An ICMP error about a packet of a flow with a backend elsewhere. */
 __noinline int lb_icmp_nat(struct __sk_buff *skb, const struct lb_packet *p)
 {
-	struct lb_packet turned = {};
+	struct lb_packet *turned;
 	struct lb_nat_flow *flow;
+	struct lb_nat_room *room;
 	struct lb_change inner;
-	struct embedded e = {};
-	__u32 number;
+	struct embedded *e;
+	__u32 number = 0;
 
-	if (!p || !is_icmp_error(p) || lb_hold() >= LB_HOLD_KNOWN || parse_embedded(skb, p, &e))
+	room = bpf_map_lookup_elem(&lb_nat_rooms, &number);
+	if (!p || !room || !is_icmp_error(p) || lb_hold() >= LB_HOLD_KNOWN)
+		return NO_FLOW;
+	e = &room->about;
+	__builtin_memset(e, 0, sizeof(*e));
+	if (parse_embedded(skb, p, e))
 		return NO_FLOW;
 	/* As its answer would look, so that the same searches find the flow. */
-	lb_copy_address(turned.source, e.packet.target);
-	lb_copy_address(turned.target, e.packet.source);
-	turned.source_port = e.packet.target_port;
-	turned.target_port = e.packet.source_port;
-	turned.protocol = e.packet.protocol;
-	number = lb_nat_find_answer(&turned);
+	turned = &room->turned;
+	lb_copy_address(turned->source, e->packet.target);
+	lb_copy_address(turned->target, e->packet.source);
+	turned->source_port = e->packet.target_port;
+	turned->target_port = e->packet.source_port;
+	turned->protocol = e->packet.protocol;
+	number = lb_nat_find_answer(turned);
 	flow = number ? lb_nat_flow_at(number - 1) : NULL;
 	if (flow) {
 		/* About what this node sent to the backend: the client shall know. */
 		inner = (struct lb_change){ flow->client, flow->vip, flow->client_port, flow->vip_port };
-		return lb_forward_error(skb, p, &e, &inner,
+		return lb_forward_error(skb, p, e, &inner,
 					lb_same_address(p->source, flow->backend) ? flow->vip : p->source,
-					flow->client);
+					flow->client, room);
 	}
-	number = lb_nat_find(&turned);
+	number = lb_nat_find(turned);
 	flow = number ? lb_nat_flow_at(number - 1) : NULL;
 	if (!flow)
 		return NO_FLOW;
 	/* About what this node sent to the client: the backend shall know. */
 	inner = (struct lb_change){ flow->backend, flow->source, flow->backend_port, flow->nat_port };
-	return lb_forward_error(skb, p, &e, &inner, flow->source, flow->backend);
+	return lb_forward_error(skb, p, e, &inner, flow->source, flow->backend, room);
 }
 
 /* Sends what is to be answered back to its sender. */
@@ -191,6 +203,8 @@ int lb_from_outside(struct __sk_buff *skb)
 	case LB_PARSED:
 		if (!lb_is_icmp(&p)) {
 			verdict = lb_outside(skb, &p);
+			if (verdict == TAKE_NAT)
+				verdict = lb_nat_begin(skb, &p);
 		} else {
 			verdict = lb_icmp_nat(skb, &p);
 			if (verdict == NO_FLOW)

@@ -177,6 +177,11 @@ static __always_inline int forward(struct xdp_md *ctx)
 		if (flow && !lb_nat_goes_on(flow, opens_connection(&p))) {
 			lb_nat_free(found - 1, &p);
 			found = 0;
+		} else if (!found && lb_nat_more_base &&
+			   bpf_ntohs(p.target_port) - lb_nat_more_base <= LB_NAT_MORE_MASK) {
+			/* Ports of Services are among the further ones, so clients go first. */
+			found = lb_nat_find_answer(&p);
+			from_client = !found;
 		}
 	}
 	if (!found) {

@@ -79,11 +79,26 @@ struct {
 	__type(value, __u64);
 } lb_flow_use SEC(".maps");
 
-/* A word for each `lb_flow_step` + 1 places that new flows took on a CPU; the agent reads it and looks, see there. */
+/*
+ * Words for the agent, which looks then: one for each `lb_flow_step` + 1 places that new flows took on a CPU, and which
+ * Service's new flow was refused.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);
 } lb_flow_news SEC(".maps");
+
+#define LB_NEWS_TAKEN 0
+#define LB_NEWS_REFUSED 0x40000000 /* by this table; the number of the Service below */
+#define LB_NEWS_REFUSED_NAT 0x80000000 /* by lb_nat.h */
+
+/* When this CPU said last that it refused a flow, in eighths of a second: a flood is no reason to say it each time. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} lb_flow_told SEC(".maps");
 
 /* A power of two less one. */
 const volatile __u32 lb_flow_step = 1023;
@@ -425,14 +440,26 @@ static __always_inline void lb_flow_count_use(__u32 use)
  */
 static __always_inline void lb_flow_count_taken(void)
 {
-	__u32 use = LB_FLOW_TAKEN;
+	__u32 use = LB_FLOW_TAKEN, word = LB_NEWS_TAKEN;
 	__u64 *count = bpf_map_lookup_elem(&lb_flow_use, &use);
 
 	if (!count)
 		return;
 	*count += 1;
 	if (!(*count & lb_flow_step))
-		bpf_ringbuf_output(&lb_flow_news, &use, sizeof(use), 0);
+		bpf_ringbuf_output(&lb_flow_news, &word, sizeof(word), 0);
+}
+
+/* A new flow of a Service found no place. */
+static __always_inline void lb_flow_tell_refused(__u32 table, __u32 service)
+{
+	__u32 only = 0, word = table | service, tick = (__u32)bpf_jiffies64() / (lb_hz / 8 + 1) | 1;
+	__u32 *told = bpf_map_lookup_elem(&lb_flow_told, &only);
+
+	if (!told || *told == tick)
+		return;
+	*told = tick;
+	bpf_ringbuf_output(&lb_flow_news, &word, sizeof(word), 0);
 }
 
 /* A place for a new flow of this client. Returns its number plus 1; 0 when there is none. */

@@ -128,14 +128,16 @@ static __always_inline int lb_forward(struct __sk_buff *skb, const struct lb_pac
  * to that sender, from whom it believes to talk to where that one itself complains.
  */
 static __always_inline int lb_forward_error(struct __sk_buff *skb, const struct lb_packet *p, const struct embedded *e,
-					    const struct lb_change *inner, const __be32 *from, const __be32 *to)
+					    const struct lb_change *inner, const __be32 *from, const __be32 *to,
+					    struct lb_nat_room *room)
 {
-	struct bpf_fib_lookup fib;
-	struct lb_hop hop = {};
+	struct bpf_fib_lookup *fib = &room->fib;
+	struct lb_hop *hop = &room->hop;
 	enum lb_route route;
 
-	lb_fib_question(&fib, p, from, to, skb->ifindex);
-	route = lb_route_to(skb, &fib, &hop);
+	__builtin_memset(hop, 0, sizeof(*hop));
+	lb_fib_question(fib, p, from, to, skb->ifindex);
+	route = lb_route_to(skb, fib, hop);
 	if (route == LB_ROUTE_NONE)
 		return dropped(LB_DROP_NO_ROUTE);
 	if (lb_age(skb, p))
@@ -144,7 +146,7 @@ static __always_inline int lb_forward_error(struct __sk_buff *skb, const struct 
 	    rewrite_embedded(skb, p, e, false, inner->target, inner->target_port) ||
 	    rewrite_outer(skb, p, true, from) || rewrite_outer(skb, p, false, to))
 		return dropped(LB_DROP_REWRITE);
-	return lb_leave(skb, &hop, &fib, route);
+	return lb_leave(skb, hop, fib, route);
 }
 
 #endif

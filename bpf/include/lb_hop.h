@@ -38,6 +38,8 @@ struct lb_nat_room {
 	struct lb_nat_wish wish;
 	struct bpf_fib_lookup fib;
 	struct lb_hop hop;
+	struct embedded about; /* what an ICMP error is about, and how its answer would look */
+	struct lb_packet turned;
 	/* What another node says about a packet stands in for what would be found: lb_tell.h. */
 	struct lb_frontend frontend;
 	struct lb_backend backend;

@@ -337,6 +337,7 @@ static __always_inline struct lb_flow *keep_flow(const struct lb_packet *p, cons
 	flow = number ? lb_flow_at(number - 1) : NULL;
 	if (!flow) {
 		lb_count_refused(choice->frontend->service);
+		lb_flow_tell_refused(LB_NEWS_REFUSED, choice->frontend->service);
 		*verdict = dropped(LB_DROP_FLOWS_FULL);
 		return NULL;
 	}

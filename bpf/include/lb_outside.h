@@ -102,6 +102,10 @@ static __always_inline __u32 lb_nat_take(const struct lb_packet *p)
 	flow = number ? lb_nat_flow_at(number - 1) : NULL;
 	if (!flow) {
 		lb_count(LB_DROP_NAT_FULL);
+		if (room) {
+			lb_count_refused(room->wish.service);
+			lb_flow_tell_refused(LB_NEWS_REFUSED_NAT, room->wish.service);
+		}
 		return 0;
 	}
 	flow->to_backend = room->hop;

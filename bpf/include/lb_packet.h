@@ -44,6 +44,12 @@ struct lb_packet {
 	__u16 payload; /* bytes from l4 on, as the IP header says; 0 where it says less than there are headers */
 };
 
+/* The packet inside an ICMP error, as far as it names its flow. */
+struct embedded {
+	struct lb_packet packet;
+	__u16 at; /* its IP header, from the Ethernet header on */
+};
+
 /* Later fragments have no ports; the first one leaves them here. */
 struct lb_fragment_key {
 	__be32 source[4];

@@ -61,12 +61,6 @@ static __always_inline bool is_icmp_error(const struct lb_packet *p)
 	return type == 3 || type == 4 || type == 5 || type == 11 || type == 12;
 }
 
-/* The packet inside an ICMP error, as far as it names its flow. */
-struct embedded {
-	struct lb_packet packet;
-	__u16 at; /* its IP header, from the Ethernet header on */
-};
-
 static __always_inline int parse_embedded(struct __sk_buff *skb, const struct lb_packet *p, struct embedded *e)
 {
 	struct lb_fragment_ports ports;

@@ -9,6 +9,8 @@ export interface ServiceEvents {
   programmed(key: string, error: Error | undefined): void;
   /** For `onResult` of the servers of healthCheckNodePorts. */
   healthCheck(key: string, error: Error | undefined): void;
+  /** For `onRefused`: new connections found no place. */
+  refused(key: string, error: Error): void;
   /** For `onApplied`: what is wrong with the plans themselves. */
   planned(delta: PlanDelta): void;
 }
@@ -54,6 +56,14 @@ export function serviceEvents({ recorder, nodeName, isApiPod, log }: ServiceEven
         type: error ? 'Warning' : 'Normal',
         reason: error ? 'FailedToStartServiceHealthcheck' : 'ServiceHealthcheckStarted',
         message,
+      });
+    },
+    refused(key, error) {
+      if (isHostPorts(key) && !isApiPod(key)) return;
+      recorder.record(referenceOf(key), {
+        type: 'Warning',
+        reason: 'ConnectionsRefused',
+        message: `${nodeName}: ${error.message}`,
       });
     },
     planned({ upsert, remove }) {

@@ -124,6 +124,7 @@ export function openServices(made: NodeServicesOptions, undo: AsyncDisposableSta
       events.planned(delta);
     },
     onResult: events.programmed,
+    onRefused: events.refused,
   });
   undo.defer(() => controller.close());
   const peers = new ToldPeers({

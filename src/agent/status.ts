@@ -154,6 +154,7 @@ function problemsOf(parts: AgentParts): Problem[] {
         'docs/egress.md says which addresses a node can hold; without the annotation pods are masqueraded',
     });
   for (const [service, error] of parts.controller.failed) tell(`Service ${service}`, error);
+  for (const [service, { error }] of parts.controller.refused) tell(`Service ${service}`, error);
   const { cannotAdd } = parts.health();
   if (cannotAdd)
     found.push({

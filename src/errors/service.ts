@@ -38,6 +38,14 @@ export const serviceCatalogue = {
       `Cannot program Service "${c.service}": map "${c.map}" holds ${c.used} of ${c.limit}, want ${c.wanted} more`,
     (c) => `Start the agent with a larger limit for "${c.map}"; other Services are not touched`,
   ),
+  SERVICE_FLOWS_REFUSED: entry(
+    (c: { service: string; store: string; used: number; limit: number }) =>
+      `Cannot take all new connections of Service "${c.service}": no place for them in "${c.store}", which holds ${c.used} of ${c.limit}`,
+    (c) =>
+      c.store === 'lb_nat_flows'
+        ? `Add endpoints to Service "${c.service}": a node has some 20,000 ports for clients of one; "portolan.dev/forwarding: dsr" and "externalTrafficPolicy: Local" need none`
+        : 'A node holds as many flows as its memory allows; see "drop-flows-full" in "portolan status", and who sends so many',
+  ),
   SERVICE_PROGRAM_FAILED: entry(
     (c: { service: string; step: string }) => `Cannot program Service "${c.service}": ${c.step} failed`,
     () =>

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { serviceError } from '../errors/service.ts';
 import { ServiceController, type TableSource } from './controller.ts';
-import type { ApplyReport, ServiceEngine } from './engine.ts';
+import type { ApplyReport, RoomListener, ServiceEngine } from './engine.ts';
 import { serviceFacts, sliceFacts } from './facts.ts';
 import { aNode, aService, aSlice } from './testing.ts';
 import type { PlanDelta, ServiceFacts, SliceFacts } from './types.ts';
@@ -36,6 +36,10 @@ class FakeEngine implements ServiceEngine {
     this.deltas.push(delta);
     return { changes: 0, failed: this.failures };
   }
+  room: RoomListener | undefined;
+  keepRoom(tell: RoomListener): void {
+    this.room = tell;
+  }
   setServiceRanges(cidrs: readonly string[]): void {
     this.ranges = cidrs;
   }
@@ -61,6 +65,8 @@ function parts() {
   const slices = new Table<SliceFacts>();
   const engine = new FakeEngine();
   const results: string[] = [];
+  const refused: string[] = [];
+  const clock = { ms: 0 };
   const controller = new ServiceController({
     services,
     slices,
@@ -68,6 +74,8 @@ function parts() {
     node: aNode(),
     serviceRanges: ['10.96.0.0/16'],
     onResult: (service, error) => results.push(`${service} ${error ? 'failed' : 'works'}`),
+    onRefused: (service, error) => refused.push(`${service}: ${(error as { code?: string }).code}`),
+    now: () => clock.ms,
     retry: { firstMs: 5 },
   });
   const service = (name: string, ip: string) => {
@@ -78,7 +86,7 @@ function parts() {
     const facts = sliceFacts(aSlice(endpoints, { service: name }));
     slices.put(facts.key, facts);
   };
-  return { services, slices, engine, controller, results, service, slice };
+  return { services, slices, engine, controller, results, refused, clock, service, slice };
 }
 
 test('nothing is programmed before both tables are filled, then everything at once', async () => {
@@ -184,5 +192,26 @@ test('tried() resolves although more is told all the time, and after what was to
   assert.ok(applied < 10, String(applied));
   await controller.settled();
   assert.equal(applied, 50);
+  controller.close();
+});
+
+test('a Service whose new connections found no place is told once a minute, and is known for ten', async () => {
+  const { services, slices, controller, engine, refused, clock } = parts();
+  services.fill();
+  slices.fill();
+  await controller.start();
+  const flow = { service: 'default/a', store: 'lb_nat_flows', used: 8, limit: 9 } as const;
+  engine.room!.onRefused!(flow);
+  clock.ms = 59_000;
+  engine.room!.onRefused!(flow);
+  assert.deepEqual(refused, ['default/a: SERVICE_FLOWS_REFUSED']);
+  clock.ms = 60_000;
+  engine.room!.onRefused!(flow);
+  engine.room!.onRefused!({ ...flow, service: 'default/b', store: 'lb_flows' });
+  assert.equal(refused.length, 3);
+  assert.deepEqual([...controller.refused.keys()], ['default/a', 'default/b']);
+  assert.match(controller.refused.get('default/a')!.error.message, /"lb_nat_flows", which holds 8 of 9/);
+  clock.ms = 661_000;
+  assert.deepEqual([...controller.refused.keys()], []);
   controller.close();
 });

@@ -8,9 +8,9 @@
  * Nothing is written before Services and EndpointSlices have been listed: a half known Service would lose its
  * endpoints for a moment.
  */
-import { isNetError } from '../errors/index.ts';
+import { isNetError, serviceError } from '../errors/index.ts';
 import { Durations, pauseMs } from '../reconcile/index.ts';
-import type { ApplyReport, Pause, ServiceEngine } from './engine.ts';
+import type { ApplyReport, Pause, RefusedFlow, ServiceEngine } from './engine.ts';
 import type { ServiceExplanation } from './explain.ts';
 import { ServicePlanner } from './planner.ts';
 import type {
@@ -49,6 +49,8 @@ export interface ServiceControllerOptions {
   readonly log?: ServiceLog;
   /** Called when a Service can't be programmed, and with undefined when it can again. */
   readonly onResult?: (service: string, error: Error | undefined) => void;
+  /** Called when new connections of a Service found no place, at most once a minute for each. */
+  readonly onRefused?: (service: string, error: Error) => void;
   /** Called with the plans that changed, after they were programmed: health checks, events. */
   readonly onApplied?: (delta: PlanDelta) => void;
   /** First and longest wait before failed Services are tried again, 1,000 and 30,000 ms by default. */
@@ -67,6 +69,18 @@ export interface Timing {
   readonly maxMs: number;
 }
 
+/** A Service for whose new connections there was no place. */
+export interface Refused {
+  readonly error: Error;
+  /** When it was refused last, and when that was told. */
+  readonly atMs: number;
+  readonly toldMs: number;
+}
+
+/** For so long a refusal is told by `status`, and so often by an Event and the log. */
+const REFUSED_MS = 600_000;
+const REFUSED_AGAIN_MS = 60_000;
+
 /** Changes by others that one line of the log names. */
 const MOST_TOLD = 10;
 
@@ -77,6 +91,7 @@ export class ServiceController {
   readonly #planner: ServicePlanner;
   readonly #now: () => number;
   readonly #failed = new Map<string, Error>();
+  readonly #refused = new Map<string, Refused>();
   readonly #services = new Set<string>();
   readonly #slices = new Set<string>();
   readonly #hostPorts = new Set<string>();
@@ -125,6 +140,13 @@ export class ServiceController {
     return this.#failed;
   }
 
+  /** Services whose new connections found no place lately, with the last time in the clock of `now`. */
+  get refused(): ReadonlyMap<string, Refused> {
+    const since = this.#now() - REFUSED_MS;
+    for (const [service, { atMs }] of this.#refused) if (atMs < since) this.#refused.delete(service);
+    return this.#refused;
+  }
+
   /** Why a Service does what it does; undefined when there is none of this key (`namespace/name`). */
   explain(service: string): ServiceExplanation | undefined {
     return this.#planner.explain(service, this.#failed.get(service));
@@ -153,7 +175,10 @@ export class ServiceController {
   async start(): Promise<void> {
     const { services, slices, ranges, hostPorts, engine, log } = this.#options;
     // Flows do not wait for the API.
-    engine.keepRoom?.((error) => log?.warn({ err: error }, 'Cannot make room for more flows'));
+    engine.keepRoom?.({
+      onError: (error) => log?.warn({ err: error }, 'Cannot make room for more flows'),
+      onRefused: (flow) => this.#refuse(flow),
+    });
     await Promise.all([services.synced, slices.synced, ranges?.synced, hostPorts?.synced]);
     if (this.#closed) return;
     this.#setRanges();
@@ -290,6 +315,19 @@ export class ServiceController {
     this.#measure();
     this.#record(delta, report);
     onApplied?.(delta);
+  }
+
+  /** A new flow of a Service found no place. */
+  #refuse({ service, store, used, limit }: RefusedFlow): void {
+    const { log, onRefused } = this.#options;
+    const now = this.#now();
+    const before = this.#refused.get(service);
+    const error = serviceError('SERVICE_FLOWS_REFUSED', { service, store, used, limit });
+    const told = before && now - before.toldMs < REFUSED_AGAIN_MS;
+    this.#refused.set(service, { error, atMs: now, toldMs: told ? before.toldMs : now });
+    if (told) return;
+    log?.warn({ service, err: error }, error.message);
+    onRefused?.(service, error);
   }
 
   #measure(): void {

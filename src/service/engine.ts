@@ -102,6 +102,23 @@ export interface NodeAddresses {
   readonly ip6?: string | undefined;
 }
 
+/** A new connection, or the first datagram of a flow, for which there was no place. */
+export interface RefusedFlow {
+  /** Service, `namespace/name`, or key of hostPorts. */
+  readonly service: string;
+  /** What had none: for flows at links of this node, or for those to backends on other nodes. */
+  readonly store: 'lb_flows' | 'lb_nat_flows';
+  readonly used: number;
+  readonly limit: number;
+}
+
+export interface RoomListener {
+  /** There is no memory for more. */
+  onError(error: unknown): void;
+  /** At most once a second for a Service. */
+  onRefused?(flow: RefusedFlow): void;
+}
+
 /**
  * What carries plans into the kernel. Engines differ in how, not in what a client sees: one conformance suite
  * runs over all of them.
@@ -137,7 +154,7 @@ export interface ServiceEngine {
    */
   heal?(pause?: Pause): Promise<readonly string[]>;
   /** Gives room to what programs fill, from now on and until `close`; costs nothing while nothing fills it. */
-  keepRoom?(onError: (error: unknown) => void): void;
+  keepRoom?(tell: RoomListener): void;
   /** Lets go; everything stays in the kernel and works on. */
   close(): void;
   /** Takes everything out of the kernel. */

@@ -15,6 +15,8 @@ import { startedAlone } from './measure.ts';
 const FIRST = new Uint8Array(4);
 /** Half of the places of a table are in use when it grows. */
 const PLACES_A_CLIENT = 2;
+/** Then all places that a new flow may have are taken once in about a million; an agent had made room before. */
+const REFUSED_SHARE = 1e-4;
 
 export function benchFlows({ quick }: AreaOptions): Figure[] {
   const figures: Figure[] = [];
@@ -31,14 +33,23 @@ export function benchFlows({ quick }: AreaOptions): Figure[] {
     const table = new FlowTable(objects, { sizes: { flows: clients * PLACES_A_CLIENT } });
     try {
       const setting = object.maps.get('bench_setting')!;
+      /** Of the clients, those whose flows found no place. */
+      let refused = 0;
       const run = (name: string, repeat: number): number => {
         const value = new Uint8Array(16);
         viewOf(value).setUint32(0, clients, true);
         setting.set(FIRST, value);
         const { durationNs } = object.programs.get(name)!.run({ data: new Uint8Array(64), repeat });
-        const failed = viewOf(setting.get(FIRST)!).getBigUint64(8, true);
+        const failed = Number(viewOf(setting.get(FIRST)!).getBigUint64(8, true));
+        if (name === 'bench_table_open') refused = failed;
+        // Who found no place is looked for in vain each time, and nobody else.
+        const allowed =
+          name === 'bench_table_open'
+            ? Math.floor(clients * REFUSED_SHARE)
+            : refused * Math.ceil(repeat / clients);
         // An LRU hash gives up flows although it is twice as large as needed: those are looked for in vain.
-        if (failed > 0n && !name.startsWith('bench_lru')) throw new Error(`${name}: ${failed} failed`);
+        if (failed > allowed && !name.startsWith('bench_lru'))
+          throw new Error(`${name}: ${failed} failed of ${repeat}, ${allowed} may`);
         return durationNs;
       };
       const nothing: number[] = [];
@@ -60,6 +71,11 @@ export function benchFlows({ quick }: AreaOptions): Figure[] {
       });
       if (clients > 1)
         figures.push(
+          {
+            name: `new flows without a place in a table half full, ${label}`,
+            value: (refused / clients) * 100,
+            unit: '%',
+          },
           {
             name: `a flow is opened, ${label}`,
             value: net(opened.table),

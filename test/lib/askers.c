@@ -10,13 +10,14 @@
  *
  *   askers serve PORT SECONDS
  *
- * answers each datagram with itself after so long. IPv4; for namespaces of a test only.
+ * answers each datagram with itself after so long, from the address that was asked. IPv4; for namespaces of a test only.
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/if_packet.h>
 #include <net/ethernet.h>
 #include <net/if.h>
+#include <netinet/in.h>
 #include <netinet/ip.h>
 #include <netinet/udp.h>
 #include <stdint.h>
@@ -163,9 +164,52 @@ static int ask(char **argv)
 
 struct held {
 	struct sockaddr_in from;
+	struct in_addr asked;
 	uint32_t number;
 	long since;
 };
+
+/* A datagram with the address that it came to, or is to leave from. */
+struct letter {
+	struct msghdr header;
+	struct iovec text;
+	char control[CMSG_SPACE(sizeof(struct in_pktinfo))];
+};
+
+static struct msghdr *letter_of(struct letter *l, struct held *h)
+{
+	memset(l, 0, sizeof(*l));
+	l->text = (struct iovec){ &h->number, sizeof(h->number) };
+	l->header = (struct msghdr){ .msg_name = &h->from, .msg_namelen = sizeof(h->from), .msg_iov = &l->text,
+				     .msg_iovlen = 1, .msg_control = l->control, .msg_controllen = sizeof(l->control) };
+	return &l->header;
+}
+
+static long take(int fd, struct held *h)
+{
+	struct letter l;
+	long length = recvmsg(fd, letter_of(&l, h), MSG_DONTWAIT);
+	struct cmsghdr *c;
+
+	for (c = length > 0 ? CMSG_FIRSTHDR(&l.header) : NULL; c; c = CMSG_NXTHDR(&l.header, c))
+		if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO)
+			h->asked = ((struct in_pktinfo *)CMSG_DATA(c))->ipi_addr;
+	return length;
+}
+
+static void give(int fd, struct held *h)
+{
+	struct in_pktinfo *info;
+	struct cmsghdr *c;
+	struct letter l;
+
+	letter_of(&l, h);
+	c = CMSG_FIRSTHDR(&l.header);
+	*c = (struct cmsghdr){ CMSG_LEN(sizeof(*info)), IPPROTO_IP, IP_PKTINFO };
+	info = (void *)CMSG_DATA(c);
+	info->ipi_spec_dst = h->asked;
+	sendmsg(fd, &l.header, 0);
+}
 
 static int serve(const char *port, const char *seconds)
 {
@@ -173,9 +217,10 @@ static int serve(const char *port, const char *seconds)
 	enum { MOST = 1 << 20 };
 	struct held *all = calloc(MOST, sizeof(*all));
 	long wait = atol(seconds) * 1000, first = 0, last = 0;
-	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+	int fd = socket(AF_INET, SOCK_DGRAM, 0), on = 1;
 
 	widen(fd);
+	setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof(on));
 	if (bind(fd, (void *)&any, sizeof(any))) {
 		perror("serve");
 		return 1;
@@ -184,18 +229,16 @@ static int serve(const char *port, const char *seconds)
 	fflush(stdout);
 	for (;;) {
 		struct held *h = &all[last % MOST];
-		socklen_t size = sizeof(h->from);
 		int idle = 1;
 
-		if (last - first < MOST &&
-		    recvfrom(fd, &h->number, sizeof(h->number), MSG_DONTWAIT, (void *)&h->from, &size) > 0) {
+		if (last - first < MOST && take(fd, h) > 0) {
 			h->since = now_ms();
 			last++;
 			idle = 0;
 		}
 		if (first < last && now_ms() - all[first % MOST].since >= wait) {
 			h = &all[first++ % MOST];
-			sendto(fd, &h->number, sizeof(h->number), 0, (void *)&h->from, sizeof(h->from));
+			give(fd, h);
 			idle = 0;
 		}
 		if (idle)

@@ -77,7 +77,7 @@ describe('the table of flows', () => {
     const opened = EbpfEngine.open({ bpffsDir: bpffs, cgroupPath: cgroup, netns, nodeName: 'node-a', sizes });
     engine = opened;
     // As an agent does.
-    opened.keepRoom((error) => console.error(error));
+    opened.keepRoom({ onError: (error) => console.error(error) });
     for (const { ifindex } of node.pods) opened.attachPodLink(ifindex);
     const ports = [
       { name: 'tcp', port: 80, protocol: 'TCP' as const },

@@ -428,11 +428,12 @@ describe('packet programs', () => {
       lb_sock_release: [80, 120],
       lb_from_pod: [6800, 95_000],
       lb_to_pod: [2300, 48_000],
-      lb_from_outside: [15_200, 160_000],
-      lb_from_overlay: [9300, 110_000],
-      lb_xdp: [9100, 140_000],
+      lb_from_outside: [18_400, 320_000],
+      lb_from_overlay: [10_600, 130_000],
+      lb_xdp: [12_000, 290_000],
       lb_flow_sweep: [1500, 90_000],
       lb_flow_edit: [1500, 90_000],
+      lb_nat_sweep: [450, 45_000],
       lb_to_outside: [2300, 48_000],
     };
     for (const [name, program] of engine.programs) {

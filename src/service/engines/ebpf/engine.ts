@@ -15,6 +15,7 @@ import type {
   Pause,
   PortObservation,
   Repairs,
+  RoomListener,
 } from '../../engine.ts';
 import type { TranslatedFlow } from '../../translated-flow.ts';
 import type { PlanDelta, ServicePlan } from '../../types.ts';
@@ -27,10 +28,12 @@ import { Healer } from './heal.ts';
 import { HOLD } from './layout.ts';
 import { LayoutMove } from './layout-move.ts';
 import { Links } from './links.ts';
+import { NatTable } from './nat-table.ts';
 import { type EngineObjects, type EngineSizes, openObjects } from './objects.ts';
 import { countsByPort, countsByReason, observePorts } from './observe.ts';
 import { PassedFlows } from './passed-flows.ts';
 import { setPeers } from './peers.ts';
+import { RefusedFlows } from './refused-flows.ts';
 import { ServedInterfaces } from './served-interfaces.ts';
 import { ServiceApplier } from './service-applier.ts';
 import { backendOfSocket, type StaleSockets, staleSockets } from './socket-backends.ts';
@@ -75,6 +78,7 @@ export class EbpfEngine implements NodeServiceEngine {
   readonly #passed: PassedFlows;
   readonly #handOver: HandOver;
   readonly #flows: FlowTable;
+  readonly #nat: NatTable;
   #keeper: FlowKeeper | undefined;
 
   private constructor(options: EbpfEngineOptions, objects: EngineObjects, links: Links, flows: FlowTable) {
@@ -84,9 +88,10 @@ export class EbpfEngine implements NodeServiceEngine {
     this.#links = links;
     this.#interfaces = new ServedInterfaces(links, objects.maps);
     this.#flows = flows;
+    this.#nat = new NatTable(objects, options);
     this.#applier = new ServiceApplier(objects, { nodeName, sizes, now });
     this.#passed = new PassedFlows(objects.maps.lb_passed, options.netns);
-    this.#handOver = new HandOver(objects.maps, flows, this.#passed);
+    this.#handOver = new HandOver(objects.maps, { flows, nat: this.#nat }, this.#passed);
     this.#healer = new Healer({
       objects,
       links,
@@ -223,7 +228,7 @@ export class EbpfEngine implements NodeServiceEngine {
         const { id, tag } = program.info();
         return { name: program.name, id, tag, attachedTo };
       }),
-      stores: storesOf(this.#objects.maps, this.#flows, this.#applier.writer),
+      stores: storesOf(this.#objects.maps, { flows: this.#flows, nat: this.#nat }, this.#applier.writer),
       ...this.#interfaces.status(),
       counters: this.counters(),
       repairs: this.repairs,
@@ -256,6 +261,7 @@ export class EbpfEngine implements NodeServiceEngine {
       {
         objects: this.#objects,
         flows: this.#flows,
+        nat: this.#nat,
         writer: this.#applier.writer,
         counters: () => this.counters(),
       },
@@ -268,20 +274,31 @@ export class EbpfEngine implements NodeServiceEngine {
     return this.#objects.programs;
   }
 
-  /** Gives room to the table of flows from now on; `onError` is told BPF_MAP_CALL where there is no memory. */
-  keepRoom(onError: (error: unknown) => void): void {
+  /** Gives room to the tables of flows from now on; `onError` is told BPF_MAP_CALL where there is no memory. */
+  keepRoom(tell: RoomListener): void {
     const { lb_flow_news } = this.#objects.maps;
+    const tables = { lb_flows: this.#flows, lb_nat_flows: this.#nat };
+    const refused = new RefusedFlows(tables, () => this.#applier.writer.ports(), this.#options.now);
     this.#keeper ??= new FlowKeeper({
-      tend: () => this.#flows.tend(),
-      restMs: () => this.#flows.restMs,
-      openNews: (onWord) => new RingBuffer(lb_flow_news, onWord),
-      onError,
+      tables: Object.values(tables),
+      openNews: (onWord) =>
+        new RingBuffer(lb_flow_news, (record) => {
+          const flow = tell.onRefused && refused.read(record);
+          if (flow) tell.onRefused?.(flow);
+          onWord();
+        }),
+      onError: (error) => tell.onError(error),
     });
   }
 
   /** How often the table of flows was looked at, for tests. */
   get looks(): number {
     return this.#keeper?.looks ?? 0;
+  }
+
+  /** The table of flows to backends on other nodes, for tests. */
+  get nat(): NatTable {
+    return this.#nat;
   }
 
   /** The table of translated flows, for tests and dumps. */
@@ -297,6 +314,7 @@ export class EbpfEngine implements NodeServiceEngine {
   close(): void {
     this.#keeper?.close();
     this.#flows.close();
+    this.#nat.close();
     this.#applier.close();
     this.#links.close();
     this.#objects.close();

@@ -5,7 +5,6 @@
  */
 import { parseCidr, parseIp } from '../../../addr/index.ts';
 import { viewOf } from '../../../codec/index.ts';
-import type { BpfMap } from '../../../kernel/bpf/index.ts';
 import { socketAddress } from '../../describe.ts';
 import type { PacketAnswer, PacketQuery } from '../../engine.ts';
 import { backendText, frontendText } from './entry-text.ts';
@@ -19,13 +18,12 @@ import {
   FRONTEND,
   flowStruct,
   frontendStruct,
-  natFlowStruct,
   PROTOCOL_NUMBER,
   type Reason,
   readAddress,
   writeAddress,
 } from './layout.ts';
-import { NAT_SLOTS } from './nat.ts';
+import type { NatTable } from './nat-table.ts';
 import type { EngineObjects } from './objects.ts';
 import { tableEntry } from './observe.ts';
 import type { Writer } from './writer.ts';
@@ -33,6 +31,7 @@ import type { Writer } from './writer.ts';
 export interface ExplainParts {
   readonly objects: EngineObjects;
   readonly flows: FlowTable;
+  readonly nat: NatTable;
   readonly writer: Writer;
   readonly counters: () => Record<string, number>;
 }
@@ -65,7 +64,7 @@ export function explainPacket(parts: ExplainParts, query: PacketQuery): PacketAn
   const program = programs.get(query.client === 'outside' ? 'lb_from_outside' : 'lb_from_pod')!;
   const { returned, data } = program.run({ data: buildPacket({ ...query, sourcePort }) });
   const made = flows.show(name);
-  const flow = flowText(made) ?? findNatFlow(maps.lb_nat_flows, data, query);
+  const flow = flowText(made) ?? findNatFlow(parts.nat, data, query);
   if (!known || made?.backend_id !== known.backend_id) flows.cut(name);
   if (known) flows.put(flowStruct.encode(known));
   if (sticky && stuck) maps.lb_affinities.set(sticky, stuck);
@@ -115,14 +114,10 @@ function flowText(flow: Flow | undefined) {
 }
 
 /** The flow that the packet, as it came out, belongs to: its source port says where it lies. */
-function findNatFlow(flows: BpfMap, packet: Uint8Array, query: PacketQuery) {
+function findNatFlow(nat: NatTable, packet: Uint8Array, query: PacketQuery) {
   const four = parseIp(query.target).family === 4;
   const port = viewOf(packet).getUint16(four ? IP4_PORTS : IP6_PORTS);
-  const key = new Uint8Array(4);
-  const first = (port & (flows.maxEntries / NAT_SLOTS - 1)) * NAT_SLOTS;
-  for (let at = first; at < first + NAT_SLOTS; at++) {
-    viewOf(key).setUint32(0, at, true);
-    const flow = natFlowStruct.decode(flows.get(key)!);
+  for (const flow of nat.ofPort(port)) {
     if (flow.nat_port !== port || flow.vip_port !== query.targetPort) continue;
     if (readAddress(flow.vip) !== parseIp(query.target).toString()) continue;
     if (readAddress(flow.client) !== parseIp(query.source).toString()) continue;

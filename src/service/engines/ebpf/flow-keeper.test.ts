@@ -51,8 +51,7 @@ function setUp(t: test.TestContext, tend: () => number) {
   let ring: Ring | undefined;
   const errors: unknown[] = [];
   const keeper = new FlowKeeper({
-    tend,
-    restMs: () => 250,
+    tables: [{ tend, restMs: 250 }],
     openNews: (onWord) => {
       ring = new Ring(onWord);
       return ring as unknown as ReturnType<ConstructorParameters<typeof FlowKeeper>[0]['openNews']>;

@@ -1,5 +1,5 @@
 /**
- * When the table of flows is looked at: seldom while nothing happens, and soon when flows come. Programs write a word
+ * When the tables of flows are looked at: seldom while nothing happens, and soon when flows come. Programs write a word
  * into a ring (lb_flow_news) for each so many new flows, and the ring wakes the agent. After a word it rests before it
  * listens again, shortly while the table could fill meanwhile: so a flood wakes it some times a second, and no packet.
  *
@@ -13,11 +13,16 @@ import { SOON_MS } from './flow-table.ts';
 /** What is used of a ring; tests have their own. */
 export type News = Pick<RingBuffer, 'start' | 'unref' | 'pause' | 'drain' | 'close'>;
 
-export interface FlowKeeperOptions {
-  /** FlowTable.tend: looks, and returns after how many milliseconds to look again. */
-  readonly tend: () => number;
+/** A table of flows: FlowTable, NatTable. */
+export interface KeptTable {
+  /** Looks, and returns after how many milliseconds to look again. */
+  tend(): number;
   /** How long it may be left alone, however many flows come. */
-  readonly restMs: () => number;
+  readonly restMs: number;
+}
+
+export interface FlowKeeperOptions {
+  readonly tables: readonly KeptTable[];
   /** Opens the ring; to be told each word that is drained. */
   readonly openNews: (onWord: () => void) => News;
   readonly onError: (error: unknown) => void;
@@ -63,14 +68,17 @@ export class FlowKeeper {
     clearImmediate(this.#asked);
     this.#asked = undefined;
     this.#looks++;
-    let ms = SOON_MS;
-    try {
-      ms = this.#options.tend();
-    } catch (error) {
-      this.#options.onError(error);
-    }
-    if (words > 0) ms = Math.min(ms, this.#options.restMs());
+    const { tables, onError } = this.#options;
+    const waits = tables.map((table) => {
+      try {
+        return table.tend();
+      } catch (error) {
+        onError(error);
+        return SOON_MS;
+      }
+    });
+    if (words > 0) waits.push(...tables.map(({ restMs }) => restMs));
     else this.#news.start().unref();
-    this.#timer = setTimeout(() => this.#look(), ms).unref();
+    this.#timer = setTimeout(() => this.#look(), Math.min(...waits)).unref();
   }
 }

@@ -136,6 +136,11 @@ export class FlowTable {
     return this.#chunks.bytes;
   }
 
+  /** Places in use, as far as is known without looking. */
+  get used(): number {
+    return this.#used;
+  }
+
   /** Every flow that is there now. */
   *all(): Generator<{ flow: Flow; bytes: Uint8Array }> {
     for (const { count, values } of this.#chunks.values()) {

@@ -12,6 +12,7 @@ import type { TranslatedFlow } from '../../translated-flow.ts';
 import type { FlowTable } from './flow-table.ts';
 import { translatedFlows } from './handed-flows.ts';
 import { encodeRanges, HOLD, HOLD_AT, type Hold } from './layout.ts';
+import type { NatTable } from './nat-table.ts';
 import type { EngineObjects } from './objects.ts';
 import type { PassedFlows } from './passed-flows.ts';
 import type { Writer } from './writer.ts';
@@ -19,13 +20,19 @@ import type { Writer } from './writer.ts';
 export class HandOver {
   readonly #maps: EngineObjects['maps'];
   readonly #flows: FlowTable;
+  readonly #nat: NatTable;
   readonly #passed: PassedFlows;
   #config: Uint8Array | undefined;
   #hold: Hold = HOLD.OFF;
 
-  constructor(maps: EngineObjects['maps'], flows: FlowTable, passed: PassedFlows) {
+  constructor(
+    maps: EngineObjects['maps'],
+    { flows, nat }: { readonly flows: FlowTable; readonly nat: NatTable },
+    passed: PassedFlows,
+  ) {
     this.#maps = maps;
     this.#flows = flows;
+    this.#nat = nat;
     this.#passed = passed;
   }
 
@@ -62,7 +69,7 @@ export class HandOver {
   handOver(carry: (flows: TranslatedFlow[]) => void): void {
     this.setHold(HOLD.KNOWN);
     try {
-      carry(translatedFlows(this.#flows, this.#maps));
+      carry(translatedFlows(this.#flows, this.#nat));
     } finally {
       this.setHold(HOLD.ALL);
     }

@@ -1,11 +1,9 @@
 /** The flows that the programs translate, read to be handed to netfilter. */
 import { parseIp } from '../../../addr/index.ts';
-import { viewOf } from '../../../codec/index.ts';
-import type { BpfMap } from '../../../kernel/bpf/index.ts';
 import type { FlowEnd, TranslatedFlow } from '../../translated-flow.ts';
 import type { FlowTable } from './flow-table.ts';
-import { FLOW, natFlowStruct, PROTOCOL_NUMBER, portBackendSees, readAddress } from './layout.ts';
-import { NAT_SLOTS } from './nat.ts';
+import { FLOW, PROTOCOL_NUMBER, portBackendSees, readAddress } from './layout.ts';
+import type { NatTable } from './nat-table.ts';
 
 /** enum lb_nat_flag. */
 const NAT = { REPLIED: 1 << 0, FIN_CLIENT: 1 << 2, FIN_BACKEND: 1 << 3, RESET: 1 << 4 } as const;
@@ -21,11 +19,8 @@ function end(address: Uint8Array, port: number): FlowEnd {
  * All flows that are not over. Those that another node answers for this one (direct return) are left out: netfilter
  * can't send a packet on with its addresses as they are.
  */
-export function translatedFlows(
-  flows: FlowTable,
-  maps: Readonly<Record<'lb_nat_heads' | 'lb_nat_flows', BpfMap>>,
-): TranslatedFlow[] {
-  return [...linkFlows(flows), ...natFlows(maps.lb_nat_heads, maps.lb_nat_flows)];
+export function translatedFlows(flows: FlowTable, nat: NatTable): TranslatedFlow[] {
+  return [...linkFlows(flows), ...natFlows(nat)];
 }
 
 function* linkFlows(flows: FlowTable): Generator<TranslatedFlow> {
@@ -51,27 +46,17 @@ function* linkFlows(flows: FlowTable): Generator<TranslatedFlow> {
   }
 }
 
-function* natFlows(heads: BpfMap, flows: BpfMap): Generator<TranslatedFlow> {
+function* natFlows(nat: NatTable): Generator<TranslatedFlow> {
   const over = NAT.FIN_CLIENT | NAT.FIN_BACKEND;
-  const key = new Uint8Array(4);
-  for (const [place, head] of heads.entries()) {
-    const words = viewOf(head);
-    for (let slot = 0; slot < NAT_SLOTS; slot++) {
-      const USED = 2;
-      if (words.getUint32(slot * 4, true) >>> 30 !== USED) continue;
-      viewOf(key).setUint32(0, viewOf(place).getUint32(0, true) * NAT_SLOTS + slot, true);
-      const value = flows.get(key);
-      if (!value) continue;
-      const flow = natFlowStruct.decode(value);
-      if (flow.flags & NAT.RESET || (flow.flags & over) === over) continue;
-      yield {
-        protocol: flow.protocol,
-        client: end(flow.client, flow.client_port),
-        vip: end(flow.vip, flow.vip_port),
-        backend: end(flow.backend, flow.backend_port),
-        source: end(flow.source, flow.nat_port),
-        replied: (flow.flags & NAT.REPLIED) !== 0,
-      };
-    }
+  for (const flow of nat.all()) {
+    if (flow.flags & NAT.RESET || (flow.flags & over) === over) continue;
+    yield {
+      protocol: flow.protocol,
+      client: end(flow.client, flow.client_port),
+      vip: end(flow.vip, flow.vip_port),
+      backend: end(flow.backend, flow.backend_port),
+      source: end(flow.source, flow.nat_port),
+      replied: (flow.flags & NAT.REPLIED) !== 0,
+    };
   }
 }

@@ -24,7 +24,7 @@ import {
 import { ChunkedArray } from './chunked-array.ts';
 import { moveFlows } from './flow-move.ts';
 import type { FlowTable } from './flow-table.ts';
-import { backendStruct, countStruct, HOLD, HOLD_AT, LINE_BYTES } from './layout.ts';
+import { backendStruct, countStruct, HOLD, HOLD_AT, LINE_BYTES, natSetStruct } from './layout.ts';
 import { textOf } from './leftovers.ts';
 import type { Links } from './links.ts';
 import { nextPin, type OutdatedMap } from './map-types.ts';
@@ -36,6 +36,7 @@ const ELEMENTS: Readonly<Record<string, { size: number; perCpu: boolean }>> = {
   lb_backends: { size: backendStruct.size, perCpu: false },
   lb_backend_counts: { size: countStruct.size, perCpu: true },
   lb_service_counts: { size: countStruct.size, perCpu: true },
+  lb_nat_more: { size: natSetStruct.size, perCpu: false },
 };
 
 const FIRST = new Uint8Array(4);

@@ -180,6 +180,33 @@ export const natFlowStruct = struct('lb_nat_flow', [
   ['to_client', bytes(20)],
 ]);
 
+/** Places of a port in a level: LB_NAT_SLOTS. */
+export const NAT_SLOTS = 8;
+
+/** Places with their words, of everything but the first table. */
+export const natSetStruct = struct('lb_nat_set', [
+  ['head', bytes(64)],
+  ['flow', bytes(NAT_SLOTS * natFlowStruct.size)],
+]);
+
+/** How much of the table takes new flows. */
+export const natTableStruct = struct('lb_nat_table', [
+  ['open', u32],
+  ['held', u32],
+]);
+
+/** What lb_nat_sweep says about some sets of the table. */
+export const natSweepStruct = struct('lb_nat_sweep', [
+  ['first', u32],
+  ['sets', u32],
+  ['levels', u32],
+  ['used', u32],
+  ['confirmed', u32],
+  ['datagrams', u32],
+  ['freed', u32],
+  ['pad', pad(4)],
+]);
+
 export const interfaceStruct = struct('lb_interface', [
   ['source4', bytes(16)],
   ['source6', bytes(16)],
@@ -213,8 +240,14 @@ export const sharedStructs = [
   podSourceStruct,
 ] as const;
 
-/** Those of the agent's own programs in the table of flows: lb_flow.bpf.c. */
-export const flowStructs = [flowSweepStruct, flowEditStruct] as const;
+/** Those of the agent's own programs in the tables of flows: lb_flow.bpf.c. */
+export const flowStructs = [
+  flowSweepStruct,
+  flowEditStruct,
+  natSetStruct,
+  natTableStruct,
+  natSweepStruct,
+] as const;
 
 /** Those of the programs at node interfaces: lb_nat.h, lb_hop.h. */
 export const nodeStructs = [natFlowStruct, interfaceStruct] as const;

@@ -25,6 +25,7 @@ export const INNER: Readonly<Record<string, { key: string; value: string }>> = {
   lb_backends: { key: '__u32', value: 'lb_backend' },
   lb_backend_counts: { key: '__u32', value: 'lb_count' },
   lb_service_counts: { key: '__u32', value: 'lb_count' },
+  lb_nat_more: { key: '__u32', value: 'lb_nat_set' },
 };
 
 /** A pinned map of another layout. */
@@ -46,10 +47,13 @@ export function nextPin(folder: string, name: string): string {
 export class InnerTypes {
   readonly #btf: Btf;
   readonly #kept: { readonly fd: number; close(): void };
+  readonly #others: InnerTypes | undefined;
 
-  constructor(btf: Btf, program: BpfProgram) {
+  /** `others`: of another object, for what this one does not know; closed with it. */
+  constructor(btf: Btf, program: BpfProgram, others?: InnerTypes) {
     this.#btf = btf;
     this.#kept = openProgramBtf(program);
+    this.#others = others;
   }
 
   /** For a map inside the map of this name. */
@@ -57,12 +61,13 @@ export class InnerTypes {
     const { key, value } = INNER[outer]!;
     const keyTypeId = this.#btf.sizedType(key);
     const valueTypeId = this.#btf.sizedType(value);
-    if (keyTypeId === undefined || valueTypeId === undefined) return {};
+    if (keyTypeId === undefined || valueTypeId === undefined) return this.#others?.of(outer) ?? {};
     return { btf: { fd: this.#kept.fd, keyTypeId, valueTypeId } };
   }
 
   close(): void {
     this.#kept.close();
+    this.#others?.close();
   }
 }
 

@@ -16,8 +16,6 @@ export type PortRange = readonly [first: number, last: number];
 
 /** Ports that a new table of flows covers; a power of two. */
 export const NAT_PORTS = 16_384;
-/** Flows of one port: LB_NAT_SLOTS. */
-export const NAT_SLOTS = 8;
 
 const NODE_PORTS: PortRange = [30_000, 32_767];
 /** Below, servers of the node listen. */
@@ -51,11 +49,15 @@ export function natConstants(
   ports: number,
 ): Record<string, number | bigint | boolean> {
   const entries = heads?.maxEntries ?? ports;
-  const range = natRange(entries, [ephemeralPorts(netns), NODE_PORTS, MASQUERADE_PORTS]);
+  const taken = [ephemeralPorts(netns), NODE_PORTS, MASQUERADE_PORTS];
+  const range = natRange(entries, taken);
+  // Half as many further ones, which are used when one backend has so many clients.
+  const further = range && natRange(entries >>> 1, [...taken, range]);
   const hz = jiffiesPerSecond();
   return {
     lb_nat_base: range?.[0] ?? 0,
     lb_nat_mask: entries - 1,
+    lb_nat_more_base: further?.[0] ?? 0,
     lb_nat_seed: natSeed(heads),
     lb_hz: hz,
     lb_tick_shift: Math.max(0, Math.round(Math.log2(hz))),
@@ -92,14 +94,4 @@ export function encodeInterface({ ip4, ip6 }: NodeAddresses, flags: number): Uin
     source6: addresses.subarray(16),
     flags,
   });
-}
-
-/** Flows in the table, those that are over and whose place nobody took yet included. */
-export function countNatFlows(heads: BpfMap): number {
-  let count = 0;
-  for (const [, head] of heads.entries()) {
-    const view = viewOf(head);
-    for (let slot = 0; slot < NAT_SLOTS; slot++) if (view.getUint32(slot * 4, true) >>> 30 === 2) count++;
-  }
-  return count;
 }

@@ -23,9 +23,9 @@ import {
 } from '../../../kernel/bpf/index.ts';
 import { netnsCookie } from '../../../kernel/netns/cookie.ts';
 import { distPath } from '../../../kernel/paths.ts';
-import { endpointStruct, frontendStruct } from './layout.ts';
+import { endpointStruct, frontendStruct, NAT_SLOTS } from './layout.ts';
 import { INNER, InnerTypes, nextPin, type OutdatedMap, outdatedMap } from './map-types.ts';
-import { keepNatSeed, NAT_PORTS, NAT_SLOTS, natConstants } from './nat.ts';
+import { keepNatSeed, NAT_PORTS, natConstants } from './nat.ts';
 import { ENGINE_NEEDS } from './needs.ts';
 import type { NodeHook } from './xdp-hooks.ts';
 
@@ -61,8 +61,10 @@ export interface EngineSizes {
   readonly counterBytes?: number;
   /** Count packets and bytes where packets are translated; default true. */
   readonly countPackets?: boolean;
-  /** Ports for flows to backends on other nodes, 8 flows each. A power of two, default 16,384. */
+  /** Ports for flows to backends on other nodes to begin with, 8 flows each. A power of two, default 16,384. */
   readonly natPorts?: number;
+  /** Flows to backends on other nodes that there may be when the table has grown. Default about 1.8 million. */
+  readonly natLimit?: number;
 }
 
 const SOCKET_PLACES = 16_384;
@@ -112,13 +114,15 @@ export const SHARED = [
   'lb_pod_sources',
   'lb_nat_heads',
   'lb_nat_flows',
+  'lb_nat_more',
+  'lb_nat_table',
   'lb_interfaces',
   'lb_peers',
   'lb_passed',
 ] as const;
 
 /** What programs of several objects share, and no later process needs: not pinned. */
-const OWN = ['lb_flow_news'] as const;
+const OWN = ['lb_flow_news', 'lb_flow_told', 'lb_nat_use'] as const;
 
 export type MapName = (typeof SHARED)[number] | (typeof OWN)[number];
 
@@ -218,16 +222,20 @@ export function openObjects(
     };
     const placesBefore = (maps['lb_socket_places'] ?? outdated.get('lb_socket_places')?.map)?.maxEntries;
     const counting = { lb_count_packets: sizes.countPackets ?? true, ...flows };
+    const natting = {
+      ...nat,
+      lb_nat_step: newsStep((nat['lb_nat_mask'] as number) * NAT_SLOTS, possibleCpus()) - 1,
+    };
     const constants = {
       lb_socket: {
         lb_socket_mask: (placesBefore ?? sizes.socketPlaces ?? SOCKET_PLACES) - 1,
         lb_sets_errors: bpfFeatures.socketErrors.available() !== false,
         lb_node_netns: netnsCookie(typeof place.netns === 'object' ? place.netns.fd : place.netns) ?? 0n,
       },
-      lb_flow: flows,
+      lb_flow: { ...natting, ...flows },
       lb_pod: counting,
-      lb_node: { ...nat, ...counting },
-      lb_xdp: { ...nat, ...counting },
+      lb_node: { ...natting, ...counting },
+      lb_xdp: { ...natting, ...counting },
     };
     const xdpProgram = place.nodeHook === 'generic' ? 'lb_xdp_generic' : 'lb_xdp';
     for (const file of FILES) {
@@ -264,7 +272,12 @@ export function openObjects(
       }
     }
     const pod = objects[FILES.indexOf('lb_pod')]!;
-    types = new InnerTypes(pod.btf, pod.program('lb_from_pod'));
+    const flow = objects[FILES.indexOf('lb_flow')]!;
+    types = new InnerTypes(
+      pod.btf,
+      pod.program('lb_from_pod'),
+      new InnerTypes(flow.btf, flow.program('lb_flow_sweep')),
+    );
   } catch (error) {
     close();
     throw error;

@@ -2,7 +2,7 @@
 import { type BpfMap, mapMemoryBytes } from '../../../kernel/bpf/index.ts';
 import type { StoreStatus } from '../../engine.ts';
 import type { FlowTable } from './flow-table.ts';
-import { countNatFlows } from './nat.ts';
+import type { NatTable } from './nat-table.ts';
 import type { EngineObjects } from './objects.ts';
 import { countSockets } from './socket-backends.ts';
 import type { Writer } from './writer.ts';
@@ -18,7 +18,11 @@ const COUNTED = [
 ] as const;
 
 /** For `status` and metrics. */
-export function storesOf(maps: EngineObjects['maps'], flows: FlowTable, writer: Writer): StoreStatus[] {
+export function storesOf(
+  maps: EngineObjects['maps'],
+  { flows, nat }: { readonly flows: FlowTable; readonly nat: NatTable },
+  writer: Writer,
+): StoreStatus[] {
   const usage = writer.usage();
   const counted = (map: BpfMap): StoreStatus => {
     let entries = 0;
@@ -64,11 +68,6 @@ export function storesOf(maps: EngineObjects['maps'], flows: FlowTable, writer: 
       bytes: mapMemoryBytes(maps.lb_sockets) + mapMemoryBytes(maps.lb_socket_places),
     },
     ...COUNTED.map((name) => counted(maps[name])),
-    {
-      name: 'lb_nat_flows',
-      entries: countNatFlows(maps.lb_nat_heads),
-      limit: maps.lb_nat_flows.maxEntries,
-      bytes: mapMemoryBytes(maps.lb_nat_heads) + mapMemoryBytes(maps.lb_nat_flows),
-    },
+    { name: 'lb_nat_flows', entries: nat.count().used, limit: nat.limit, bytes: nat.bytes },
   ];
 }

@@ -7,7 +7,9 @@ import { program } from './program.ts';
 // A reader such as "head" that has seen enough is no failure, and a log that nobody reads ends no server.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit();
-  throw error;
+  // A full disk, say: what was to be read is not there, and no fault of ours to show a stack for.
+  console.error(`error: Cannot write to standard output: ${error.message}`);
+  process.exit(1);
 });
 process.stderr.on('error', () => {});
 

@@ -64,6 +64,17 @@ test('wrong usage ends with 2 and says what is wrong', async () => {
   }
 });
 
+test('output that finds no room is a failure, told in a line; a reader that has seen enough is none', async () => {
+  const command = portolanCommand.map((word) => `'${word}'`).join(' ');
+  const full = await run('sh', ['-c', `${command} --help > /dev/full`]);
+  assert.deepEqual(
+    [full.status, full.stderr],
+    [1, 'error: Cannot write to standard output: ENOSPC: no space left on device, write\n'],
+  );
+  const enough = await run('sh', ['-c', `${command} completion bash | head -n 1`]);
+  assert.deepEqual([enough.status, enough.stderr], [0, '']);
+});
+
 test('bad values are told with a code and a remedy: exit 2 for an option, 1 for what is not there', async () => {
   const missing = '/nonexistent/config';
   for (const [args, want] of [

@@ -354,6 +354,8 @@ export class PolicyController {
       lastMs,
       maxMs: Math.max(this.#timing.maxMs, lastMs),
     };
-    if (changed && this.#cut && this.compiler.isolated.size > 0) this.#cutter.soon();
+    // A former process may have been ended between its rules and its look at connections.
+    const first = this.#timing.count === 1;
+    if ((changed || first) && this.#cut && this.compiler.isolated.size > 0) this.#cutter.soon();
   }
 }

@@ -6,6 +6,7 @@
 import { FAMILIES, type Family, type IpAddress } from '../addr/index.ts';
 import { policyError } from '../errors/index.ts';
 import {
+  areRules,
   changeText,
   concerns,
   inSteps,
@@ -174,7 +175,10 @@ export class NftPolicyEngine {
     return set;
   }
 
-  /** Reads what may differ of ours, and tells each set what it lacks. Rules are not compared but written anew. */
+  /**
+   * Reads what may differ of ours, and tells each set what it lacks. Chains that somebody touched are written anew; of
+   * all, those whose rules are as they were written stay, with what they have counted.
+   */
   #observe(family: Family, tables: Tables): void {
     const applied = this.#applied[family];
     const { suspects } = applied;
@@ -202,6 +206,17 @@ export class NftPolicyEngine {
     }
     for (const summary of sets.values()) this.#observeSet(family, tables, summary);
     for (const set of tables.sets.values()) if (!sets.has(set.name)) set.observe(undefined);
+    this.#recognise(family, tables, chains);
+  }
+
+  /** Chains that a former process left, or nobody changed, as they are wanted now. */
+  #recognise(family: Family, tables: Tables, chains: Found['chains']): void {
+    const standing = Map.groupBy(this.rules(family), ({ chain }) => chain);
+    for (const [name, hook] of chains) {
+      const wanted = tables.chains.get(name);
+      if (wanted && sameHook(hook, wanted.hook) && areRules(standing.get(name) ?? [], wanted.rules))
+        this.#applied[family].chains.set(name, wanted);
+    }
   }
 
   /** As #observeAll(), for the chains and sets that notifications named. */

@@ -73,7 +73,7 @@ export function planPolicy(
   for (const { adds } of kept.values()) changes.push(...adds);
   for (const [chain, { rules }] of changedChains)
     if (!kept.has(chain))
-      for (const rule of rules) changes.push({ ...table, change: 'add rule', chain, rule });
+      for (const rule of rules) changes.push({ ...table, change: 'add rule', chain, rule, sealed: true });
   for (const { set, adds } of elements)
     if (adds.length > 0) changes.push({ ...table, change: 'add elements', set, elements: adds });
   for (const chain of goneChains) changes.push({ ...table, change: 'flush chain', chain });

@@ -106,7 +106,21 @@ export class PolicyCluster {
   }
 
   async start(): Promise<void> {
-    await Promise.all(this.controllers.map((controller) => controller.start([])));
+    const attachments = (node: string) =>
+      [...this.places].flatMap(([key, place]) =>
+        place.name.split('/')[0] === node ? [attachmentOf(place, key)] : [],
+      );
+    await Promise.all(
+      this.controllers.map((controller, at) => controller.start(attachments(this.net.nodes[at]!.name))),
+    );
+  }
+
+  /** Before its start: the objects and pods of another one that has ended, as after a restart of agents. */
+  inherit({ policies, pods, namespaces, places }: PolicyCluster): void {
+    for (const [key, item] of policies.items) this.policies.set(key, item);
+    for (const [key, item] of pods.items) this.pods.set(key, item);
+    for (const [key, item] of namespaces.items) this.namespaces.set(key, item);
+    for (const [key, place] of places) this.places.set(key, place);
   }
 
   namespace(name: string, labels: Record<string, string> = {}): void {

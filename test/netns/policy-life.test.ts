@@ -194,6 +194,75 @@ test('before the first sync nothing that was closed opens, and what starts is cl
   assert.doesNotMatch(nft(node1, 'list', 'ruleset'), /policy_/);
 });
 
+test('an agent that starts again writes nothing when nothing has changed, and only what differs when something has', async () => {
+  const first = await started();
+  const [a, b, c] = node1.pods as [Place, Place, Place];
+  await first.pod('x/a', a, { labels: { app: 'a' } });
+  await first.pod('x/b', b);
+  const from = { ipBlock: { cidr: `${node2.pods[0]!.ip4}/32` } };
+  const some = {
+    podSelector: { matchLabels: { app: 'a' } },
+    ingress: [{ from: [from], ports: [{ port: 80 }] }],
+  };
+  first.apply('x', 'some', some);
+  first.apply('x', 'deny', DENY);
+  await first.settled();
+  assert.match(reaches(node2.pods[0]!, a), /^some: TCP4$/);
+  const before = nft(node1, '-a', 'list', 'ruleset');
+  assert.match(before, /counter packets [1-9]\d* .*comment "np x\/some ingress\[0\]"/);
+  await first.close();
+  open.length = 0;
+
+  const later = new PolicyCluster(net);
+  open.push(later);
+  later.inherit(first);
+  await later.start();
+  assert.equal(nft(node1, '-a', 'list', 'ruleset'), before, 'handles and counters are what they were');
+  assert.equal(later.controllers[0]!.engine.transactions, 0);
+  later.apply('x', 'some', { ...some, ingress: [] });
+  await later.settled();
+  assert.equal(reaches(node2.pods[0]!, a), 'none');
+  assert.equal(reaches(node2.pods[0]!, c), 'all');
+});
+
+test('rules that somebody edits while no agent runs are put right by the next one', async () => {
+  const first = await started();
+  await first.pod('x/a', node1.pods[0]!);
+  first.apply('x', 'deny', DENY);
+  await first.settled();
+  const wanted = listing(node1);
+  await first.close();
+  open.length = 0;
+  const chain = /chain (policy_in_\w+)/.exec(nft(node1, 'list', 'table', 'ip', 'portolan'))![1]!;
+  const handle = /drop comment .* # handle (\d+)/.exec(
+    nft(node1, '-a', 'list', 'chain', 'ip', 'portolan', chain),
+  )![1]!;
+  const dropComment = /comment "(np default deny.*?)"/.exec(
+    nft(node1, 'list', 'chain', 'ip', 'portolan', chain),
+  )![1]!;
+  nft(
+    node1,
+    'replace',
+    'rule',
+    'ip',
+    'portolan',
+    chain,
+    'handle',
+    handle,
+    'counter',
+    'accept',
+    'comment',
+    `"${dropComment}"`,
+  );
+  nft(node1, 'add', 'chain', 'ip6', 'portolan', 'policy_forward', '{ policy drop; }');
+  assert.notEqual(listing(node1), wanted);
+  const later = new PolicyCluster(net);
+  open.push(later);
+  later.inherit(first);
+  await later.start();
+  assert.equal(listing(node1), wanted);
+});
+
 test('whatever others delete or edit of ours is back within 200 ms', async () => {
   const cluster = await started();
   await cluster.pod('x/a', node1.pods[0]!);

@@ -50,7 +50,7 @@ export {
   RETURN,
   ruleOf,
 } from './rule.ts';
-export { ruleChanges } from './rule-changes.ts';
+export { areRules, ruleChanges } from './rule-changes.ts';
 export { ruleText } from './rule-text.ts';
 export { NftRuleset } from './ruleset.ts';
 export { ruleSeal } from './seal.ts';

@@ -37,6 +37,20 @@ export function ruleChanges(
   return { deletes, adds: adds.reverse() };
 }
 
+/** Whether these are the rules, all of them in their order and as they were written. */
+export function areRules(
+  found: readonly Pick<NftRuleFound, 'seal' | 'leadsTo'>[],
+  wanted: readonly NftRule[],
+): boolean {
+  return (
+    found.length === wanted.length &&
+    found.every(({ seal, leadsTo }, at) => {
+      const rule = wanted[at]!;
+      return seal === ruleSeal(rule) && `${leadsTo}` === `${targetsOf(rule)}`;
+    })
+  );
+}
+
 /** For each of `b` its place in `a`, if it is of a longest common subsequence; undefined equals nothing. */
 function common(
   a: readonly (string | undefined)[],

@@ -104,6 +104,37 @@ test('the same event again raises the count, and a flood is cut off', async (t) 
   );
 });
 
+test('an Event about an object that is known by name only has its uid, as kubectl describe looks for it', async (t) => {
+  const { api, client } = await setup(t);
+  const recorder = new EventRecorder({ client, component: 'test' });
+  const made = await client.create(of, map('a'));
+  const tell = (name: string) =>
+    recorder.record(
+      { apiVersion: 'v1', kind: 'ConfigMap', namespace: 'default', name },
+      { type: 'Normal', reason: 'Told', message: 'm' },
+    );
+  tell('a');
+  tell('gone');
+  await recorder.flush();
+  // Another object of the same name has Events of its own.
+  await client.delete(of, made.metadata as { name: string; namespace: string });
+  const again = await client.create(of, map('a'));
+  tell('a');
+  await recorder.flush();
+  const events = api.list('/api/v1/events') as unknown as {
+    involvedObject: { name: string; uid?: string };
+  }[];
+  assert.notEqual(made.metadata.uid, again.metadata.uid);
+  assert.deepEqual(
+    events.map(({ involvedObject: { name, uid } }) => [name, uid]),
+    [
+      ['a', made.metadata.uid],
+      ['gone', undefined],
+      ['a', again.metadata.uid],
+    ],
+  );
+});
+
 test('of two candidates one leads, and the other takes over when it ends', async (t) => {
   const { client } = await setup(t);
   const said: string[] = [];

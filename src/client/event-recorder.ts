@@ -7,7 +7,7 @@ import { isNetError } from '../errors/net-error.ts';
 import type { Event, KubeObject, ObjectReference } from '../model/kubernetes.ts';
 import type { ApiClient } from './api-client.ts';
 import type { Log } from './reflector.ts';
-import { resources } from './resources.ts';
+import { type Resource, resources } from './resources.ts';
 
 /** Options of an {@link EventRecorder}. */
 export interface EventRecorderOptions {
@@ -58,6 +58,13 @@ export function referenceTo(object: KubeObject): ObjectReference {
   };
 }
 
+const sourceOf = ({ kind, namespace, name, uid }: ObjectReference) =>
+  `${kind}/${namespace ?? ''}/${name}/${uid ?? ''}`;
+
+const kindsByName: ReadonlyMap<string, Resource<KubeObject>> = new Map(
+  Object.values(resources).map((of) => [`${of.group ? `${of.group}/` : ''}${of.version}/${of.kind}`, of]),
+);
+
 export class EventRecorder {
   readonly #options: EventRecorderOptions;
   readonly #now: () => number;
@@ -75,9 +82,8 @@ export class EventRecorder {
   /** Records that something happened to `about`. */
   record(about: ObjectReference, what: Occurrence): void {
     const now = this.#now();
-    const source = `${about.kind}/${about.namespace ?? ''}/${about.name}/${about.uid ?? ''}`;
-    if (!this.#mayTell(source, now) || this.#queue.length >= queueLimit) return;
-    this.#queue.push(() => this.#write(source, about, what, now));
+    if (!this.#mayTell(sourceOf(about), now) || this.#queue.length >= queueLimit) return;
+    this.#queue.push(() => this.#write(about, what, now));
     this.#working ??= this.#work();
   }
 
@@ -107,10 +113,32 @@ export class EventRecorder {
     this.#working = undefined;
   }
 
-  async #write(source: string, about: ObjectReference, what: Occurrence, now: number): Promise<void> {
+  /**
+   * The reference with the object's uid, without which `kubectl describe` does not find its Events. Agents know
+   * thousands of objects by name only, and few cause Events.
+   */
+  async #identified(about: ObjectReference): Promise<ObjectReference> {
+    const of = kindsByName.get(`${about.apiVersion}/${about.kind}`);
+    if (about.uid || !of || !about.name) return about;
+    const { name, namespace } = about;
+    try {
+      const found = await this.#options.client.get(
+        of,
+        { name, ...(namespace && { namespace }) },
+        { retryForMs: 0 },
+      );
+      return { ...about, ...(found.metadata.uid && { uid: found.metadata.uid }) };
+    } catch {
+      // It is gone, or not ours to read: an Event without the uid is better than none.
+      return about;
+    }
+  }
+
+  async #write(named: ObjectReference, what: Occurrence, now: number): Promise<void> {
     const { client, component, host } = this.#options;
+    const about = await this.#identified(named);
     const message = what.message.slice(0, messageLimit);
-    const key = `${source}/${what.type}/${what.reason}/${message}`;
+    const key = `${sourceOf(about)}/${what.type}/${what.reason}/${message}`;
     const known = this.#known.get(key);
     const at = new Date(now).toISOString().replace(/\.\d+Z$/, 'Z');
     if (known !== undefined && now - known.seenAt < forgetMs) {

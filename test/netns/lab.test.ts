@@ -274,6 +274,8 @@ test('load balancers that ask a node hear when it is about to go, and those of a
   await says(/FailedToStartServiceHealthcheck service\/asked node1: .*EADDRINUSE/);
   other.kill();
   await says(/ServiceHealthcheckStarted service\/asked node1: /);
+  // `describe` asks for Events by the uid of the Service.
+  assert.match(await lab.kubectl(['describe', 'service', 'asked']), /FailedToStartServiceHealthcheck/);
   await lab.kubectl(['delete', 'service', 'asked']);
 });
 

@@ -148,9 +148,7 @@ export class HttpServer {
   }
 
   async #serve(message: IncomingMessage, response: ServerResponse): Promise<void> {
-    const gone = new AbortController();
-    response.on('close', () => gone.abort(CLOSED));
-    const signal = AbortSignal.any([gone.signal, this.#stopping.signal]);
+    const signal = this.#signalOf(response);
     const started = performance.now();
     let answer: ApiResponse;
     try {
@@ -165,7 +163,9 @@ export class HttpServer {
         headers: message.headers,
         body,
         user,
-        signal,
+        get signal() {
+          return signal();
+        },
       });
     } catch (error) {
       answer = this.#failure(error, message);
@@ -182,6 +182,19 @@ export class HttpServer {
       { method: message.method, url: message.url, status: answer.status, ms },
       'request',
     );
+  }
+
+  /** The signal of a request, made when somebody asks for it: a change of an object is over without. */
+  #signalOf(response: ServerResponse): () => AbortSignal {
+    let signal: AbortSignal | undefined;
+    return () => {
+      if (signal) return signal;
+      const gone = new AbortController();
+      if (response.destroyed || response.closed) gone.abort(CLOSED);
+      else response.once('close', () => gone.abort(CLOSED));
+      signal = AbortSignal.any([gone.signal, this.#stopping.signal]);
+      return signal;
+    };
   }
 
   #failure(error: unknown, message: IncomingMessage): ApiResponse {
@@ -201,7 +214,7 @@ export class HttpServer {
     message: IncomingMessage,
     response: ServerResponse,
     answer: ApiResponse,
-    signal: AbortSignal,
+    signal: () => AbortSignal,
   ): Promise<void> {
     for (const [name, value] of Object.entries(answer.headers ?? {}))
       response.setHeader(name, typeof value === 'string' ? value : [...value]);
@@ -211,7 +224,7 @@ export class HttpServer {
       response.flushHeaders();
       this.#streams.add(response);
       response.on('close', () => this.#streams.delete(response));
-      await answer.stream(sinkOf(response, signal));
+      await answer.stream(sinkOf(response, signal()));
       return;
     }
     const { body } = answer;
@@ -226,8 +239,9 @@ export class HttpServer {
         response.end(bytes.subarray(-LAST_BYTES));
       }
     } else {
+      const over = signal();
       for (const piece of body) {
-        if (signal.aborted) return;
+        if (over.aborted) return;
         if (!response.write(piece)) await drained(response);
       }
       response.end();

@@ -366,9 +366,12 @@ function keepStatus(next: KubeObject, old: KubeObject): void {
   else to.status = status;
 }
 
-/** A write to the status subresource changes the status, and labels and annotations, nothing else. */
+/**
+ * A write to the status subresource changes the status, and labels and annotations, nothing else. The rest is that of
+ * `old`, which nobody may change.
+ */
 function statusOnly(next: KubeObject, old: KubeObject): KubeObject {
-  const after = structuredClone(old) as KubeObject & { status?: unknown };
+  const after = { ...old, metadata: { ...old.metadata } } as KubeObject & { status?: unknown };
   const status = (next as KubeObject & { status?: unknown }).status;
   if (status === undefined) delete after.status;
   else after.status = status;

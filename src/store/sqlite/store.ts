@@ -261,7 +261,9 @@ export class SqliteStore implements Store {
     this.#queue = [];
     this.#overlay.clear();
     try {
-      this.#database.exec('BEGIN IMMEDIATE');
+      // One statement is a transaction by itself.
+      const together = batch.length > 1;
+      if (together) this.#database.exec('BEGIN IMMEDIATE');
       for (const { event } of batch) {
         const { key, created, revision, value } = event.entry;
         this.#insert.run(
@@ -273,7 +275,7 @@ export class SqliteStore implements Store {
           value,
         );
       }
-      this.#database.exec('COMMIT');
+      if (together) this.#database.exec('COMMIT');
     } catch (error) {
       try {
         if (this.#database.isTransaction) this.#database.exec('ROLLBACK');

@@ -75,7 +75,7 @@ const NEWS_PARTS = 8;
 
 /**
  * New flows on one CPU after which programs wake the agent: a power of two, as they want it. On all CPUs together they
- * are an eighth of the places at most, so of the half at which the table grows not much is taken unseen. Pure.
+ * are an eighth of the places at most, so of the part at which the table grows not much is taken unseen. Pure.
  */
 export function newsStep(places: number, cpus: number): number {
   return 2 ** Math.max(0, Math.floor(Math.log2(places / NEWS_PARTS / cpus)));

@@ -13,6 +13,8 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 });
 process.stderr.on('error', () => {});
 
+const UNREADABLE = new Set(['POLICY_BAD_PORT', 'EGRESS_BAD_ADDRESS', 'EGRESS_BAD_FROM', 'ADDR_BAD_CIDR']);
+
 try {
   await program().parseAsync();
 } catch (error) {
@@ -22,8 +24,13 @@ try {
   } else {
     console.error(inColour(formatError(error)));
     // At once: something that had been opened before the failure must not keep the process alive.
-    process.exit(isNetError(error) && error.code.endsWith('_BAD_OPTION') ? 2 : 1);
+    process.exit(isNetError(error) && isWrongUsage(error.code) ? 2 : 1);
   }
+}
+
+/** What a person wrote cannot be read, whatever there is: not to be taken for the "no" of a command that answers by 1. */
+function isWrongUsage(code: string): boolean {
+  return code.endsWith('_BAD_OPTION') || UNREADABLE.has(code);
 }
 
 /** The code of an error stands out on a terminal. */

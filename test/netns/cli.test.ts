@@ -82,6 +82,7 @@ test('bad values are told with a code and a remedy: exit 2 for an option, 1 for 
     [['lab', 'up', '--nodes', '0'], /LAB_BAD_OPTION.*--nodes 0: want 1 to/],
     [['lab', 'up', '--backend', 'wireguard'], /LAB_BAD_OPTION.*want vxlan or host-gw/],
     [['lab', 'status', '--name', 'pt-none'], /error\[LAB_NOT_RUNNING\]/],
+    [['doctor', 'firewall', '--cluster-cidr', 'foo'], /error\[ADDR_BAD_CIDR\].*"foo"/],
     [
       ['lab', 'exec', '--name', lab.name, 'node9', '--', 'true'],
       /LAB_NO_SUCH_NODE.*\n {2}Its nodes are node1, node2/,
@@ -116,7 +117,7 @@ test('bad values are told with a code and a remedy: exit 2 for an option, 1 for 
       ...args,
       ...(args[0] === 'agent' ? ['--state-dir', join(folder, 's')] : []),
     ]);
-    assert.equal(status, /_BAD_OPTION/.test(stderr) ? 2 : 1, `${args.join(' ')}: ${stderr}`);
+    assert.equal(status, /_BAD_OPTION|ADDR_BAD_CIDR/.test(stderr) ? 2 : 1, `${args.join(' ')}: ${stderr}`);
     assert.match(stderr, want, args.join(' '));
     assert.match(stderr, /\n {2}\S/, 'a remedy on a line of its own');
     assert.doesNotMatch(stderr, /INTERNAL| at .*\.[tj]s:\d/, args.join(' '));

@@ -284,9 +284,12 @@ export function createHandler(options: HandlerOptions): Handler {
 function endpointsCheck(context: WriteContext, verb: string): WriteCheck | undefined {
   const { registry, resource, source, path, request } = context;
   if (resource.schema.kind !== 'Endpoints') return undefined;
-  const isComputed = (name: string) =>
-    !registry.store.latest(keyOf(resource, path.namespace, name)) &&
-    source.get(path.namespace, name) !== undefined;
+  const isComputed = (name: string) => {
+    const key = keyOf(resource, path.namespace, name);
+    // One that is just being deleted is in the store still, and is the latest no more.
+    const written = registry.store.latest(key) ?? registry.store.get(key);
+    return !written && source.get(path.namespace, name) !== undefined;
+  };
   if (verb === 'create')
     return ({ metadata: { name } }) => {
       if (name && isComputed(name))

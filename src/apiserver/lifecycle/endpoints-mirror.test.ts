@@ -119,6 +119,21 @@ test('Endpoints go with their Service, and when the cluster finds the endpoints 
   await gone();
 });
 
+test('who deletes a Service and its Endpoints at once, as kubectl delete -f, finds both', async () => {
+  await using w = await world();
+  for (let times = 0; times < 20; times++) {
+    await w.api.call('POST', SERVICES, w.service());
+    await w.api.call('POST', ENDPOINTS, w.written({ addresses: [{ ip: '10.0.0.1' }], ports: PORTS }));
+    await w.become('IPv4 http:80 10.0.0.1');
+    assert.equal((await w.api.call('DELETE', `${SERVICES}/db`)).status, 200);
+    // A few turns later the mirror is at work on the same.
+    for (let turns = times % 5; turns > 0; turns--) await new Promise((resolve) => setImmediate(resolve));
+    const { status, body } = await w.api.call('DELETE', `${ENDPOINTS}/db`);
+    assert.equal(status, 200, body.message);
+    await w.become();
+  }
+});
+
 const service = { metadata: { name: 'db' }, spec: {} } as Service;
 const endpoints = (metadata: object): Endpoints =>
   ({ metadata: { name: 'db', ...metadata }, subsets: [{ addresses: [{ ip: '10.0.0.1' }] }] }) as Endpoints;

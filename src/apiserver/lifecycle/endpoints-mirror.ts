@@ -5,7 +5,7 @@
  *
  *   Endpoints, their Service has no selector ► slices are made, follow, and go with them
  *   the Service has a selector               ► the written ones go: what the cluster finds is told instead
- *   the Service is deleted                   ► the written ones go, too
+ *   the Service is deleted                   ► its slices go, and a second later the written ones, too
  */
 import { isNetError } from '../../errors/net-error.ts';
 import type { EndpointSlice, Endpoints, KubeObject, Service } from '../../model/kubernetes.ts';
@@ -25,6 +25,9 @@ import {
 } from './mirrored-slices.ts';
 import { WorkQueue } from './work-queue.ts';
 
+/** Who deletes a Service deletes its Endpoints as well, `kubectl delete -f`, and shall find them. */
+const LEAVE_MS = 1000;
+
 export class EndpointsMirror {
   readonly #registry: Registry;
   readonly #queue: WorkQueue;
@@ -34,7 +37,9 @@ export class EndpointsMirror {
   readonly #slices = resourceOfKind('EndpointSlice');
   /** Names of the mirrored slices of a Service, by `namespace/name`. */
   readonly #made = new Map<string, Set<string>>();
-  /** Services that are gone, and whose Endpoints go after them. */
+  /** Services that are gone, and whose Endpoints go after them when the time is over. */
+  readonly #leaving = new Map<string, NodeJS.Timeout>();
+  /** Those whose time is over. */
   readonly #gone = new Set<string>();
 
   constructor(registry: Registry, onError: (key: string, error: unknown) => void) {
@@ -54,6 +59,7 @@ export class EndpointsMirror {
 
   async close(): Promise<void> {
     for (const watch of this.#watches) watch.close();
+    for (const timer of this.#leaving.values()) clearTimeout(timer);
     await this.#queue.close();
   }
 
@@ -66,11 +72,18 @@ export class EndpointsMirror {
   /** Services change all the time; those that never had Endpoints of somebody's are of no interest. */
   #onService({ type, entry }: StoreEvent): void {
     const service = serviceOfKey(entry.key);
-    if (type === 'delete') this.#gone.add(service);
-    else this.#gone.delete(service);
+    clearTimeout(this.#leaving.get(service));
+    this.#leaving.delete(service);
+    this.#gone.delete(service);
     const written = this.#registry.store.get(`${this.#endpoints.collection}/${service}`) !== undefined;
     if (written || this.#made.has(service)) this.#queue.add(service);
-    else this.#gone.delete(service);
+    if (!written || type !== 'delete') return;
+    const timer = setTimeout(() => {
+      this.#leaving.delete(service);
+      this.#gone.add(service);
+      this.#queue.add(service);
+    }, LEAVE_MS).unref();
+    this.#leaving.set(service, timer);
   }
 
   #noteSlice(entry: StoreEntry, gone = false): void {

@@ -16,7 +16,7 @@ const HOST_PORTS = [
 ] as const;
 
 /** Pods `default/web` on n1 and `default/client` on n2, and Service `default/web` with the node port 30080. */
-function world(tunnelled = false) {
+function world({ tunnelled = false, dual = false } = {}) {
   const compiler = new PolicyCompiler({ nodeName: 'n3' });
   compiler.setNamespace('default', namespaceLabels({ metadata: { name: 'default' } }));
   const pods = [
@@ -64,6 +64,7 @@ function world(tunnelled = false) {
     aService({ type: 'NodePort', ports: [{ port: 80, targetPort: 8080, protocol: 'TCP', nodePort: 30080 }] }),
   );
   const slice = sliceFacts(aSlice(['10.244.1.2 n1']));
+  const slice6 = sliceFacts(aSlice(['fd00::1:2 n1'], { name: 'web-6' }));
   const sources = {
     controller: {
       compiler,
@@ -73,7 +74,7 @@ function world(tunnelled = false) {
       nodeVerdicts: () => ({}),
     },
     services: { items: new Map([[service.key, service]]) },
-    slices: { items: new Map([[slice.key, slice]]) },
+    slices: { items: new Map([slice, ...(dual ? [slice6] : [])].map((each) => [each.key, each])) },
     tunnelled: () => tunnelled,
   };
   return async (from: string, to: string, port = '80') =>
@@ -119,7 +120,7 @@ test('a hostPort is its pod, which sees who asks, and other pods as their node',
 });
 
 test('what comes from a node through the tunnel has the address of its end', async () => {
-  const ask = world(true);
+  const ask = world({ tunnelled: true });
   assert.deepEqual(await ask(OUTSIDE, NODES.n2, '30080'), [
     'node n2 (10.244.2.0) -> default/web (10.244.1.2) 8080/tcp: denied',
   ]);
@@ -141,6 +142,12 @@ test('the second family is told where it is decided otherwise', async () => {
     'default/client (fd00::2:2) -> default/web (fd00::1:2) 8080/tcp: allowed',
   ]);
   assert.equal((await ask('default/web', 'pod/default/client', 'icmp')).length, 1);
+  const dual = world({ dual: true });
+  assert.deepEqual(await dual('default/client', 'service/default/web'), [
+    'default/client (10.244.2.2) -> default/web (10.244.1.2) 8080/tcp: denied',
+    'default/client (fd00::2:2) -> default/web (fd00::1:2) 8080/tcp: allowed',
+  ]);
+  assert.equal((await dual('default/web', 'service/default/web')).length, 1, 'itself, in both');
 });
 
 test('a Service is known by name and address, and a port that it does not have is told with those it has', async () => {

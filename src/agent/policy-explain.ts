@@ -43,8 +43,9 @@ export async function explainTraffic(
   const own = controller.nodeAddresses();
   const from = ends(query.get('from') ?? '', controller, own);
   const found = destinations(query.get('to') ?? '', from[0], target, sources, own);
+  // Backends of a Service are told one by one, but not once more for their other family.
+  const known = new Set<string>();
   return found.flatMap(({ to, port, asked, via, byNode }) => {
-    const known = new Set<string>();
     return pairs(from, to).flatMap(([source, destination]) => {
       // A node that hands on to a pod elsewhere takes the answers back under its own address.
       const sender = via ? nodeOf(source, controller) : source;
@@ -58,7 +59,8 @@ export async function explainTraffic(
       const told = says({ from: seen, to: destination, protocol, port });
       const plain = via ? joined(says({ from: source, to: via, protocol, port: target.port }), told) : told;
       const explanation = withUnknown(plain, [source, destination], controller);
-      const decided = explanation.reasons.join().replace(/\([0-9a-f.:]+\)/g, '');
+      const who = [explanation.from, explanation.to, explanation.port];
+      const decided = [...who, ...explanation.reasons].join().replace(/\([0-9a-f.:]+\)/g, '');
       if (known.has(decided)) return [];
       known.add(decided);
       return [explanation];

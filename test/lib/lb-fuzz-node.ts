@@ -5,7 +5,7 @@
 import { execFileSync } from 'node:child_process';
 import type { Family, WorldTools } from './lb-fuzz-world.ts';
 import { FAMILIES, PORTS } from './lb-fuzz-world.ts';
-import { type NatFlows, PLACES } from './lb-reference-nat.ts';
+import type { NatFlows } from './lb-reference-nat.ts';
 import { macOf, type RouteSpec, Surroundings } from './lb-reference-node-world.ts';
 import { ETHERNET, fold, sumOfBytes } from './lb-reference-packet.ts';
 import { type World, words } from './lb-reference-world.ts';
@@ -116,8 +116,7 @@ export function addToWorld(_world: World, family: Family, _protocol: number, too
 }
 
 /** Addresses of packets at a node, for the generator. */
-function poolsOf(answers: boolean, natBase: number, natPorts: number): Pools[] {
-  const natted = Array.from({ length: natPorts }, (_, at) => natBase + at);
+function poolsOf(answers: boolean, natted: readonly number[]): Pools[] {
   return FAMILIES.map((family, at) => {
     const base = POOLS[at]!;
     const six = ip6(family);
@@ -146,12 +145,10 @@ export class NodePackets {
   last: PacketGenerator;
 
   constructor(bytes: Uint8Array, random: Random, nat: NatFlows) {
-    const natBase = nat.first;
-    const natPorts = nat.places.length / PLACES;
     this.#nat = nat;
     this.#random = random;
-    this.client = new PacketGenerator(bytes, random, poolsOf(false, natBase, natPorts));
-    this.answer = new PacketGenerator(bytes, random, poolsOf(true, natBase, natPorts));
+    this.client = new PacketGenerator(bytes, random, poolsOf(false, nat.ports));
+    this.answer = new PacketGenerator(bytes, random, poolsOf(true, nat.ports));
     this.last = this.client;
   }
 

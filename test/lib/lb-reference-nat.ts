@@ -41,14 +41,35 @@ function isGone(flow: NatFlow, hurry: boolean): boolean {
   return idleS > ((flags & NAT.CONFIRMED) === 0 ? (hurry ? 3 : 15) : 6 * 3600);
 }
 
-export class NatFlows {
+/** What a table has grown by. */
+export interface NatMore {
+  /** The first of half as many further ports, which are taken when no other one is free. */
   readonly first: number;
-  /** By port and place. */
+  /** Times 8 places more at each port. */
+  readonly levels: number;
+}
+
+export class NatFlows {
+  /** Those of the range, then the further ones. */
+  readonly ports: readonly number[];
+  readonly #range: number;
+  /** Places of a port. */
+  readonly #each: number;
+  /** By port and place, those of the first level first. */
   readonly places: (NatFlow | undefined)[];
 
-  constructor(first: number, ports: number) {
-    this.first = first;
-    this.places = new Array(ports * PLACES).fill(undefined);
+  constructor(first: number, ports: number, more?: NatMore) {
+    const from = (start: number, count: number) => Array.from({ length: count }, (_, at) => start + at);
+    this.ports = [...from(first, ports), ...(more ? from(more.first, ports / 2) : [])];
+    this.#range = ports;
+    this.#each = PLACES * (1 + (more?.levels ?? 0));
+    this.places = new Array(this.ports.length * this.#each).fill(undefined);
+  }
+
+  /** Where a place lies: which port by its number among all, which level, which of its places. */
+  whereIs(place: number): { port: number; level: number; slot: number } {
+    const at = place % this.#each;
+    return { port: Math.floor(place / this.#each), level: Math.floor(at / PLACES), slot: at % PLACES };
   }
 
   clear(): void {
@@ -91,14 +112,14 @@ export class NatFlows {
 
   /** Ports that a new flow may get; the client's own alone where that is one of them. */
   candidates(p: Packet, backend: Backend): { ports: number[]; hurry: boolean } {
-    const count = this.places.length / PLACES;
-    for (const hurry of [false, true]) {
-      const ports = Array.from({ length: count }, (_, at) => this.first + at).filter(
-        (port) => this.#placeAt(port, backend, hurry) >= 0,
-      );
-      if (ports.includes(p.sourcePort)) return { ports: [p.sourcePort], hurry };
-      if (ports.length > 0) return { ports, hurry };
-    }
+    const range = this.ports.slice(0, this.#range);
+    const further = this.ports.slice(this.#range);
+    for (const hurry of [false, true])
+      for (const some of [range, further]) {
+        const ports = some.filter((port) => this.#placeAt(port, backend, hurry) >= 0);
+        if (some === range && ports.includes(p.sourcePort)) return { ports: [p.sourcePort], hurry };
+        if (ports.length > 0) return { ports, hurry };
+      }
     return { ports: [], hurry: true };
   }
 
@@ -110,9 +131,9 @@ export class NatFlows {
 
   /** The place at a port: that of a flow to this backend which is gone, else the first that is free or gone. */
   #placeAt(port: number, backend: Backend, hurry: boolean): number {
-    const first = (port - this.first) * PLACES;
+    const first = this.ports.indexOf(port) * this.#each;
     let found = -1;
-    for (let at = first; at < first + PLACES; at++) {
+    for (let at = first; at < first + this.#each; at++) {
       const flow = this.places[at];
       if (!flow) {
         if (found < 0) found = at;

@@ -5,9 +5,9 @@
  *   PORTOLAN_FUZZ_PACKETS=10000000 SEED=1 node --test test/netns/service-fuzz-node.test.ts
  */
 import assert from 'node:assert/strict';
-import test, { after, before, describe } from 'node:test';
+import test, { after, before, describe, type TestContext } from 'node:test';
 import { viewOf } from '../../src/codec/index.ts';
-import { jiffiesPerSecond } from '../../src/kernel/bpf/index.ts';
+import { type BpfMap, jiffiesPerSecond, mapById } from '../../src/kernel/bpf/index.ts';
 import { ERRNO, errnoName } from '../../src/kernel/syscall/index.ts';
 import type { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
 import { BACKEND, natFlowStruct, REASONS } from '../../src/service/engines/ebpf/layout.ts';
@@ -36,10 +36,12 @@ const PACKETS = Number(process.env.PORTOLAN_FUZZ_PACKETS ?? 200_000);
 const SEED = Number(process.env.SEED ?? Date.now() & 0x7fff_ffff);
 /** No more than a flow tries, so that all of them are candidates of each flow; few, so that they do not suffice. */
 const PORTS = 4;
+/** Of struct lb_nat_head. */
+const HEAD_BYTES = 64;
 /** After so many packets, or so long, flows are compared and forgotten: before any of them gets old by itself. */
 const EPOCH = { packets: 2000, ms: 1000 };
 /** Longest time for a run of the normal size, on a machine that has other work. */
-const CAP_MS = process.env.PORTOLAN_FUZZ_PACKETS ? Number.POSITIVE_INFINITY : 12_000;
+const CAP_MS = process.env.PORTOLAN_FUZZ_PACKETS ? Number.POSITIVE_INFINITY : 8_000;
 /** A slow machine goes on until it has these, and this long at most. */
 const ENOUGH = { packets: 10_000, ms: 60_000 };
 /** Idle times that lie between the limits of flows (2, 3, 5, 15, 30, 60, 180 s, 6 h) by more than an epoch. */
@@ -61,6 +63,7 @@ describe('random packets among nodes', () => {
   let world: World;
   let links: Map<string, number>;
   let base: number;
+  let further: number;
 
   before(() => {
     node = ServiceNode.create('zn');
@@ -81,7 +84,9 @@ describe('random packets among nodes', () => {
     world = buildWorld(addToWorld);
     maps = new WorldMaps(engine);
     maps.write(world, engine);
-    base = Number(natConstants(node.netns, undefined, PORTS)['lb_nat_base']);
+    const constants = natConstants(node.netns, undefined, PORTS);
+    base = Number(constants['lb_nat_base']);
+    further = Number(constants['lb_nat_more_base']);
   });
 
   after(async () => {
@@ -95,8 +100,44 @@ describe('random packets among nodes', () => {
     viewOf(bytes).setUint32(0, value, true);
     return bytes;
   };
-  const headOf = (at: number) => engine.maps.lb_nat_heads.get(u32((base + at) % PORTS))!;
-  const numberOf = (at: number, place: number) => u32(((base + at) % PORTS) * PLACES + place);
+  /** Head and flows of a set: in maps of their own, or together in what the table has grown by. */
+  const setOf = (port: number, level: number) => {
+    const place = port < PORTS ? (base + port) % PORTS : PORTS + ((further + port - PORTS) % (PORTS / 2));
+    const set = place + level * (PORTS + PORTS / 2);
+    const more = viewOf(engine.maps.lb_nat_more.get(u32(0)) ?? new Uint8Array(4)).getUint32(0, true);
+    const inMore = <T>(work: (chunk: BpfMap, key: Uint8Array) => T): T => {
+      using chunk = mapById(more, 'lb_nat_more');
+      return work(chunk, u32(set - PORTS));
+    };
+    const { lb_nat_heads, lb_nat_flows } = engine.maps;
+    const size = natFlowStruct.size;
+    return {
+      head: () =>
+        set < PORTS
+          ? lb_nat_heads.get(u32(set))!
+          : inMore((chunk, key) => chunk.get(key)!.slice(0, HEAD_BYTES)),
+      flow: (slot: number) =>
+        set < PORTS
+          ? lb_nat_flows.get(u32(set * PLACES + slot))!
+          : inMore((chunk, key) =>
+              chunk.get(key)!.slice(HEAD_BYTES + slot * size, HEAD_BYTES + (slot + 1) * size),
+            ),
+      setFlow: (slot: number, value: Uint8Array) => {
+        if (set < PORTS) lb_nat_flows.set(u32(set * PLACES + slot), value);
+        else
+          inMore((chunk, key) => {
+            const all = chunk.get(key)!;
+            all.set(value, HEAD_BYTES + slot * size);
+            chunk.set(key, all);
+          });
+      },
+      /** Its words and which ports were tried; what lies behind is the table's own. */
+      forget: () => {
+        if (set < PORTS) lb_nat_heads.set(u32(set), lb_nat_heads.get(u32(set))!.fill(0, 0, 36));
+        else inMore((chunk, key) => chunk.set(key, chunk.get(key)!.fill(0, 0, HEAD_BYTES)));
+      },
+    };
+  };
   /** Places of a port that hold a flow. */
   const usedAt = (head: Uint8Array) =>
     Array.from({ length: PLACES }, (_, place) => place).filter(
@@ -104,31 +145,38 @@ describe('random packets among nodes', () => {
     );
 
   /** Which port the program gave to this client's flow. */
-  const natPortOf = (p: Packet): number | undefined => {
+  const natPortOf = (p: Packet, nat: NatFlows, levels: number): number | undefined => {
     const client = Buffer.from(addressBytes(p.source));
     const vip = Buffer.from(addressBytes(p.target));
-    for (let at = 0; at < PORTS; at++)
-      for (const place of usedAt(headOf(at))) {
-        const value = Buffer.from(engine.maps.lb_nat_flows.get(numberOf(at, place))!);
-        if (!value.subarray(0, 16).equals(client) || !value.subarray(16, 32).equals(vip)) continue;
-        const flow = natFlowStruct.decode(value);
-        if (flow.client_port !== p.sourcePort || flow.vip_port !== p.targetPort) continue;
-        if (flow.protocol === p.protocol) return flow.nat_port;
+    for (let port = 0; port < nat.ports.length; port++)
+      for (let level = 0; level <= levels; level++) {
+        const set = setOf(port, level);
+        for (const place of usedAt(set.head())) {
+          const value = Buffer.from(set.flow(place));
+          if (!value.subarray(0, 16).equals(client) || !value.subarray(16, 32).equals(vip)) continue;
+          const flow = natFlowStruct.decode(value);
+          if (flow.client_port !== p.sourcePort || flow.vip_port !== p.targetPort) continue;
+          if (flow.protocol === p.protocol) return flow.nat_port;
+        }
       }
     return undefined;
   };
 
-  const compareNatAndForget = (nat: NatFlows): void => {
-    for (let at = 0; at < PORTS; at++) {
-      const head = headOf(at);
-      const wanted = nat.places.slice(at * PLACES, (at + 1) * PLACES);
+  /** Returns how many flows lay beyond the first table. */
+  const compareNatAndForget = (nat: NatFlows): number => {
+    let beyond = 0;
+    for (let first = 0; first < nat.places.length; first += PLACES) {
+      const { port, level } = nat.whereIs(first);
+      const set = setOf(port, level);
+      const wanted = nat.places.slice(first, first + PLACES);
       assert.deepEqual(
-        usedAt(head),
+        usedAt(set.head()),
         wanted.flatMap((flow, place) => (flow ? [place] : [])),
       );
       wanted.forEach((flow, place) => {
         if (!flow) return;
-        const there = natFlowStruct.decode(engine.maps.lb_nat_flows.get(numberOf(at, place))!);
+        if (port >= PORTS || level > 0) beyond++;
+        const there = natFlowStruct.decode(set.flow(place));
         assert.deepEqual(
           { ...there, seen: 0, to_backend: 0, to_client: 0 },
           {
@@ -150,10 +198,10 @@ describe('random packets among nodes', () => {
           },
         );
       });
-      // Its words and which ports were tried; what lies behind is the table's own.
-      engine.maps.lb_nat_heads.set(u32((base + at) % PORTS), head.fill(0, 0, 36));
+      set.forget();
     }
     nat.clear();
+    return beyond;
   };
 
   /** Nobody sends in a flow for a while. */
@@ -163,20 +211,21 @@ describe('random packets among nodes', () => {
     if (!flow) return;
     const idleS = random.pick(IDLE_S);
     if (idleS < flow.idleS) return;
-    const key = numberOf(Math.floor(number / PLACES), number % PLACES);
-    const value = engine.maps.lb_nat_flows.get(key)!;
+    const { port, level, slot } = nat.whereIs(number);
+    const set = setOf(port, level);
+    const value = set.flow(slot);
     const { seen } = natFlowStruct.decode(value);
     const at = natFlowStruct.members.find(({ name }) => name === 'seen')!.offset;
     const back = Math.round((idleS - flow.idleS) * jiffiesPerSecond());
     viewOf(value).setUint32(at, (seen - back) >>> 0, true);
-    engine.maps.lb_nat_flows.set(key, value);
+    set.setFlow(slot, value);
     flow.idleS = idleS;
   };
 
-  test(`${PACKETS} of them meet the same fate as in the reference`, (t) => {
+  const meet = (t: TestContext, nat: NatFlows, levels: number) => {
     const random = new Random(SEED);
     const runner = new PacketRunner(node.netns.fd);
-    const nat = new NatFlows(base, PORTS);
+    let beyond = 0;
     const packets = new NodePackets(runner.input, random, nat);
     const reference = new NodeReference(world, AROUND, nat);
     const { observed } = runner;
@@ -185,7 +234,7 @@ describe('random packets among nodes', () => {
     const inXdp = { left: 0, judged: 0 };
     const counted = engine.counters();
     const outcomes = new Map<string, number>();
-    reference.natPortOf = natPortOf;
+    reference.natPortOf = (p) => natPortOf(p, nat, levels);
     const started = performance.now();
     let epoch = { packet: 0, ms: started };
     let complete = true;
@@ -201,7 +250,7 @@ describe('random packets among nodes', () => {
       const now = performance.now();
       if (now - started > (packet > ENOUGH.packets ? CAP_MS : Math.max(CAP_MS, ENOUGH.ms))) break;
       if (packet - epoch.packet === EPOCH.packets || now - epoch.ms > EPOCH.ms) {
-        compareNatAndForget(nat);
+        beyond += compareNatAndForget(nat);
         compareAndForget(engine, reference);
         epoch = { packet, ms: performance.now() };
       }
@@ -266,7 +315,7 @@ describe('random packets among nodes', () => {
         if (wrong !== '') assert.fail(`wrong ${wrong} sum: ${where()}`);
       }
     }
-    compareNatAndForget(nat);
+    beyond += compareNatAndForget(nat);
     compareAndForget(engine, reference);
     compareCounts(engine, counted, reference);
     t.diagnostic(
@@ -293,5 +342,17 @@ describe('random packets among nodes', () => {
     ];
     for (const [at, reason] of REASONS.entries())
       assert.ok(elsewhere.includes(reason) || reference.counts[at]! > 0, reason);
+    return beyond;
+  };
+
+  test(`${PACKETS} of them meet the same fate as in the reference`, (t) => {
+    assert.equal(meet(t, new NatFlows(base, PORTS), 0), 0);
+  });
+
+  test('the same beside a table that has grown: further ports, and two more levels of places', (t) => {
+    engine.nat.grow(3);
+    const beyond = meet(t, new NatFlows(base, PORTS, { first: further, levels: 2 }), 2);
+    t.diagnostic(`${beyond} flows were found beyond the first table`);
+    assert.ok(beyond > 100, `${beyond} flows`);
   });
 });

@@ -4,7 +4,7 @@ import test from 'node:test';
 import { NAT_SLOTS } from './layout.ts';
 import { NAT_LEVELS, setsOfPort, setsOfStep } from './nat-table.ts';
 
-const header = readFileSync(new URL('../../../../bpf/include/lb_nat.h', import.meta.url), 'utf8');
+const header = readFileSync(new URL('../../../../bpf/include/lb_nat_table.h', import.meta.url), 'utf8');
 const defined = (name: string) => Number(new RegExp(`define ${name} (\\d+)`).exec(header)![1]);
 
 test('levels and places are those of the header, and bits of levels fit beside those of tries', () => {

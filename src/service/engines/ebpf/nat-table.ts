@@ -1,5 +1,5 @@
 /**
- * The table of flows to backends on other nodes: bpf/include/lb_nat.h. Programs fill it; this gives it more room while
+ * The table of flows to backends on other nodes: bpf/include/lb_nat_table.h. Programs fill it; this gives it more room while
  * many flows need it, and takes that away again. No flow is moved: what is added lies beside what is there.
  *
  *     step 0   the ports of the range, 8 places each: lb_nat_heads, lb_nat_flows

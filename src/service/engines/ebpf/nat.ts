@@ -1,5 +1,5 @@
 /**
- * Ports of this node that stand for clients outside at backends on other nodes: bpf/include/lb_nat.h. The range lies
+ * Ports of this node that stand for clients outside at backends on other nodes: bpf/include/lb_nat_table.h. The range lies
  * apart from ports that sockets of this node get without asking, from nodePorts, and from those that netfilter gives
  * (kernel/nft/masquerade.ts), so nobody else has one of them towards a backend.
  */

@@ -37,7 +37,14 @@ const TESTS = [
     'service-program-direct',
     'service-program-sockets',
   ],
-  ...['service-sources', 'service-fuzz', 'service-fuzz-node', 'service-flows', 'service-xdp-open'],
+  ...[
+    'service-sources',
+    'service-fuzz',
+    'service-fuzz-node',
+    'service-flows',
+    'service-nat-grow',
+    'service-xdp-open',
+  ],
 ].map((name) => `test/netns/${name}.test.ts`);
 
 const { values: flags, positionals } = parseArgs({

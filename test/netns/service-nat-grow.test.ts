@@ -275,7 +275,7 @@ describe('the table of flows to backends on other nodes', () => {
       for (let port = first; port < first + PORTS / 2; port++)
         if (!FREE.includes(port)) frontends.set(encodeEndpoint('172.30.7.1', port, 17), value);
     }
-    await ask(400, 800, 4);
+    await ask(400, 800, 2);
     const ports = [...opened.nat.all()]
       .filter(({ protocol }) => protocol === 17)
       .map((flow) => flow.nat_port);
@@ -286,7 +286,7 @@ describe('the table of flows to backends on other nodes', () => {
   test('at the limit new clients are refused, counted at the Service, and it is named', async () => {
     const { opened, refused } = open({ natLimit: PORTS * NAT_SLOTS });
     const held = await hold();
-    const seen = await ask(500, 500, 3);
+    const seen = await ask(500, 500, 2);
     assert.equal(seen.wrong, 0, seen.firstWrong);
     assert.ok(seen.right > PORTS * 0.9 && seen.right <= PORTS, `${seen.right} answers`);
     const dropped = opened.counters()['drop-nat-full']!;

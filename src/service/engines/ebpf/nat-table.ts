@@ -196,7 +196,10 @@ export class NatTable {
   count(): NatUse {
     const tour = this.#begin();
     while (!this.#sweep(tour));
+    // Who only asks must not make it forget that ports get few.
+    const crowded = this.#crowdedThen;
     this.#note(tour);
+    this.#crowdedThen = crowded;
     return this.#use;
   }
 
@@ -226,7 +229,7 @@ export class NatTable {
     this.#note(tour);
     this.#restUntil = now + tour.costMs * REST;
     this.#growIfNeeded(now, crowd >= CROWDED);
-    if (crowd === 0) this.#shrinkIfEmpty(now, tour);
+    if (crowd === 0 || this.#held > 1) this.#shrinkIfEmpty(now, tour);
     return Math.max(this.restMs, this.#restUntil - now);
   }
 

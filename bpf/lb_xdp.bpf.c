@@ -15,6 +15,7 @@
  */
 #include "lb_frame_answer.h"
 #include "lb_frame_direct.h"
+#include "lb_hot.h"
 #include "lb_outside.h"
 #include "lb_said.h"
 
@@ -149,6 +150,37 @@ static __always_inline int send(struct xdp_md *ctx, const struct lb_packet *p, _
 	return leave(ctx, hop);
 }
 
+/* The same of a flow that this CPU knows. XDP_PASS, with nothing changed: the table is to be asked. */
+static __always_inline int send_hot(struct xdp_md *ctx, const struct lb_packet *p, const struct lb_hot *hot,
+				    const struct lb_hot_kind *kind)
+{
+	bool answers = hot->kind & LB_HOT_ANSWER;
+	const struct lb_backend *backend = NULL;
+	__be32 source[4], target[4];
+	struct way way;
+
+	if (kind->hop.mtu && p->l4 - ETH_HLEN + p->payload > kind->hop.mtu)
+		return XDP_PASS;
+	if ((lb_xdp_counts && lb_count_packets) || (!answers && p->protocol == IPPROTO_UDP)) {
+		backend = lb_backend_of(kind->backend_id);
+		if (backend && !((backend->flags & LB_B_USED) && backend->port == kind->backend_port &&
+				 backend->address[3] == kind->backend && lb_is_ip4(backend->address)))
+			backend = NULL;
+		if (!backend && !answers && p->protocol == IPPROTO_UDP)
+			return XDP_PASS;
+	}
+	source[3] = answers ? kind->vip : kind->source;
+	target[3] = answers ? hot->client : kind->backend;
+	way = (struct way){ source, target, answers ? kind->vip_port : hot->nat_port,
+			    answers ? hot->client_port : kind->backend_port };
+	if (rewrite_packet(ctx, p, &way, true, true))
+		return XDP_PASS;
+	if (lb_xdp_counts && lb_count_packets && backend)
+		lb_count_packet(kind->backend_id, p->payload);
+	set_macs(ctx, kind->hop.macs);
+	return leave(ctx, &kind->hop);
+}
+
 /* Whether XDP can send the packet of the flow that lb_nat_wanted() left. */
 static __always_inline bool nat_goes(const struct lb_packet *p)
 {
@@ -163,12 +195,24 @@ static __always_inline bool nat_goes(const struct lb_packet *p)
 static __always_inline int forward(struct xdp_md *ctx)
 {
 	struct lb_packet p = {};
+	struct lb_hot_kind *kind = NULL;
 	struct lb_nat_flow *flow;
+	struct lb_nat_epoch *epoch;
+	struct lb_hot *hot;
+	__u32 found, stamp = 0;
 	bool from_client;
-	__u32 found;
+	int sent;
 
 	if (!read_packet(ctx, &p))
 		return XDP_PASS;
+	if (lb_hot_may(&p)) {
+		epoch = lb_nat_epoch_now();
+		stamp = epoch ? lb_hot_stamp(epoch) : 0;
+		hot = epoch && epoch->kept == stamp ? lb_hot_find(&p, stamp, &kind) : NULL;
+		sent = hot && kind && lb_hold() < LB_HOLD_KNOWN ? send_hot(ctx, &p, hot, kind) : XDP_PASS;
+		if (sent != XDP_PASS)
+			return sent;
+	}
 	found = bpf_ntohs(p.target_port) - lb_nat_base <= lb_nat_mask ? lb_nat_find_answer(&p) : 0;
 	from_client = !found;
 	if (!found) {
@@ -203,7 +247,10 @@ static __always_inline int forward(struct xdp_md *ctx)
 	flow = lb_nat_flow_at(found - 1);
 	if (lb_hold() >= LB_HOLD_KNOWN)
 		return XDP_PASS;
-	return flow ? send(ctx, &p, found - 1, flow, from_client) : XDP_PASS;
+	sent = flow ? send(ctx, &p, found - 1, flow, from_client) : XDP_PASS;
+	if (sent != XDP_PASS && lb_hot_may(&p))
+		lb_hot_keep(&p, found - 1, stamp, !from_client);
+	return sent;
 }
 
 /* Packets in several parts, as drivers make them of large frames, are taken, too. */

@@ -5,19 +5,44 @@
 
 #include "lb_nat_claim.h"
 
+struct lb_nat_epoch {
+	__u32 freed; /* how often a place was given away before its time */
+	__u32 kept; /* stamp of the last entry in lb_hot_lines: without this one, there are none that are good */
+};
+
+/* The only value: what makes entries of lb_hot_lines bad, see lb_hot.h; programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct lb_nat_epoch);
+} lb_nat_epoch SEC(".maps");
+
+static __always_inline struct lb_nat_epoch *lb_nat_epoch_now(void)
+{
+	__u32 only = 0;
+
+	return bpf_map_lookup_elem(&lb_nat_epoch, &only);
+}
+
 /* Gives the place of a client's flow back at once. */
 static __always_inline void lb_nat_free(__u32 number, const struct lb_packet *p)
 {
 	struct lb_nat_head *head = lb_nat_head_at(number / LB_NAT_SLOTS);
 	struct lb_nat_flow *flow = lb_nat_flow_at(number);
-	__u32 slot = number % LB_NAT_SLOTS, word;
+	__u32 slot = number % LB_NAT_SLOTS, word, seen;
+	struct lb_nat_epoch *epoch = lb_nat_epoch_now();
 
 	if (!head || !flow)
 		return;
 	word = head->word[slot];
 	/* Not if it has passed to another flow meanwhile. */
-	if ((word & LB_NAT_STATE) == LB_NAT_USED && lb_nat_is_client(flow, p))
-		__sync_val_compare_and_swap(&head->word[slot], word, 0);
+	if ((word & LB_NAT_STATE) != LB_NAT_USED || !lb_nat_is_client(flow, p))
+		return;
+	seen = flow->seen;
+	__sync_val_compare_and_swap(&head->word[slot], word, 0);
+	if (epoch && (__u32)bpf_jiffies64() - seen <= LB_NAT_HURRY_S * lb_hz)
+		__sync_fetch_and_add(&epoch->freed, 1);
 }
 
 /* Counts a packet for its backend. */

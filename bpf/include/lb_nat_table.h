@@ -168,6 +168,9 @@ struct {
 	__type(value, __u64);
 } lb_nat_use SEC(".maps");
 
+/* Seconds in which a flow's place is given to nobody else, but by lb_nat_free(). */
+#define LB_NAT_HURRY_S 2
+
 #define LB_NAT_PENDING (1U << 30)
 #define LB_NAT_USED (2U << 30)
 #define LB_NAT_STATE (3U << 30)
@@ -434,7 +437,7 @@ static __always_inline bool lb_nat_gone(const struct lb_nat_flow *flow, __u32 no
 
 	if (flow->protocol == IPPROTO_TCP) {
 		if (lb_nat_over(flow))
-			idle_s = hurry ? 2 : 60;
+			idle_s = hurry ? LB_NAT_HURRY_S : 60;
 		else if (!(flow->flags & LB_NAT_CONFIRMED))
 			idle_s = hurry ? 3 : 15;
 		else

@@ -7,6 +7,7 @@ import {
   loadObject,
   MAP_FLAG,
   MAP_TYPE,
+  possibleCpus,
 } from '../../src/kernel/bpf/index.ts';
 import {
   BACKEND,
@@ -19,9 +20,11 @@ import {
   frontendStruct,
   LINE_BYTES,
   lineStruct,
+  natFlowStruct,
   writeAddress,
 } from '../../src/service/engines/ebpf/layout.ts';
 import { encodeInterface, INTERFACE } from '../../src/service/engines/ebpf/nat.ts';
+import { hotKinds, hotLines } from '../../src/service/engines/ebpf/objects.ts';
 import { testObject } from '../lib/bpf.ts';
 import { frame, TCP } from '../lib/packet.ts';
 
@@ -64,9 +67,17 @@ export class XdpWorld implements Disposable {
 
   /** `edge` is the interface where packets come in, and leave. */
   constructor(edge: number, counts: boolean) {
+    const lines = hotLines(possibleCpus(), undefined);
     this.object = loadObject(testObject('lb_bench'), {
-      maps: { lb_nat_heads: { maxEntries: NAT_PORTS }, lb_nat_flows: { maxEntries: NAT_PORTS * 8 } },
+      maps: {
+        lb_nat_heads: { maxEntries: NAT_PORTS },
+        lb_nat_flows: { maxEntries: NAT_PORTS * 8 },
+        lb_hot_lines: { maxEntries: lines },
+        lb_hot_kinds: { maxEntries: hotKinds(lines) },
+      },
       rodata: {
+        lb_hot_mask: lines - 1,
+        lb_hot_kind_mask: hotKinds(lines) - 1,
         lb_nat_base: NAT_PORTS,
         lb_nat_mask: NAT_PORTS - 1,
         lb_nat_seed: 0x1234_5678_9abc_def1n,
@@ -180,6 +191,22 @@ export class XdpWorld implements Disposable {
     const heads = this.#map('lb_nat_heads');
     const empty = new Uint8Array(heads.valueSize);
     heads.setMany(Array.from({ length: NAT_PORTS }, (_, port) => [u32(port), empty]));
+  }
+
+  /** Makes connections of all flows that were opened: their clients have answered the backends' answers. */
+  confirm(): void {
+    const CONFIRMED = 3;
+    const USED = 2;
+    const flows = this.#map('lb_nat_flows');
+    const at = natFlowStruct.members.find(({ name }) => name === 'flags')!.offset;
+    for (const [port, head] of this.#map('lb_nat_heads').entries())
+      for (let slot = 0; slot < 8; slot++) {
+        if (viewOf(head).getUint32(slot * 4, true) >>> 30 !== USED) continue;
+        const key = u32(viewOf(port).getUint32(0, true) * 8 + slot);
+        const flow = flows.get(key)!;
+        viewOf(flow).setUint16(at, CONFIRMED, true);
+        flows.set(key, flow);
+      }
   }
 
   /** What the next run sends, from flow `first` on. */

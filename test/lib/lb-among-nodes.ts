@@ -129,12 +129,12 @@ export class AmongNodes {
   }
 
   /** The engine, or another one with what the node's settings are now. */
-  openEngine(countPackets = true): void {
+  openEngine(countPackets = true, hotLines = 1): void {
     this.#maps?.close();
     this.engine?.remove();
     this.engine = openEngine(this.node, {
       nodeHook: 'tc',
-      sizes: { natPorts: NAT_PORTS, flows: 8192, flowsLimit: 8192, countPackets },
+      sizes: { natPorts: NAT_PORTS, flows: 8192, flowsLimit: 8192, countPackets, hotLines },
     });
     for (const { name, overlay, known, source4, source6 } of AROUND.links.values()) {
       const ifindex = this.links.get(name)!;
@@ -219,8 +219,15 @@ export class AmongNodes {
       this.engine.maps.lb_nat_heads.set(u32(at), head);
     }
   }
+  /** As after a second: no CPU keeps what it knew of flows to backends elsewhere. */
+  forgetHot(): void {
+    const epoch = this.engine.maps.lb_nat_epoch.get(u32(0))!;
+    viewOf(epoch).setUint32(0, viewOf(epoch).getUint32(0, true) + 1, true);
+    this.engine.maps.lb_nat_epoch.set(u32(0), epoch);
+  }
   forget(): void {
     this.fillNat(0);
+    this.forgetHot();
     this.contents.fillFlows();
   }
 

@@ -430,7 +430,7 @@ describe('packet programs', () => {
       lb_to_pod: [2300, 48_000],
       lb_from_outside: [18_400, 320_000],
       lb_from_overlay: [10_600, 130_000],
-      lb_xdp: [12_000, 290_000],
+      lb_xdp: [13_000, 310_000],
       lb_flow_sweep: [1500, 90_000],
       lb_flow_edit: [1500, 90_000],
       lb_nat_sweep: [450, 45_000],

@@ -65,6 +65,8 @@ export interface EngineSizes {
   readonly natPorts?: number;
   /** Flows to backends on other nodes that there may be when the table has grown. Default about 1.8 million. */
   readonly natLimit?: number;
+  /** Lines of 4 flows that each CPU keeps before those, in XDP; a power of two, 1 for none. Default: see hotLines(). */
+  readonly hotLines?: number;
 }
 
 const SOCKET_PLACES = 16_384;
@@ -79,6 +81,22 @@ const NEWS_PARTS = 8;
  */
 export function newsStep(places: number, cpus: number): number {
   return 2 ** Math.max(0, Math.floor(Math.log2(places / NEWS_PARTS / cpus)));
+}
+
+/** Lines of flows that a CPU keeps before the table of those to other nodes, each for 4 flows in 64 bytes. */
+const HOT_LINES = 32_768;
+/** Of all CPUs together: 64 MiB. */
+const HOT_LINES_LIMIT = 1_048_576;
+
+/** Lines for each CPU, a power of two: one, which stands for none, where there is no XDP to need them. Pure. */
+export function hotLines(cpus: number, nodeHook: NodeHook | undefined): number {
+  if (nodeHook === 'tc') return 1;
+  return Math.min(HOT_LINES, 2 ** Math.floor(Math.log2(HOT_LINES_LIMIT / cpus)));
+}
+
+/** Kinds of flows (VIP, backend, way) that a CPU keeps with so many lines. Pure. */
+export function hotKinds(lines: number): number {
+  return Math.max(1, lines >>> 4);
 }
 
 /** What may be pinned under these names. The folder's name is the version of the layout. */
@@ -116,6 +134,7 @@ export const SHARED = [
   'lb_nat_flows',
   'lb_nat_more',
   'lb_nat_table',
+  'lb_nat_epoch',
   'lb_interfaces',
   'lb_peers',
   'lb_passed',
@@ -221,6 +240,7 @@ export function openObjects(
       lb_flow_step: newsStep(sizes.flows ?? FLOWS_BEGIN, possibleCpus()) - 1,
     };
     const placesBefore = (maps['lb_socket_places'] ?? outdated.get('lb_socket_places')?.map)?.maxEntries;
+    const lines = sizes.hotLines ?? hotLines(possibleCpus(), place.nodeHook);
     const counting = { lb_count_packets: sizes.countPackets ?? true, ...flows };
     const natting = {
       ...nat,
@@ -235,7 +255,7 @@ export function openObjects(
       lb_flow: { ...natting, ...flows },
       lb_pod: counting,
       lb_node: { ...natting, ...counting },
-      lb_xdp: { ...natting, ...counting },
+      lb_xdp: { ...natting, ...counting, lb_hot_mask: lines - 1, lb_hot_kind_mask: hotKinds(lines) - 1 },
     };
     const xdpProgram = place.nodeHook === 'generic' ? 'lb_xdp_generic' : 'lb_xdp';
     for (const file of FILES) {
@@ -247,6 +267,8 @@ export function openObjects(
           const old = outdated.get(name as MapName)?.map.maxEntries;
           wanted[name] ??= { maxEntries: old ?? size(sizes) };
         }
+        wanted['lb_hot_lines'] = { maxEntries: lines };
+        wanted['lb_hot_kinds'] = { maxEntries: hotKinds(lines) };
         // A ring has whole pages.
         wanted['lb_flow_news'] ??= { maxEntries: pageSize() };
         return loadObject(distPath(`bpf/${file}.bpf.o`), {

@@ -10,6 +10,7 @@ export const PREFIX = 'policy_';
 
 export const FORWARD = `${PREFIX}forward`;
 export const INPUT = `${PREFIX}input`;
+export const OUTPUT = `${PREFIX}output`;
 /** Where a connection goes that its source's policies allow: to the policies of its destination. */
 export const TO = `${PREFIX}to`;
 /** What the node itself receives and sends. */

@@ -8,9 +8,9 @@
  *                                                                             └ drop
  *     policy_to        destination in policy_ingress ──► as above; else accept
  *     policy_input     what pods send to their node: egress only
+ *     policy_output    the node amid a connection that was cut ──► drop; it begins what it likes with its own pods
  *
- * What the node itself sends comes by the output hook and meets no chain: a node reaches its own pods always. An
- * `accept` here ends only this table; other people's rules still count.
+ * An `accept` here ends only this table; other people's rules still count.
  */
 import type { Family } from '../addr/index.ts';
 import {
@@ -41,6 +41,7 @@ import {
   ISOLATED,
   namedPortName,
   nftFamily,
+  OUTPUT,
   ownerName,
   policyChainName,
   ruleComment,
@@ -113,6 +114,9 @@ export function baseChains(family: Family, cutEstablished: boolean): Map<string,
         rules: [ESTABLISHED, ...(cutEstablished ? midway : []), itself, egress, ingress],
       },
     ],
+    ...(cutEstablished
+      ? [[OUTPUT, { hook: { ...FILTER, hook: 'output' }, rules: midway.slice(1) }] as const]
+      : []),
     [
       INPUT,
       {

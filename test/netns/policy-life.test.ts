@@ -1,6 +1,6 @@
 /** Network policy in time: before the first sync, while pods start, when policies come under open connections, when others edit. */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { createServer, type Server, Socket } from 'node:net';
 import test, { after, afterEach, before } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -322,6 +322,51 @@ test('open connections that a new policy forbids are cut, replies of others go o
     await cluster.close();
     for (const each of open.splice(0).reverse()) await each.close();
   }
+});
+
+/** Sends all the time, asked or not, as an API server does to a watcher. */
+const PUSHES = `
+import socket, threading, time
+def push(there):
+    while True:
+        there.sendall(b"tick")
+        time.sleep(0.05)
+server = socket.create_server(("", 9100))
+print("ready", flush=True)
+while True:
+    threading.Thread(target=push, args=(server.accept()[0],), daemon=True).start()
+`;
+/** Says once that it hears something, and once that it hears nothing for a second. */
+const LISTENS = `
+import socket, sys
+there = socket.create_connection((sys.argv[1], 9100), 5)
+there.settimeout(1)
+print("hears", there.recv(4), flush=True)
+try:
+    while there.recv(4096): pass
+except TimeoutError:
+    print("nothing more", flush=True)
+`;
+
+test('a connection to its node that a pod may not have any more is cut, though the node goes on sending', async (t) => {
+  const run = (netns: string, code: string, ...args: string[]) => {
+    const child = spawn('ip', ['netns', 'exec', netns, 'python3', '-u', '-c', code, ...args]);
+    t.after(() => child.kill());
+    let told = '';
+    child.stdout.on('data', (data) => {
+      told += data;
+    });
+    return () => told;
+  };
+  const cluster = await started();
+  await cluster.pod('x/a', node1.pods[0]!);
+  const server = run(node1.netns, PUSHES);
+  await until(() => server() !== '', 5000);
+  const client = run(node1.pods[0]!.netns, LISTENS, String(node1.ip4));
+  await until(() => client() !== '', 5000);
+  cluster.apply('x', 'deny', { podSelector: {}, policyTypes: ['Egress'] });
+  await cluster.settled();
+  await until(() => client().includes('nothing more'), 10_000);
 });
 
 /** A TCP connection with an echo at its end. */

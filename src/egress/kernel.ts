@@ -25,6 +25,9 @@ import type { EgressPod } from './types.ts';
 
 /** A second look finds connections that were being made during the first. */
 const CUT_AGAIN_MS = 1000;
+/** Wait after a second look that failed, doubled each time until the longest. */
+const RETRY_MS = 100;
+const LONGEST_RETRY_MS = 5_000;
 /** Nothing is asked for. */
 export const NO_EGRESS: EgressDesired = {
   slots: [],
@@ -185,7 +188,7 @@ export class EgressKernel {
       if (before || this.#stale(wanted, new Map(), desired).length > 0)
         this.#ensure(closing(desired, this.#desired, new Set(moving)));
       cut();
-      this.#later(cut);
+      this.#later(cut, CUT_AGAIN_MS);
     }
     this.#ensure(desired);
     this.#translations = now;
@@ -225,15 +228,17 @@ export class EgressKernel {
     );
   }
 
-  #later(work: () => void): void {
+  /** What fails is tried again, and told once: connections under an old address stay meanwhile. */
+  #later(work: () => void, waitMs: number, failures = 0): void {
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
       try {
         work();
       } catch (error) {
-        this.#options.onError(error as Error);
+        if (failures === 0) this.#options.onError(error as Error);
+        this.#later(work, Math.min(LONGEST_RETRY_MS, RETRY_MS * 2 ** Math.min(10, failures)), failures + 1);
       }
-    }, CUT_AGAIN_MS).unref();
+    }, waitMs).unref();
     this.#timers.add(timer);
   }
 

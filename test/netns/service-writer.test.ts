@@ -1,8 +1,10 @@
 /** Any sequence of changes, with restarts in between, leaves in the maps exactly what the plans want. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import test, { after, before, describe } from 'node:test';
+import test, { after, before, describe, mock } from 'node:test';
 import fc from 'fast-check';
+import { isNetError } from '../../src/errors/index.ts';
+import { Writer } from '../../src/service/engines/ebpf/writer.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { ServicePlanner } from '../../src/service/planner.ts';
 import { aNode, aService, aSlice } from '../../src/service/testing.ts';
@@ -50,6 +52,34 @@ describe('writer', () => {
     node = ServiceNode.create('w');
   });
   after(() => node[Symbol.asyncDispose]());
+
+  test('a Service that cannot be taken away is told, so that somebody tries again', () => {
+    const engine = openEngine(node, {});
+    const facts = serviceFacts(aService({ clusterIPs: ['10.96.0.1'] }, { name: 'a' }));
+    const services = new Map([[facts.key, facts]]);
+    const planner = new ServicePlanner({ services, slices: new Map() }, aNode());
+    const remove = { full: false, upsert: [], remove: [facts.key] };
+    try {
+      engine.apply(planner.planAll());
+      assert.equal(engine.dump().length, 1);
+      const refuses = mock.method(Writer.prototype, 'flush', () => {
+        throw new Error('ENOMEM');
+      });
+      try {
+        assert.throws(
+          () => engine.apply(remove),
+          (error) => isNetError(error, 'SERVICE_PROGRAM_FAILED') && error.message.includes(facts.key),
+        );
+      } finally {
+        refuses.mock.restore();
+      }
+      // What is tried then, because nobody knows what was written.
+      engine.apply({ full: true, upsert: [], remove: [] });
+      assert.deepEqual(engine.dump(), []);
+    } finally {
+      engine.remove();
+    }
+  });
 
   test('maps are what the plans want after any changes and restarts, and nothing leaks', () => {
     let nowMs = 0;

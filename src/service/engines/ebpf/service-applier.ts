@@ -47,7 +47,9 @@ export class ServiceApplier {
     return this.#writer;
   }
 
+  /** Throws SERVICE_PROGRAM_FAILED when Services could not be taken away and no other one is to blame. */
   apply(delta: PlanDelta): Applied {
+    let broken: Error | undefined;
     const failed = new Map<string, Error>();
     const gone: GoneBackend[] = [];
     let changes = 0;
@@ -58,11 +60,10 @@ export class ServiceApplier {
         changes += done.changes;
         for (const backend of done.gone) gone.push(backend);
       } catch (cause) {
-        for (const service of staged)
-          failed.set(
-            service,
-            serviceError('SERVICE_PROGRAM_FAILED', { service, step: 'writing maps' }, cause),
-          );
+        const failure = (service: string) =>
+          serviceError('SERVICE_PROGRAM_FAILED', { service, step: 'writing maps' }, cause);
+        for (const service of staged) failed.set(service, failure(service));
+        if (staged.length === 0) broken = failure(delta.remove.join(', '));
         // What was written is unknown: read it back, and let the next full delta compare.
         this.#writer.close();
         this.#writer = this.#newWriter();
@@ -93,6 +94,8 @@ export class ServiceApplier {
       if (!refused) this.#writer.dropLeftovers();
     }
     flush();
+    // Without anything that failed nobody would try again.
+    if (broken && failed.size === 0) throw broken;
     return { changes, failed, gone };
   }
 

@@ -170,6 +170,8 @@ export class Programmer {
       this.#kernel.wake(family);
       const { state, choosing, repair, removal: strange } = this.#kernel.state(family, names);
       const fresh = state !== 'ours';
+      // Another version's table serves until everything is known; only then can it be made anew with all that it has.
+      if (state === 'foreign' && !this.#complete) continue;
       const there: ReadonlyMap<string, string> = fresh ? new Map() : choosing;
       changes.push(...(fresh ? makeTable(family) : repair));
       gone.push(...strange);

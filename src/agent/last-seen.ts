@@ -3,6 +3,7 @@
  * heals and pods can be added; without it the node would wait. It stands in only until the Nodes have been listed, and
  * nothing is ever removed because of it.
  */
+import { hash } from 'node:crypto';
 import { renameSync, rmSync, writeFileSync } from 'node:fs';
 import type { Log } from '../client/index.ts';
 import type { NodeRecord } from '../overlay/index.ts';
@@ -49,6 +50,7 @@ export class LastSeenFile {
   readonly #path: string;
   readonly #node: string;
   readonly #log: Log;
+  /** Digest of what the file holds. */
   #written: string | undefined;
   #next: (() => Omit<LastSeen, 'node'>) | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -80,12 +82,13 @@ export class LastSeenFile {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     const text = lastSeenText({ ...this.#next!(), node: this.#node });
-    if (text === this.#written) return;
+    const digest = hash('sha1', text);
+    if (digest === this.#written) return;
     const draft = `${this.#path}.new`;
     try {
       writeFileSync(draft, text, { mode: 0o600 });
       renameSync(draft, this.#path);
-      this.#written = text;
+      this.#written = digest;
     } catch (error) {
       rmSync(draft, { force: true });
       if (!this.#failed)

@@ -3,7 +3,7 @@ import { type Family, looseCidr, tryParseIp } from '../addr/index.ts';
 import { inOnePiece } from '../codec/index.ts';
 import { serviceError } from '../errors/service.ts';
 import type { EndpointSlice, EndpointSliceEndpoint, Service } from '../model/kubernetes.ts';
-import { keptEndpoint, keptServicePorts, keptSlicePorts } from './kept.ts';
+import { keptEndpoint, keptServicePorts, keptSlicePorts, keptTime } from './kept.ts';
 import type { EndpointFacts, NodeContext, ServiceFacts, SliceFacts } from './types.ts';
 
 const PROXY_NAME_LABEL = 'service.kubernetes.io/service-proxy-name';
@@ -54,7 +54,7 @@ export function serviceFacts(service: Service, proxyName?: NodeContext['proxyNam
       : nothing;
   return {
     key,
-    createdAt: metadata.creationTimestamp ?? '',
+    createdAt: keptTime(metadata.creationTimestamp ?? ''),
     type: spec.type ?? 'ClusterIP',
     ignored: whyIgnored(service, proxyName, clusterIPs),
     clusterIPs,

@@ -105,6 +105,11 @@ export function keptServicePorts(ports: readonly ServicePortFacts[]): readonly S
   return known(servicePorts, key.join(), ports);
 }
 
+const times = new Map<string, string>();
+
+/** Many objects are made in one second. */
+export const keptTime = (time: string): string => known(times, time, time);
+
 /** Nodes come and go: what nobody asked for lately is let go all at once, and made again where it is still in use. */
 const SHARED_LIMIT = 20_000;
 

@@ -6,7 +6,6 @@ import { readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { bpfError } from '../../errors/bpf.ts';
 import { closeFd } from '../syscall/index.ts';
-import type { Btf } from './btf.ts';
 import { btfForKernel } from './btf-kernel.ts';
 import { MAP_FLAG, MAP_TYPE } from './constants.ts';
 import { fixInstructions, loadBtf, loadProgram } from './load-program.ts';
@@ -51,7 +50,6 @@ export class BpfObject {
   readonly programs: ReadonlyMap<string, BpfProgram>;
   /** Maps of .rodata, .data and .bss by section name. */
   readonly data: ReadonlyMap<string, BpfMap>;
-  readonly btf: Btf;
   /** Of the file nothing else is kept: objects live as long as the process, and their code is in the kernel. */
   readonly #sections: ObjectFile['data'];
   readonly #owned: readonly BpfMap[];
@@ -66,7 +64,6 @@ export class BpfObject {
     },
   ) {
     this.label = file.label;
-    this.btf = file.btf;
     this.maps = parts.maps;
     this.data = parts.data;
     this.programs = parts.programs;

@@ -43,26 +43,31 @@ export function nextPin(folder: string, name: string): string {
   return join(folder, `${name}_next`);
 }
 
-/** The type information of an object, for maps that are made while the engine runs. */
+/** The type information of an object, for maps that are made while the engine runs: numbers, not the 0.4 MB of it. */
 export class InnerTypes {
-  readonly #btf: Btf;
+  readonly #ids: ReadonlyMap<string, { readonly keyTypeId: number; readonly valueTypeId: number }>;
   readonly #kept: { readonly fd: number; close(): void };
   readonly #others: InnerTypes | undefined;
 
   /** `others`: of another object, for what this one does not know; closed with it. */
   constructor(btf: Btf, program: BpfProgram, others?: InnerTypes) {
-    this.#btf = btf;
+    this.#ids = new Map(
+      Object.entries(INNER).flatMap(([outer, { key, value }]) => {
+        const keyTypeId = btf.sizedType(key);
+        const valueTypeId = btf.sizedType(value);
+        return keyTypeId === undefined || valueTypeId === undefined
+          ? []
+          : [[outer, { keyTypeId, valueTypeId }]];
+      }),
+    );
     this.#kept = openProgramBtf(program);
     this.#others = others;
   }
 
   /** For a map inside the map of this name. */
   of(outer: string): MapCreation {
-    const { key, value } = INNER[outer]!;
-    const keyTypeId = this.#btf.sizedType(key);
-    const valueTypeId = this.#btf.sizedType(value);
-    if (keyTypeId === undefined || valueTypeId === undefined) return this.#others?.of(outer) ?? {};
-    return { btf: { fd: this.#kept.fd, keyTypeId, valueTypeId } };
+    const ids = this.#ids.get(outer);
+    return ids ? { btf: { fd: this.#kept.fd, ...ids } } : (this.#others?.of(outer) ?? {});
   }
 
   close(): void {

@@ -208,8 +208,10 @@ export function openObjects(
         maps[name] = map;
       }
     });
+    const files = step('reading programs', () =>
+      FILES.map((file) => readObjectFile(readFileSync(distPath(`bpf/${file}.bpf.o`)), file)),
+    );
     step(`comparing layouts of "${folder}"`, () => {
-      const files = FILES.map((file) => readObjectFile(readFileSync(distPath(`bpf/${file}.bpf.o`)), file));
       for (const name of SHARED) {
         const found = maps[name] && outdatedMap(name, maps[name], files, name in SIZED);
         if (!found) continue;
@@ -293,13 +295,13 @@ export function openObjects(
         if (map) maps[name] ??= map;
       }
     }
-    const pod = objects[FILES.indexOf('lb_pod')]!;
-    const flow = objects[FILES.indexOf('lb_flow')]!;
-    types = new InnerTypes(
-      pod.btf,
-      pod.program('lb_from_pod'),
-      new InnerTypes(flow.btf, flow.program('lb_flow_sweep')),
-    );
+    const typesOf = (file: (typeof FILES)[number], program: string, others?: InnerTypes) => {
+      const at = FILES.indexOf(file);
+      return new InnerTypes(files[at]!.btf, objects[at]!.program(program), others);
+    };
+    types = typesOf('lb_pod', 'lb_from_pod', typesOf('lb_flow', 'lb_flow_sweep'));
+    // What close() sees lives as long as the process, and these are 3 MB.
+    files.length = 0;
   } catch (error) {
     close();
     throw error;

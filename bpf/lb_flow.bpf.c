@@ -3,7 +3,7 @@
  * The agent's hands in the tables of flows, by test runs: what changes places while packets come has to be done as the
  * packet programs do it. Never attached. What is asked stands in the packet, and the answer too.
  */
-#include "include/lb_nat_table.h"
+#include "include/lb_nat_find.h"
 
 /* Asked of lb_flow_sweep: a chunk. Answered: what is in it. */
 struct lb_flow_sweep {

@@ -16,7 +16,7 @@
 #ifndef LB_FLOW_H
 #define LB_FLOW_H
 
-#include "lb_flow_table.h"
+#include "lb_flow_claim.h"
 
 /*
  * interface % 4096 -> whether flows were ever translated there; programs. Where sockets do all the work, which is

@@ -20,6 +20,7 @@
 #ifndef LB_FLOW_TABLE_H
 #define LB_FLOW_TABLE_H
 
+#include "lb_news.h"
 #include "lb_packet.h"
 
 #define LB_FLOW_SLOTS 8
@@ -78,33 +79,6 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } lb_flow_use SEC(".maps");
-
-/*
- * Words for the agent, which looks then: one for each `lb_flow_step` + 1 places that new flows took on a CPU, and which
- * Service's new flow was refused.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 4096);
-} lb_flow_news SEC(".maps");
-
-#define LB_NEWS_TAKEN 0
-#define LB_NEWS_REFUSED 0x40000000 /* by this table; the number of the Service below */
-#define LB_NEWS_REFUSED_NAT 0x80000000 /* by lb_nat.h */
-
-/* When this CPU said last that it refused a flow, in eighths of a second: a flood is no reason to say it each time. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} lb_flow_told SEC(".maps");
-
-/* A power of two less one. */
-const volatile __u32 lb_flow_step = 1023;
-
-/* Jiffies a second. */
-const volatile __u32 lb_hz = 250;
 
 #define LB_FLOW_TAG 0x80000000 /* of every place in use */
 
@@ -364,147 +338,6 @@ static __always_inline bool lb_flow_gone(const struct lb_flow *flow, __u32 now)
 	else
 		idle_s = flow->flags & LB_FLOW_REPLIED ? 180 : 30;
 	return now - flow->seen > idle_s * lb_hz;
-}
-
-/*
- * How little is lost when a place is taken in a hurry, because all others are in use: 0 for nothing doing. A handshake
- * that is not complete goes first, however young: its client repeats itself. A question that was answered once has
- * its answer by then; one that was not has time to get it.
- */
-__noinline __u32 lb_flow_worthless(__u32 number, __u32 now)
-{
-	struct lb_flow *flow = lb_flow_at(number);
-	__u32 idle;
-
-	if (!flow)
-		return 0;
-	idle = now - flow->seen;
-
-	/* Being filled, or emptied. */
-	if (!(flow->flags & LB_FLOW_USED))
-		return idle > 60 * lb_hz;
-	if (lb_flow_gone(flow, now) || (lb_flow_over(flow) && idle > 2 * lb_hz))
-		return 0xffffffff;
-	if (flow->flags & LB_FLOW_CONFIRMED || lb_flow_over(flow))
-		return 0;
-	if (!(flow->flags & LB_FLOW_UDP))
-		return 0x80000000 + (idle >> 1);
-	return idle > (flow->flags & LB_FLOW_REPLIED ? 3 : 15) * lb_hz ? idle >> 1 : 0;
-}
-
-/* Takes a free place of a set, or with `hurry` the least worth. Returns the number of the flow plus 1, 0 for none. */
-__noinline __u32 lb_flow_take(__u32 place, __u32 tag, bool hurry)
-{
-	struct lb_flow_set *set = lb_flow_set_at(place);
-	__u32 now = bpf_jiffies64(), best = 0, old = 0, slot = LB_FLOW_SLOTS;
-
-	if (!set)
-		return 0;
-	for (__u32 at = 0; at < LB_FLOW_SLOTS; at++) {
-		__u32 there = set->tag[at], rank;
-
-		if (!hurry) {
-			if (there)
-				continue;
-			slot = at;
-			break;
-		}
-		rank = there ? lb_flow_worthless(place * LB_FLOW_SLOTS + at, now) : 0xffffffff;
-		if (rank > best) {
-			best = rank;
-			old = there;
-			slot = at;
-		}
-	}
-	if (slot >= LB_FLOW_SLOTS)
-		return 0;
-	if (__sync_val_compare_and_swap(&set->tag[slot], old, tag) != old)
-		return 0;
-	/* While it is filled, nobody may take it for an other one. */
-	set->flow[slot].flags = 0;
-	set->flow[slot].seen = now;
-	return place * LB_FLOW_SLOTS + slot + 1;
-}
-
-static __always_inline void lb_flow_count_use(__u32 use)
-{
-	__u64 *count = bpf_map_lookup_elem(&lb_flow_use, &use);
-
-	if (count)
-		*count += 1;
-}
-
-/*
- * So nobody has to look at the table while nothing happens. Who does not read yet is woken once: the kernel wakes for
- * the first record only that a reader has not had, and a full ring takes no more.
- */
-static __always_inline void lb_flow_count_taken(void)
-{
-	__u32 use = LB_FLOW_TAKEN, word = LB_NEWS_TAKEN;
-	__u64 *count = bpf_map_lookup_elem(&lb_flow_use, &use);
-
-	if (!count)
-		return;
-	*count += 1;
-	if (!(*count & lb_flow_step))
-		bpf_ringbuf_output(&lb_flow_news, &word, sizeof(word), 0);
-}
-
-/* A new flow of a Service found no place. */
-static __always_inline void lb_flow_tell_refused(__u32 table, __u32 service)
-{
-	__u32 only = 0, word = table | service, tick = (__u32)bpf_jiffies64() / (lb_hz / 8 + 1) | 1;
-	__u32 *told = bpf_map_lookup_elem(&lb_flow_told, &only);
-
-	if (!told || *told == tick)
-		return;
-	*told = tick;
-	bpf_ringbuf_output(&lb_flow_news, &word, sizeof(word), 0);
-}
-
-/* A place for a new flow of this client. Returns its number plus 1; 0 when there is none. */
-__noinline __u32 lb_flow_claim(const struct lb_flow_name *name)
-{
-	struct lb_flow_table *table = lb_flow_table_now();
-	struct lb_flow_set *home;
-	__u32 tag, mask;
-
-	if (!name || !table)
-		return 0;
-	tag = lb_flow_tag(table->seed, name);
-	mask = table->mask;
-	for (__u32 try = 0; try < 2 * LB_FLOW_TRIES; try++) {
-		__u32 nth = try % LB_FLOW_TRIES;
-		__u32 number = lb_flow_take(lb_flow_nth(tag, nth) & mask, tag, try >= LB_FLOW_TRIES);
-
-		if (!number) {
-			if (!try)
-				lb_flow_count_use(LB_FLOW_CROWDED);
-			continue;
-		}
-		if (nth) {
-			home = lb_flow_set_at(tag & ~LB_FLOW_TAG & mask);
-			if (home && !(home->tried >> nth & 1))
-				__sync_fetch_and_or(&home->tried, 1U << nth);
-		}
-		lb_flow_count_taken();
-		return number;
-	}
-	return 0;
-}
-
-/* Gives a place back. */
-static __always_inline void lb_flow_drop(__u32 number)
-{
-	struct lb_flow_set *set = lb_flow_set_at(number / LB_FLOW_SLOTS);
-	__u32 slot = number % LB_FLOW_SLOTS, tag;
-
-	if (!set)
-		return;
-	tag = set->tag[slot];
-	set->flow[slot].flags = 0;
-	if (tag)
-		__sync_val_compare_and_swap(&set->tag[slot], tag, 0);
 }
 
 #endif

@@ -7,7 +7,7 @@
 #ifndef LB_NAT_CLAIM_H
 #define LB_NAT_CLAIM_H
 
-#include "lb_nat_table.h"
+#include "lb_nat_find.h"
 
 #define LB_NAT_CROWDED 8 /* who needed more tries than these says so */
 

@@ -218,6 +218,7 @@ export function policyRoutes(sources: PolicyAnswerSources): Routes {
     },
     'GET /policy/log/follow': (query) =>
       new StreamAnswer((send) => sources.policy.reports.follow(query.has('all') ? 'all' : 'denied', send)),
+    'GET /firewall/status': () => controller.nodePolicies(),
     'POST /firewall/check': (_query, body) => {
       synced();
       return controller.checkNodePolicy(nodePolicyFacts(body as NodeNetworkPolicy));

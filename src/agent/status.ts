@@ -38,6 +38,8 @@ export interface AgentStatus {
     failed: Record<string, string>;
     timing: { count: number; lastMs: number; maxMs: number };
   };
+  /** `active`: those that select pods of this node; `synced`: they are listed from the API server. */
+  policies: { state: string; synced: boolean; policies: number; active: number; isolatedPods: number };
   egress: EgressSummary;
   /** `kind`: of links to come; `bridged`: how many of those that are there hang on the bridge. */
   podLinks: {
@@ -95,6 +97,7 @@ export function agentStatus(parts: AgentParts): AgentStatus {
         maxMs: controller.timing.maxMs,
       },
     },
+    policies: policySummary(parts),
     egress: { state: statusText(parts.egress.status().state), ...egressSummary(parts.egress) },
     podLinks: {
       kind: options.podLink ?? 'routed',
@@ -115,6 +118,11 @@ export function agentStatus(parts: AgentParts): AgentStatus {
 function engineStatus({ engine, podSources }: AgentParts): EngineStatus {
   const status = engine.status();
   return { ...status, counters: { ...status.counters, ...podSources.counters() } };
+}
+
+function policySummary({ policy }: AgentParts): AgentStatus['policies'] {
+  const { state, synced, policies, active, isolatedPods } = policy.controller.status();
+  return { state: statusText(state), synced, policies, active, isolatedPods };
 }
 
 function problemsOf(parts: AgentParts): Problem[] {

@@ -163,6 +163,12 @@ function statusText(status: AgentStatus): string {
       'Services',
       `${services.engine}${services.because === undefined ? '' : ` (${services.because})`}, ${services.planned} planned, ${Object.keys(services.failed).length} failed, last change ${services.timing.lastMs.toFixed(1)} ms`,
     ],
+    [
+      'policies',
+      status.policies.synced
+        ? `${stateStyle(status.policies.state)}, ${status.policies.policies}, of them ${status.policies.active} for ${status.policies.isolatedPods} isolated pods here`
+        : 'not listed yet',
+    ],
     ...(status.egress.namespaces > 0
       ? [
           [

@@ -23,8 +23,8 @@ export function registerFirewall(program: Command): void {
     .description('policies that select this node, and whether they are in force')
     .addHelpText('after', examples('portolan firewall status', 'portolan firewall status --json'))
     .action(async (flags: AskFlags) => {
-      const { nodePolicies } = await ask<PolicyStatus>(flags, '/policy/status');
-      print({ json: flags.json, value: nodePolicies, text: () => statesText(nodePolicies) });
+      const states = await ask<PolicyStatus['nodePolicies']>(flags, '/firewall/status');
+      print({ json: flags.json, value: states, text: () => statesText(states) });
     });
   reaching(asking(firewall.command('apply')))
     .description('write a policy; on trial with --confirm-within: nodes let go of it unless it is confirmed')

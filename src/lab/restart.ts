@@ -64,7 +64,7 @@ async function serves(plan: LabPlan, what: string): Promise<boolean> {
   const node = plan.nodes.find(({ name }) => name === what);
   try {
     const status = await askAgent<AgentStatus>(join(node!.stateDir, 'agent.sock'), 'GET', '/status');
-    return status.services.synced || !status.api.connected;
+    return (status.services.synced && status.policies.synced) || !status.api.connected;
   } catch {
     return false;
   }

@@ -199,6 +199,14 @@ export class PolicyController {
     return this.#host?.check(policy, this.compiler) ?? [];
   }
 
+  /** How the policies of this node stand. Throws POLICY_NOT_SYNCED while nobody can know. */
+  async nodePolicies(): Promise<readonly NodePolicyState[]> {
+    if (this.#known) await this.settled();
+    const states = this.#host ? this.#host.states : [];
+    if (!this.#known || states === undefined) throw policyError('POLICY_NOT_SYNCED', {});
+    return states;
+  }
+
   /** What would be done now as nft text. */
   async plan(): Promise<string> {
     if (!this.#known) throw policyError('POLICY_NOT_SYNCED', {});

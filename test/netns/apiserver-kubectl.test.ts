@@ -60,6 +60,7 @@ function cases(kubectl: Kubectl): void {
       kinds.split('\n').filter((name) => !name.includes('review')),
       [
         'configmaps',
+        'endpoints',
         'events',
         'namespaces',
         'nodes',

@@ -26,7 +26,7 @@ export class HostDecider {
   readonly #nodeName: string;
   readonly #onDue: () => void;
   #accepted: ReadonlySet<string> | undefined;
-  #states: readonly NodePolicyState[] = [];
+  #states: readonly NodePolicyState[] | undefined;
   #dueMs: number | undefined;
   #timer: NodeJS.Timeout | undefined;
 
@@ -37,7 +37,8 @@ export class HostDecider {
     this.#onDue = onDue;
   }
 
-  get states(): readonly NodePolicyState[] {
+  /** How policies of this node stand; undefined before that was decided first. */
+  get states(): readonly NodePolicyState[] | undefined {
     return this.#states;
   }
 
@@ -47,7 +48,7 @@ export class HostDecider {
     const { nodes, nodePolicies, contacts, accepted, onNodePolicy } = this.#sources;
     const own = nodes.items.get(this.#nodeName);
     // Without its labels it is not known which policies are this node's: what is in force stays.
-    if (!own || !(changed || due)) return undefined;
+    if (!own || !(changed || due || this.#states === undefined)) return undefined;
     const { items } = nodePolicies;
     const at = items.size > 0 ? contacts() : [];
     this.#accepted ??= new Set(accepted.read());
@@ -61,7 +62,7 @@ export class HostDecider {
     );
     this.#accepted = new Set(enforced.map(acceptedName));
     accepted.write([...this.#accepted]);
-    const before = new Map(this.#states.map((state) => [state.name, JSON.stringify(state)]));
+    const before = new Map(this.#states?.map((state) => [state.name, JSON.stringify(state)]));
     this.#states = states;
     for (const state of states) if (before.get(state.name) !== JSON.stringify(state)) onNodePolicy(state);
     clearTimeout(this.#timer);

@@ -6,7 +6,7 @@ import { RefusedFlows, refusedFlow, serviceOf } from './refused-flows.ts';
 const word = (value: number) => Uint8Array.of(value, value >>> 8, value >>> 16, value >>> 24);
 
 test('words of the ring name the table that had no place, and the Service port by its number', () => {
-  const header = readFileSync(new URL('../../../../bpf/include/lb_flow_table.h', import.meta.url), 'utf8');
+  const header = readFileSync(new URL('../../../../bpf/include/lb_news.h', import.meta.url), 'utf8');
   const bits = (name: string) => Number(new RegExp(`define ${name} (\\w+)`).exec(header)![1]);
   for (const service of [0, 1, 77, 0x3fff_ffff]) {
     assert.deepEqual(refusedFlow(word(bits('LB_NEWS_REFUSED') + service)), { store: 'lb_flows', service });

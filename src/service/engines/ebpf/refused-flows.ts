@@ -1,4 +1,4 @@
-/** Whose new flows found no place: words that programs write into lb_flow_news (bpf/include/lb_flow_table.h). */
+/** Whose new flows found no place: words that programs write into lb_flow_news (bpf/include/lb_news.h). */
 import { viewOf } from '../../../codec/index.ts';
 import type { RefusedFlow } from '../../engine.ts';
 

@@ -64,6 +64,7 @@ async function ready(child: ReturnType<Lab['start']>): Promise<void> {
 }
 
 test('an admin who logs out, a Node that changes and an agent that starts again open nothing', async (t) => {
+  assert.equal(await stateOf(), '', 'no policy selects the node, and that is known');
   const sshd = lab.start(lab.netns('node2'), lab.cgroup('node2'), ['python3', '-c', LISTENS]);
   t.after(() => sshd.kill());
   await ready(sshd);

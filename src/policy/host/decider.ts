@@ -47,6 +47,8 @@ export class HostDecider {
     const due = this.#dueMs !== undefined && Date.now() >= this.#dueMs;
     const { nodes, nodePolicies, contacts, accepted, onNodePolicy } = this.#sources;
     const own = nodes.items.get(this.#nodeName);
+    // Nodes are followed where there are policies only.
+    if (nodePolicies.items.size === 0) this.#states ??= [];
     // Without its labels it is not known which policies are this node's: what is in force stays.
     if (!own || !(changed || due || this.#states === undefined)) return undefined;
     const { items } = nodePolicies;

@@ -25,6 +25,7 @@ import {
 import { cgroupId, cgroupRoot } from '../../src/kernel/cgroup/index.ts';
 import { createNetns, deleteNetns, type Netns } from '../../src/kernel/netns/index.ts';
 import { bpftool, numberOf, testObject, u32Bytes } from '../lib/bpf.ts';
+import { pingFlood } from '../lib/ping-flood.ts';
 
 const run = promisify(execFile);
 const left = `pt-bl-${process.pid}-a`;
@@ -185,19 +186,11 @@ test('the program of a link is replaced under traffic without losing a packet', 
   using object = loadObject(testObject('hooks'));
   using link = attachXdp(object.program('xdp_first'), { ifindex, netns });
   const PACKETS = 5000;
-  const pinging = spawn('ip', ['netns', 'exec', right, 'ping', '-f', '-q', '-c', String(PACKETS), IN_LEFT]);
-  let output = '';
-  pinging.stdout.on('data', (data) => {
-    output += data;
-  });
-  const done = new Promise((resolve) => pinging.once('close', resolve));
   let updates = 0;
-  while (pinging.exitCode === null) {
+  const echoes = await pingFlood(right, IN_LEFT, PACKETS, () => {
     link.update(object.program(updates++ % 2 === 0 ? 'xdp_second' : 'xdp_first'));
-    await new Promise((resolve) => setImmediate(resolve));
-  }
-  await done;
-  assert.match(output, new RegExp(`${PACKETS} packets transmitted, ${PACKETS} received, 0% packet loss`));
+  });
+  assert.deepEqual(echoes, { sent: PACKETS, answered: PACKETS });
   const [first, second] = [seen(object, 'xdp'), seen(object, 'xdpSecond')];
   assert.ok(first + second >= PACKETS && first > 0 && second > 0, `${first} + ${second}, ${updates} updates`);
   assert.throws(

@@ -75,6 +75,10 @@ export class PolicyController {
   /** Something was told since the last look at what is dirty. */
   #again = false;
   #locals = false;
+  /** The node's own policies are to be decided anew. */
+  #hostChanged = false;
+  /** The tables of the compiler are whole: no look at what changed has failed half-way. */
+  #compiled = true;
   /** Rules are to go on counting through the next change: whoever watches must not set them back. */
   #keepCounts = false;
   #running: Promise<void> | undefined;
@@ -145,7 +149,8 @@ export class PolicyController {
     } catch (error) {
       throw policyError('POLICY_NO_ISOLATION', { pod, why: (error as Error).message }, error);
     }
-    if (this.#state.state === 'error' && this.compiler.isolated.has(attachmentKey(attachment)))
+    const mayBeOpen = this.#compiled && !this.compiler.isolated.has(attachmentKey(attachment));
+    if (this.#state.state === 'error' && !mayBeOpen)
       throw policyError('POLICY_NO_ISOLATION', { pod, why: this.#state.error.message }, this.#state.error);
   }
 
@@ -307,34 +312,40 @@ export class PolicyController {
     await Promise.resolve();
     while (this.#again && !this.#closed) {
       this.#again = false;
-      const took = await this.#takeChanges();
-      if (this.#closed) return;
-      if (!took) continue;
       try {
+        if (!(await this.#takeChanges())) continue;
+        if (this.#closed) return;
         this.#apply();
       } catch (thrown) {
-        const error = thrown instanceof Error ? thrown : new Error(String(thrown));
-        const tries = this.#state.state === 'error' ? this.#state.tries + 1 : 1;
-        this.#state = { state: 'error', error, tries, sinceMs: Date.now() };
-        this.#options.log?.warn({ error: error.message }, 'network policies are not programmed');
-        this.#retryMs = Math.min(RETRY_MAX_MS, this.#retryMs === 0 ? RETRY_MS : this.#retryMs * 2);
-        clearTimeout(this.#retryTimer);
-        this.#retryTimer = setTimeout(() => {
-          this.#reapply = true;
-          this.#trigger();
-        }, this.#retryMs);
+        if (!this.#closed) this.#failed(thrown instanceof Error ? thrown : new Error(String(thrown)));
         return;
       }
     }
   }
 
+  /** Nothing is programmed, so what was in force is in force still; tried again after a while. */
+  #failed(error: Error): void {
+    const tries = this.#state.state === 'error' ? this.#state.tries + 1 : 1;
+    this.#state = { state: 'error', error, tries, sinceMs: Date.now() };
+    this.#options.log?.warn({ error: error.message }, 'network policies are not programmed');
+    this.#retryMs = Math.min(RETRY_MAX_MS, this.#retryMs === 0 ? RETRY_MS : this.#retryMs * 2);
+    clearTimeout(this.#retryTimer);
+    this.#retryTimer = setTimeout(() => {
+      this.#reapply = true;
+      this.#trigger();
+    }, this.#retryMs);
+  }
+
   async #takeChanges(): Promise<boolean> {
     if (this.#sources.newPolicies > 0) await this.#sources.ready();
     const { compiler } = this;
-    const hostChanged = this.#sources.takeInto(compiler, this.#addresses);
-    const host = this.#host?.decide(hostChanged, compiler);
+    this.#compiled = false;
+    this.#hostChanged = this.#sources.takeInto(compiler, this.#addresses) || this.#hostChanged;
+    const host = this.#host?.decide(this.#hostChanged, compiler);
     if (host) compiler.setHost(host);
+    this.#hostChanged = false;
     const changed = compiler.compile();
+    this.#compiled = true;
     const reapply = this.#reapply || this.#locals;
     this.#reapply = false;
     this.#locals = false;

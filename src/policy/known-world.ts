@@ -237,6 +237,16 @@ export class KnownWorld implements PolicyWorld {
     this.#gone = [];
     return dirt;
   }
+
+  /** What was taken but could not be worked off is there for the next call. */
+  protected giveBack(dirt: Dirt): void {
+    this.#dirtyPolicies ||= dirt.policies;
+    for (const pod of dirt.pods) this.#dirtyPods.add(pod);
+    for (const node of dirt.nodes) this.#dirtyNodes.add(node);
+    const [now, taken] = [this.#dirtyNamespaces, dirt.namespaces];
+    this.#dirtyNamespaces = now === 'all' || taken === 'all' ? 'all' : new Set([...now, ...taken]);
+    this.#gone.unshift(...dirt.gone);
+  }
 }
 
 /** Whether the API's pod is the one that was attached: a name comes again with another uid. */

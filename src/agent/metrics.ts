@@ -86,6 +86,12 @@ export function agentMetrics(parts: AgentParts): Promise<string> {
     stores('portolan_service_store_limit', 'Most entries of each store.', ({ limit }) => limit),
     stores('portolan_service_store_bytes', 'Kernel memory of each store.', ({ bytes }) => bytes),
     per(
+      'portolan_service_cache_bytes',
+      'Kernel memory of maps that are overwritten when they are full.',
+      'gauge',
+      services.caches.map(({ name, bytes }) => ({ labels: { cache: name }, value: bytes })),
+    ),
+    per(
       'portolan_load_balancer_addresses',
       'Addresses of pools by what this node is for them: leader, keeper, candidate, "not here".',
       'gauge',

@@ -202,11 +202,11 @@ function statusText(status: AgentStatus): string {
   parts.push(
     table(
       ['MAP', 'ENTRIES', 'LIMIT', 'MEMORY'],
-      services.stores.map((store) => [
-        store.name,
-        String(store.entries),
-        String(store.limit),
-        bytes(store.bytes),
+      [...services.stores, ...services.caches].map((map) => [
+        map.name,
+        'entries' in map ? String(map.entries) : '-',
+        String(map.limit),
+        bytes(map.bytes),
       ]),
     ),
   );

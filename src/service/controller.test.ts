@@ -54,7 +54,15 @@ class FakeEngine implements ServiceEngine {
     return { missing: [], unwanted: [] };
   }
   status() {
-    return { engine: 'fake', programs: [], stores: [], podLinks: [], nodeInterfaces: [], counters: {} };
+    return {
+      engine: 'fake',
+      programs: [],
+      stores: [],
+      caches: [],
+      podLinks: [],
+      nodeInterfaces: [],
+      counters: {},
+    };
   }
   close(): void {}
   remove(): void {}

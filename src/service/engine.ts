@@ -33,11 +33,15 @@ export interface StoreStatus {
   readonly bytes: number;
 }
 
+/** A map that is overwritten when it is full: nothing is refused and nobody counts what is in it. */
+export type CacheStatus = Omit<StoreStatus, 'entries'>;
+
 /** State of an engine as `portolan status` shows it. */
 export interface EngineStatus {
   readonly engine: string;
   readonly programs: readonly ProgramStatus[];
   readonly stores: readonly StoreStatus[];
+  readonly caches: readonly CacheStatus[];
   readonly podLinks: readonly number[];
   /** Interfaces at which clients outside are served. */
   readonly nodeInterfaces: readonly number[];

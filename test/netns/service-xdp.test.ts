@@ -7,6 +7,7 @@ import { distPath } from '../../src/kernel/paths.ts';
 import type { EbpfEngine, NodeHook } from '../../src/service/engines/ebpf/index.ts';
 import { serviceFacts } from '../../src/service/facts.ts';
 import { aService } from '../../src/service/testing.ts';
+import { bpftool } from '../lib/bpf.ts';
 import { capture } from '../lib/capture.ts';
 import { applyAll, openEngine, plannerOf, slicesOf } from '../lib/service-engine.ts';
 import { ServiceNode, type TestPod } from '../lib/services.ts';
@@ -90,6 +91,19 @@ describe('XDP at node interfaces', () => {
     assert.equal(attached('up20'), DRIVER);
     const [program] = engine.status().programs.filter(({ name }) => name === 'lb_xdp');
     assert.match(program!.attachedTo, /^node interfaces \d+ \(native\), \d+ \(native\)$/);
+    const { map_ids } = bpftool('prog', 'show', 'id', String(program!.id)) as { map_ids: number[] };
+    const bytesOf = new Map(
+      map_ids.map((id) => {
+        const map = bpftool('map', 'show', 'id', String(id)) as { name: string; bytes_memlock: number };
+        return [map.name, map.bytes_memlock] as const;
+      }),
+    );
+    const { caches } = engine.status();
+    assert.deepEqual(
+      caches.map(({ name, bytes }) => [name, bytes]),
+      ['lb_hot_lines', 'lb_hot_kinds'].map((name) => [name, bytesOf.get(name)]),
+    );
+    assert.ok(caches.every(({ bytes, limit }) => bytes > 4 * limit));
   });
 
   for (const family of families) {

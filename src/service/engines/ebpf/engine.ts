@@ -37,7 +37,7 @@ import { RefusedFlows } from './refused-flows.ts';
 import { ServedInterfaces } from './served-interfaces.ts';
 import { ServiceApplier } from './service-applier.ts';
 import { backendOfSocket, type StaleSockets, staleSockets } from './socket-backends.ts';
-import { storesOf } from './stores.ts';
+import { cachesOf, storesOf } from './stores.ts';
 import type { NodeHook } from './xdp-hooks.ts';
 
 export interface EbpfEngineOptions {
@@ -228,7 +228,8 @@ export class EbpfEngine implements NodeServiceEngine {
         const { id, tag } = program.info();
         return { name: program.name, id, tag, attachedTo };
       }),
-      stores: storesOf(this.#objects.maps, { flows: this.#flows, nat: this.#nat }, this.#applier.writer),
+      stores: storesOf(this.#objects, { flows: this.#flows, nat: this.#nat }, this.#applier.writer),
+      caches: cachesOf(this.#objects),
       ...this.#interfaces.status(),
       counters: this.counters(),
       repairs: this.repairs,

@@ -159,6 +159,8 @@ export interface EngineObjects {
   readonly folder: string;
   readonly maps: Readonly<Record<MapName, BpfMap>>;
   readonly programs: ReadonlyMap<string, BpfProgram>;
+  /** What XDP remembers of flows on each CPU, and of what they have in common; undefined where it is not loaded. */
+  readonly hot: { readonly lines: BpfMap; readonly kinds: BpfMap } | undefined;
   /** Pinned maps of another layout, by name: `maps` has new ones in their place, see LayoutMove. */
   readonly outdated: ReadonlyMap<MapName, OutdatedMap>;
   /** Types of what lies in maps of maps. */
@@ -306,10 +308,12 @@ export function openObjects(
     close();
     throw error;
   }
+  const xdp = objects[FILES.indexOf('lb_xdp')]?.maps;
   return {
     folder,
     outdated,
     types,
+    hot: xdp && { lines: xdp.get('lb_hot_lines')!, kinds: xdp.get('lb_hot_kinds')! },
     maps: maps as Record<MapName, BpfMap>,
     programs: new Map(objects.flatMap((object) => [...object.programs])),
     close,

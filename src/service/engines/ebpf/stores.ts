@@ -1,6 +1,6 @@
 /** Entries, limits and bytes of the engine's maps. */
 import { type BpfMap, mapMemoryBytes } from '../../../kernel/bpf/index.ts';
-import type { StoreStatus } from '../../engine.ts';
+import type { CacheStatus, StoreStatus } from '../../engine.ts';
 import type { FlowTable } from './flow-table.ts';
 import type { NatTable } from './nat-table.ts';
 import type { EngineObjects } from './objects.ts';
@@ -19,7 +19,7 @@ const COUNTED = [
 
 /** For `status` and metrics. */
 export function storesOf(
-  maps: EngineObjects['maps'],
+  { maps }: EngineObjects,
   { flows, nat }: { readonly flows: FlowTable; readonly nat: NatTable },
   writer: Writer,
 ): StoreStatus[] {
@@ -69,5 +69,19 @@ export function storesOf(
     },
     ...COUNTED.map((name) => counted(maps[name])),
     { name: 'lb_nat_flows', entries: nat.count().used, limit: nat.limit, bytes: nat.bytes },
+  ];
+}
+
+/** bpf/include/lb_hot.h: flows in a line. */
+const HOT_WAYS = 4;
+
+/** What XDP remembers of flows, and of what they have in common. */
+export function cachesOf({ hot }: EngineObjects): CacheStatus[] {
+  if (!hot) return [];
+  const { lines, kinds } = hot;
+  const cpus = lines.valueBytes / lines.valueSize;
+  return [
+    { name: 'lb_hot_lines', limit: lines.maxEntries * HOT_WAYS * cpus, bytes: mapMemoryBytes(lines) },
+    { name: 'lb_hot_kinds', limit: kinds.maxEntries * cpus, bytes: mapMemoryBytes(kinds) },
   ];
 }

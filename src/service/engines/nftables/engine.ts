@@ -264,6 +264,7 @@ export class NftablesEngine implements NodeServiceEngine {
       repairs: this.#repair.repairs,
       programs: [],
       stores: storesOf(this.#ledger, this.#kernel),
+      caches: [],
       podLinks: [...this.#programmer.podLinks],
       nodeInterfaces: [...this.#nodeInterfaces],
       counters: countersOf(this.#kernel),

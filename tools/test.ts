@@ -3,9 +3,10 @@
  * make network namespaces; at the end it looks for anything left behind.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, globSync, readdirSync, readFileSync } from 'node:fs';
+import { globSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { inventory } from './test-inventory.ts';
 
 const root = join(import.meta.dirname, '..');
 const bin = join(root, 'node_modules/.bin');
@@ -50,28 +51,13 @@ function step(name: string, command: string, args: string[]): boolean {
   return ok;
 }
 
-/** What this machine holds that tests make: names of namespaces, links, BPF pins, cgroups. */
-function inventory(): Set<string> {
-  const found = new Set<string>();
-  const list = (folder: string, kind: string) => {
-    if (existsSync(folder)) for (const name of readdirSync(folder)) found.add(`${kind} ${name}`);
-  };
-  list('/run/netns', 'network namespace');
-  list('/sys/class/net', 'link');
-  list('/sys/fs/bpf', 'bpffs entry');
-  for (const folder of ['/sys/fs/cgroup/unified', '/sys/fs/cgroup'])
-    if (existsSync(folder))
-      for (const name of readdirSync(folder)) if (/^(pt|portolan)/.test(name)) found.add(`cgroup ${name}`);
-  return found;
-}
-
 /** Whether a bpffs is mounted where agents and tests put theirs, if none is. */
 function hasBpffs(): boolean {
   return readFileSync('/proc/self/mountinfo', 'utf8').includes(' /sys/fs/bpf rw');
 }
 
 const hadBpffs = hasBpffs();
-const before = inventory();
+const before = inventory(root);
 if (!flags['no-check']) {
   step('types', join(bin, 'tsc'), ['--noEmit']);
   step('lint', process.execPath, ['tools/biome.ts', 'check', '.']);
@@ -109,7 +95,11 @@ if (!flags.unit) {
   const pins = () => readdirSync('/sys/fs/bpf').filter((name) => !/^(maps|progs)\.debug$/.test(name));
   if (!hadBpffs && hasBpffs() && pins().length === 0)
     spawnSync('umount', ['/sys/fs/bpf'], { stdio: 'inherit' });
-  const left = [...inventory()].filter((entry) => !before.has(entry));
+  const leftBehind = () => [...inventory(root)].filter((entry) => !before.has(entry));
+  // What was killed may be about to end.
+  for (let tries = 0; tries < 10 && leftBehind().length > 0; tries++)
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500);
+  const left = leftBehind();
   if (left.length > 0) console.error(`\nleft behind:\n  ${left.join('\n  ')}`);
   results.push({ name: 'nothing left behind', ok: left.length === 0, seconds: 0 });
 }

@@ -171,8 +171,11 @@ static __always_inline enum answer send_to(struct bpf_sock_addr *ctx, const stru
 	return answer;
 }
 
-/* Puts the frontend where the backend stands; false when this socket knows none for it. */
-static __always_inline bool untranslate(struct bpf_sock_addr *ctx, struct lb_endpoint *from)
+/*
+ * Puts the frontend where the backend stands; false when this socket knows none for it. Of `answers` also what a socket
+ * asks without being connected to it: that is nobody's peer.
+ */
+static __always_inline bool untranslate(struct bpf_sock_addr *ctx, struct lb_endpoint *from, bool answers)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct lb_peer *peer = lb_peer_of(cookie);
@@ -183,7 +186,7 @@ static __always_inline bool untranslate(struct bpf_sock_addr *ctx, struct lb_end
 		from->port = peer->vip_port;
 		return true;
 	}
-	if (ctx->protocol != IPPROTO_UDP)
+	if (!answers)
 		return false;
 	peers = bpf_map_lookup_elem(&lb_datagrams, &cookie);
 	if (!peers)
@@ -296,24 +299,24 @@ int lb_sendmsg6(struct bpf_sock_addr *ctx)
 	return finish(answer);
 }
 
-static __always_inline int show4(struct bpf_sock_addr *ctx)
+static __always_inline int show4(struct bpf_sock_addr *ctx, bool answers)
 {
 	struct lb_endpoint from = {};
 
 	read4(ctx, &from);
-	if (untranslate(ctx, &from)) {
+	if (untranslate(ctx, &from, answers)) {
 		ctx->user_ip4 = from.address[3];
 		ctx->user_port = from.port;
 	}
 	return 1;
 }
 
-static __always_inline int show6(struct bpf_sock_addr *ctx)
+static __always_inline int show6(struct bpf_sock_addr *ctx, bool answers)
 {
 	struct lb_endpoint from = {};
 
 	read6(ctx, &from);
-	if (untranslate(ctx, &from))
+	if (untranslate(ctx, &from, answers))
 		write6(ctx, from.address, from.port);
 	return 1;
 }
@@ -321,25 +324,25 @@ static __always_inline int show6(struct bpf_sock_addr *ctx)
 SEC("cgroup/recvmsg4")
 int lb_recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return show4(ctx);
+	return show4(ctx, true);
 }
 
 SEC("cgroup/recvmsg6")
 int lb_recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return show6(ctx);
+	return show6(ctx, true);
 }
 
 SEC("cgroup/getpeername4")
 int lb_getpeername4(struct bpf_sock_addr *ctx)
 {
-	return show4(ctx);
+	return show4(ctx, false);
 }
 
 SEC("cgroup/getpeername6")
 int lb_getpeername6(struct bpf_sock_addr *ctx)
 {
-	return show6(ctx);
+	return show6(ctx, false);
 }
 
 /* A socket is closed by its last owner. */

@@ -14,6 +14,10 @@ const OLD_COOKIE = 'kernels before 5.14 give a process no cookie of a namespace'
 const OTHER_CPU = 'CPUs other than x64 may store out of order';
 const FOREIGN = 'another node would have to hand over a packet with its XDP program’s word';
 const SUBFLOW = 'the kernel asks for the TCP socket inside one of MPTCP';
+const JUST_NOW = 'a tick would have to pass between two lines';
+const SOCKET = 'a socket’s hook has its socket';
+const CHANCE = 'random packets come here, but not with each seed';
+const NO_FURTHER = 'a node whose ports are all spoken for below the range has no further ones';
 const BENCHMARK = 'a switch for npm run bench -- xdp, which says by it what counting costs';
 
 /** One entry for each time that the condition occurs. */
@@ -34,16 +38,18 @@ export const EXPLAINED: readonly Explained[] = [
   ...never('include/lb_answer.h', 'true', ARGUMENT, ['!p']),
   ...never('include/lb_direct.h', 'true', ARGUMENT, ['!p', '!flow', '!p', '!p', '!outer']),
   ...never('include/lb_flow.h', 'true', ARGUMENT, ['!p', '!name', '!p', '!p']),
-  ...never('include/lb_flow_table.h', 'true', ARGUMENT, ['!name', '!name', '!name', '!name']),
+  ...never('include/lb_flow_table.h', 'true', ARGUMENT, ['!name', '!name', '!name']),
+  ...never('include/lb_flow_claim.h', 'true', ARGUMENT, ['!name']),
   ...never('include/lb_frame_answer.h', 'true', ARGUMENT, ['!p']),
   ...never('include/lb_frame_direct.h', 'true', ARGUMENT, ['!p', '!flow']),
+  ...never('include/lb_hot.h', 'true', ARGUMENT, ['!p']),
   ...never('include/lb_open.h', 'true', ARGUMENT, ['!p', '!p', '!backend', '!p', '!backend']),
   ...never('include/lb_option.h', 'true', ARGUMENT, ['!p', '!told']),
   ...never('include/lb_packet.h', 'true', ARGUMENT, ['!p']),
   ...never('include/lb_passed.h', 'true', ARGUMENT, ['!p']),
   ...never('include/lb_tell.h', 'true', ARGUMENT, ['!p', '!flow', '!p']),
   ...never('lb_node.bpf.c', 'true', ARGUMENT, ['!p', '!p', '!p', '!p']),
-  ...never('lb_node.bpf.c', 'false', ARGUMENT, ['p', 'p']),
+  ...never('lb_node.bpf.c', 'false', ARGUMENT, ['p', 'p', 'p']),
   ...never('lb_xdp.bpf.c', 'true', ARGUMENT, ['!p', '!flow', '!p', '!p', '!p']),
 
   // Look-ups in arrays.
@@ -52,29 +58,30 @@ export const EXPLAINED: readonly Explained[] = [
   ...never('include/lb_count.h', 'false', ARRAY, ['map', 'count', 'count', 'count', 'count']),
   ...never('include/lb_direct.h', 'true', ARRAY, ['!room']),
   ...never('include/lb_flow.h', 'false', ARRAY, ['used', 'used']),
-  ...never('include/lb_flow.h', 'true', ARRAY, ['!used']),
-  ...never('include/lb_flow_table.h', 'false', ARRAY, ['map', 'set', 'set', 'set', 'count', 'home']),
-  ...never('include/lb_flow_table.h', 'true', ARRAY, ['!set', '!set', '!flow', '!set', '!set']),
-  ...never('include/lb_flow_table.h', 'true', ARRAY, [
-    '!table',
-    '!table',
-    '!table',
-    '!table',
-    '!count',
-    '!set',
-  ]),
+  ...never('include/lb_flow.h', 'true', ARRAY, ['!used', '!table']),
+  ...never('include/lb_flow_table.h', 'false', ARRAY, ['map', 'set', 'set', 'set']),
+  ...never('include/lb_flow_table.h', 'true', ARRAY, ['!set', '!set', '!set']),
+  ...never('include/lb_flow_table.h', 'true', ARRAY, ['!table', '!table', '!table']),
+  ...never('include/lb_flow_claim.h', 'false', ARRAY, ['count', 'home']),
+  ...never('include/lb_flow_claim.h', 'true', ARRAY, ['!flow', '!set', '!count', '!table', '!set']),
   ...never('include/lb_frame_direct.h', 'true', ARRAY, ['!room']),
+  ...never('include/lb_hot.h', 'false', ARRAY, ['line', '*kind']),
+  ...never('include/lb_hot.h', 'true', ARRAY, ['!kind', '!flow', '!epoch', '!line']),
   ...never('include/lb_maps.h', 'false', ARRAY, ['count']),
+  ...never('include/lb_nat.h', 'false', ARRAY, ['epoch']),
+  ...never('include/lb_nat.h', 'true', ARRAY, ['!head', '!flow']),
+  ...never('include/lb_news.h', 'true', ARRAY, ['!told']),
   ...never('include/lb_open.h', 'true', ARRAY, ['!name', '!name']),
   ...never('include/lb_open.h', 'false', ARRAY, ['holder']),
   ...never('include/lb_outside.h', 'true', ARRAY, ['!room']),
   ...never('include/lb_outside.h', 'false', ARRAY, ['room', 'room', 'room']),
+  ...never('include/lb_socket_memory.h', 'false', ARRAY, ['place', 'place', 'place', 'place']),
   ...never('include/lb_tell.h', 'true', ARRAY, ['!room', '!room', '!room']),
   ...never('include/lb_towards.h', 'true', ARRAY, ['!to']),
-  ...never('lb_flow.bpf.c', 'true', ARRAY, ['!set', '!set', '!table']),
+  ...never('lb_flow.bpf.c', 'true', ARRAY, ['!set', '!set', '!set', '!table']),
   ...never('lb_node.bpf.c', 'true', ARRAY, ['!flow']),
   ...never('lb_xdp.bpf.c', 'true', ARRAY, ['!flow', '!flow']),
-  ...never('lb_xdp.bpf.c', 'false', ARRAY, ['room', 'flow']),
+  ...never('lb_xdp.bpf.c', 'false', ARRAY, ['room', 'flow', 'epoch', 'epoch']),
 
   // What was read before.
   ...never('include/lb_answer.h', 'true', READ, [LOAD('p->l4', 'old')]),
@@ -188,6 +195,7 @@ export const EXPLAINED: readonly Explained[] = [
   ...never('include/lb_said.h', 'false', DRIVER, ['(void *)(word + 1) <= (void *)(long)ctx->data']),
   ...never('lb_xdp.bpf.c', 'true', DRIVER, [
     'bpf_xdp_adjust_meta(ctx, -(int)sizeof(__u32))',
+    'rewrite_packet(ctx, p, &way, true, true)',
     '!may_say(ctx)',
     '!has_room(ctx)',
     'p->ip4 ? rewrite_packet(ctx, p, &way, false, true) : rewrite_packet(ctx, p, &way, false, false)',
@@ -195,29 +203,43 @@ export const EXPLAINED: readonly Explained[] = [
   ]),
 
   // Two CPUs.
-  ...never('include/lb_flow_table.h', 'true', RACE, [
+  ...never('include/lb_flow_claim.h', 'true', RACE, [
     '__sync_val_compare_and_swap(&set->tag[slot], old, tag) != old',
   ]),
-  ...never('include/lb_flow_table.h', 'false', RACE, ['there', 'tag']),
+  ...never('include/lb_flow_claim.h', 'false', RACE, ['there', 'tag']),
   ...never('lb_flow.bpf.c', 'false', RACE, ['__sync_val_compare_and_swap(&set->tag[slot], tag, 0) == tag']),
 
   // Bounds, other kernels, benchmarks.
   ...never('include/lb_flow_table.h', 'false', BOUND, ['level < LB_FLOW_LEVELS']),
+  ...never('include/lb_answer.h', 'true', BOUND, ['kept > most', 'kept < sizeof(struct iphdr)']),
   ...never('include/lb_open.h', 'true', BOUND, ['!choice->backend']),
   ...never('lb_flow.bpf.c', 'false', BOUND, ['level < LB_FLOW_LEVELS']),
+  ...never('lb_flow.bpf.c', 'true', BOUND, ['slot >= LB_FLOW_SLOTS']),
+  ...never('lb_flow.bpf.c', 'true', RACE, ['!tag']),
+  ...never('include/lb_nat.h', 'true', RACE, [
+    '(word & LB_NAT_STATE) != LB_NAT_USED',
+    '!lb_nat_is_client(flow, p)',
+  ]),
+  ...never('include/lb_socket_memory.h', 'true', RACE, ['!peers']),
+  ...never('lb_xdp.bpf.c', 'false', BOUND, ['kind', 'lb_is_ip4(backend->address)']),
+  ...never('include/lb_hot.h', 'true', JUST_NOW, ['!lb_hop_is_fresh(hop)']),
+  ...never('include/lb_socket_memory.h', 'true', SOCKET, ['!sk']),
   ...never('lb_socket.bpf.c', 'true', BOUND, ['!backend']),
   ...never('include/lb_hop.h', 'true', OLD_KERNEL, ['fib->mtu_result == 1']),
   ...never('include/lb_direct.h', 'false', OLD_KERNEL, ['to->hop.mtu']),
   ...never('include/lb_forward.h', 'false', OLD_KERNEL, ['hop->mtu']),
   ...never('include/lb_frame_direct.h', 'false', OLD_KERNEL, ['to->hop.mtu']),
   ...never('include/lb_tell.h', 'false', OLD_KERNEL, ['room->hop.mtu']),
-  ...never('lb_xdp.bpf.c', 'false', OLD_KERNEL, ['hop->mtu']),
+  ...never('lb_xdp.bpf.c', 'false', OLD_KERNEL, ['hop->mtu', 'kind->hop.mtu']),
   ...never('lb_xdp.bpf.c', 'true', OLD_KERNEL, ['!room->hop.mtu']),
   ...never('include/lb_said.h', 'true', FOREIGN, ['(*word ^ lb_said_word(0)) > LB_SAID_KIND']),
   ...never('lb_socket.bpf.c', 'false', OLD_COOKIE, ['lb_node_netns']),
   ...never('lb_socket.bpf.c', 'false', OLD_ERRORS, ['lb_sets_errors']),
   ...never('lb_socket.bpf.c', 'true', SUBFLOW, ['protocol == IPPROTO_MPTCP_']),
-  ...never('lb_xdp.bpf.c', 'false', BENCHMARK, ['lb_xdp_counts']),
+  ...never('include/lb_translate.h', 'false', CHANCE, ['!(flow->flags & LB_FLOW_OPTION)']),
+  ...never('include/lb_nat_claim.h', 'true', NO_FURTHER, ['!lb_nat_more_base']),
+  ...never('lb_xdp.bpf.c', 'false', NO_FURTHER, ['lb_nat_more_base']),
+  ...never('lb_xdp.bpf.c', 'false', BENCHMARK, ['lb_xdp_counts', 'lb_xdp_counts', 'lb_xdp_counts']),
 
   // The table of flows to backends elsewhere.
   ...never('include/lb_nat_claim.h', 'false', ARRAY, ['head', 'table', 'head', 'flow', 'head']),

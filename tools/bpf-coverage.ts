@@ -36,6 +36,12 @@ const TESTS = [
     'service-program-node',
     'service-program-direct',
     'service-program-sockets',
+    'service-program-hot',
+    'service-program-hot-apart',
+    'service-program-nat',
+    'service-program-flows',
+    'service-same-port',
+    'service-option',
   ],
   ...[
     'service-sources',

@@ -96,16 +96,15 @@ static __always_inline struct lb_hot_line *lb_hot_line_of(const struct lb_packet
 	return bpf_map_lookup_elem(&lb_hot_lines, &at);
 }
 
-static __always_inline bool lb_hot_is(const struct lb_hot *hot, const struct lb_hot_kind *kind,
-				      const struct lb_packet *p)
+/* Whether the other end and all that flows of a kind share are the packet's, too. */
+static __always_inline bool lb_hot_kind_of_packet(const struct lb_hot_kind *kind, const struct lb_packet *p, bool answers)
 {
 	if (kind->protocol != p->protocol)
 		return false;
-	if (hot->kind & LB_HOT_ANSWER)
-		return kind->answers && hot->nat_port == p->target_port && kind->source == p->target[3] &&
-		       kind->backend_port == p->source_port && kind->backend == p->source[3];
-	return !kind->answers && hot->client_port == p->source_port && hot->client == p->source[3] &&
-	       kind->vip_port == p->target_port && kind->vip == p->target[3];
+	if (answers)
+		return kind->backend_port == p->source_port && kind->backend == p->source[3] &&
+		       kind->source == p->target[3];
+	return kind->vip_port == p->target_port && kind->vip == p->target[3];
 }
 
 static __always_inline struct lb_hot_kind *lb_hot_kind_at(__u32 kind)
@@ -129,7 +128,7 @@ static __always_inline struct lb_hot *lb_hot_find(const struct lb_packet *p, __u
 						hot->client != p->source[3] || hot->client_port != p->source_port)
 			continue;
 		*kind = lb_hot_kind_at(hot->kind);
-		if (*kind && lb_hot_is(hot, *kind, p))
+		if (*kind && lb_hot_kind_of_packet(*kind, p, hot->kind & LB_HOT_ANSWER))
 			return hot;
 	}
 	return NULL;

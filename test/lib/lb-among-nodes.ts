@@ -7,9 +7,12 @@ import { viewOf } from '../../src/codec/index.ts';
 import { mapById } from '../../src/kernel/bpf/index.ts';
 import type { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
 import {
+  CHUNK,
+  countStruct,
   encodeEndpoint,
   frontendStruct,
   natFlowStruct,
+  PROTOCOL_NUMBER,
   writeAddress,
 } from '../../src/service/engines/ebpf/layout.ts';
 import { encodeInterface, INTERFACE } from '../../src/service/engines/ebpf/nat.ts';
@@ -231,15 +234,24 @@ export class AmongNodes {
     this.contents.fillFlows();
   }
 
-  frontendOf(address: string, targetPort: number) {
+  frontendOf(address: string, targetPort: number, protocol: 'TCP' | 'UDP' = 'TCP') {
     using map = this.contents.frontends();
-    return frontendStruct.decode(map.get(encodeEndpoint(address, targetPort, 6))!);
+    return frontendStruct.decode(map.get(encodeEndpoint(address, targetPort, PROTOCOL_NUMBER[protocol]!))!);
   }
-  /** The only backend of a TCP frontend. */
-  idOf(address: string, targetPort: number): number {
-    const line = this.frontendOf(address, targetPort).outside_line;
+  /** The only backend of a frontend. */
+  idOf(address: string, targetPort: number, protocol: 'TCP' | 'UDP' = 'TCP'): number {
+    const line = this.frontendOf(address, targetPort, protocol).outside_line;
     using lines = mapById(viewOf(this.engine.maps.lb_tables.get(u32(0))!).getUint32(0, true), 'lb_tables');
     return viewOf(lines.get(u32(line))!).getUint32(0, true);
+  }
+
+  /** Packets that were counted for a backend, on all CPUs. */
+  packetsOf(id: number): number {
+    const chunk = viewOf(this.engine.maps.lb_backend_counts.get(u32(Math.floor(id / CHUNK)))!);
+    using counts = mapById(chunk.getUint32(0, true), 'lb_backend_counts');
+    return counts
+      .getPerCpu(u32(id % CHUNK))!
+      .reduce((sum, value) => sum + Number(countStruct.decode(value).packets), 0);
   }
 
   /** Packets of a family in few words. */
@@ -283,7 +295,8 @@ export class AmongNodes {
   }
 }
 
-export const ends = (p: Read) => `${p.from} ${p.sourcePort} > ${p.to} ${p.targetPort}`;
+export const ends = (p: Pick<Read, 'from' | 'sourcePort' | 'to' | 'targetPort'>) =>
+  `${p.from} ${p.sourcePort} > ${p.to} ${p.targetPort}`;
 
 /** From whom to whom, and its checksums are right. */
 export function shown(data: Uint8Array): string {

@@ -16,11 +16,13 @@ import {
   NAT_SLOTS,
   natFlowStruct,
   natSetStruct,
+  natTableStruct,
   readAddress,
 } from '../../src/service/engines/ebpf/layout.ts';
 import type { EngineSizes } from '../../src/service/engines/ebpf/objects.ts';
 import { serviceFacts, sliceFacts } from '../../src/service/facts.ts';
 import { aService, aSlice } from '../../src/service/testing.ts';
+import { u32 } from '../lib/lb-map-contents.ts';
 import { applyAll, openEngine, plannerOf } from '../lib/service-engine.ts';
 import { ServiceNode, type Talker, type TestPod } from '../lib/services.ts';
 import { compiled, firstLine } from '../lib/soak.ts';
@@ -161,6 +163,15 @@ describe('the table of flows to backends on other nodes', () => {
     return ports;
   }
 
+  /** Places in use of the table as it began. */
+  function* basePlaces(opened: EbpfEngine): Generator<number> {
+    for (const [, head] of opened.maps.lb_nat_heads.entries())
+      for (let slot = 0; slot < NAT_SLOTS; slot++) {
+        const word = viewOf(head).getUint32(slot * 4, true);
+        if (word !== 0) yield word;
+      }
+  }
+
   /** As if nobody had sent in datagram flows, and in those that are over, for so long. */
   function age(opened: EbpfEngine, seconds: number): void {
     const back = seconds * jiffiesPerSecond();
@@ -260,6 +271,28 @@ describe('the table of flows to backends on other nodes', () => {
     assert.deepEqual(later.nat.steps, { open: 0, held: 0 });
     assert.equal(store().bytes, before.bytes);
     for (const talker of held) assert.equal(await talker.ask('small'), 'echo small');
+  });
+
+  test('what is about to go takes no new flows, and who has one there goes on', async () => {
+    const { opened } = open({ natPorts: 64 }, BACKENDS);
+    const clients = 1_500;
+    const seen = await ask(clients, 1_000, 15);
+    assert.deepEqual([seen.right, seen.wrong], [clients, 0], seen.firstWrong);
+    assert.ok(opened.nat.steps.open >= 2, 'further ports, and more than one level');
+    const { lb_nat_table } = opened.maps;
+    const beyond = () => store().entries - [...basePlaces(opened)].length;
+    const before = beyond();
+    assert.ok(before > 500);
+    // As the agent says it before it takes a step away, here of all steps at once.
+    const table = natTableStruct.decode(lb_nat_table.get(u32(0))!);
+    lb_nat_table.set(u32(0), natTableStruct.encode({ ...table, open: 0 }));
+    const dropped = opened.counters()['drop-nat-full']!;
+    const again = await ask(clients + 500, 1_000, 3);
+    assert.equal(again.wrong, 0, again.firstWrong);
+    assert.ok(again.right >= clients && again.right < clients + 500, `${again.right} answers`);
+    assert.ok(opened.counters()['drop-nat-full']! > dropped);
+    assert.equal(natTableStruct.decode(lb_nat_table.get(u32(0))!).open, 0);
+    assert.equal(beyond(), before);
   });
 
   test('a further port that is a Service port at an address of this node is nobody else’s', async () => {

@@ -185,9 +185,9 @@ describe('programs at sockets', () => {
       await by.do('close', name);
       return peer ?? result;
     }
-    const idOfBackend = (): number => {
+    const idOfBackend = (port = 80, protocol = 6): number => {
       using frontends = contents.frontends();
-      const { inside_line } = frontendStruct.decode(frontends.get(encodeEndpoint(f.vip, 80, 6))!);
+      const { inside_line } = frontendStruct.decode(frontends.get(encodeEndpoint(f.vip, port, protocol))!);
       using lines = mapById(viewOf(engine.maps.lb_tables.get(u32(0))!).getUint32(0, true), 'lb_tables');
       return viewOf(lines.get(u32(inside_line))!).getUint32(0, true);
     };
@@ -328,6 +328,34 @@ describe('programs at sockets', () => {
       assert.deepEqual([...lb_datagrams.keys()], []);
     });
 
+    test(`${f.family}: of two that a socket asks at once each answer is named by what was asked`, async () => {
+      const name = await caller.socket('udp', six);
+      const other = await caller.socket('udp', six);
+      await caller.do('bind', other, f.other, 8080);
+      const id = u32(idOfBackend(53, 17));
+      using backends = mapById(
+        viewOf(engine.maps.lb_backends.get(u32(0))!).getUint32(0, true),
+        'lb_backends',
+      );
+      const before = backends.get(id)!.slice();
+      const elsewhere = before.slice();
+      writeAddress(elsewhere, 0, f.other);
+      for (const order of [
+        [server, other],
+        [other, server],
+      ]) {
+        assert.equal(await caller.do('send', name, f.vip, 53), 'ok');
+        backends.set(id, elsewhere);
+        assert.equal(await caller.do('send', name, f.second, 53), 'ok');
+        backends.set(id, before);
+        for (const one of order) {
+          assert.equal(await caller.do('answer', one), 'ok');
+          assert.deepEqual(await caller.do('from', name), one === server ? [f.vip, 53] : [f.second, 53]);
+        }
+      }
+      for (const done of [name, other]) await caller.do('close', done);
+    });
+
     test(`${f.family}: a connected socket that names its frontend again sends to the backend that it has`, async () => {
       const name = await caller.socket('udp', six);
       assert.equal(await caller.do('connect', name, f.vip, 53), 'ok');
@@ -341,6 +369,14 @@ describe('programs at sockets', () => {
       assert.equal(await caller.do('answer', server), 'ok');
       assert.equal(engine.counters()['forward-socket'], (forwarded ?? 0) + 1);
       await caller.do('close', name);
+      // A socket that a Service has never connected has no peer of its own among frontends.
+      const direct = await caller.socket('udp', six);
+      assert.equal(await caller.do('connect', direct, f.backend, 8080), 'ok');
+      assert.equal(await caller.do('send', direct, f.vip, 53), 'ok');
+      assert.equal(await caller.do('answer', server), 'ok');
+      assert.deepEqual(await caller.do('from', direct), [f.vip, 53]);
+      assert.deepEqual(await caller.do('peer', direct), [f.backend, 8080]);
+      await caller.do('close', direct);
     });
 
     test(`${f.family}: a socket that was refused and goes on elsewhere has its real peer`, async () => {

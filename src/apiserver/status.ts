@@ -88,6 +88,7 @@ const translations: Readonly<Record<string, Translation>> = {
       })),
     }),
   },
+  PODS_BAD_REQUEST: { code: 400, reason: 'BadRequest' },
   API_BODY_PROTOBUF: { code: 400, reason: 'BadRequest' },
   // Older clients print the causes of an invalid request, not its message.
   API_PATCH_NOT_APPLICABLE: {

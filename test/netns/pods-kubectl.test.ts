@@ -123,6 +123,19 @@ test('kubectl creates, reads, waits for and deletes pods that really run', async
         /NoCommand/.test(await ok('get pod imageonly --no-headers')),
       );
 
+      for (const [line, said] of [
+        ['logs imageonly', /BadRequest.* container "main" in pod "imageonly" is waiting to start: NoCommand/],
+        ['logs web --previous', /BadRequest.* previous terminated container "main" in pod "web" not found/],
+      ] as const) {
+        const { status, stderr } = await runKubectl(kubectl, options, line.split(' '));
+        assert.deepEqual([status, said.test(stderr)], [1, true], stderr);
+      }
+      const raw = '/api/v1/namespaces/default/pods/web/log?tailLines=some';
+      assert.match(
+        (await runKubectl(kubectl, options, ['get', '--raw', raw])).stderr,
+        /"some" is not a whole number/,
+      );
+
       await ok('delete pod web job imageonly --wait');
       await ok('delete pod crash --grace-period=1');
       assert.equal(await ok('get pods -o name'), '');

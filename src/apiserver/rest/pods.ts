@@ -1,5 +1,6 @@
 /** The subresources of a pod that are actions: binding, eviction, log. */
 import { apiError } from '../../errors/api.ts';
+import { isNetError } from '../../errors/net-error.ts';
 import type { Condition, Pod } from '../../model/kubernetes.ts';
 import { parseObjectBody } from '../http/body.ts';
 import { type ApiResponse, jsonResponse } from '../http/response.ts';
@@ -90,6 +91,14 @@ export type PodLogs = (
   signal: AbortSignal,
 ) => Promise<AsyncIterable<Uint8Array> | Iterable<Uint8Array>>;
 
+/** Why a container has no log, in the kubelet's words: what it waits for, or that it runs for the first time. */
+function withoutLog({ metadata, status }: Pod, container: string, previous: boolean): string {
+  if (previous) return `previous terminated container "${container}" in pod "${metadata.name}" not found`;
+  const found = [...(status?.containerStatuses ?? []), ...(status?.initContainerStatuses ?? [])];
+  const reason = found.find(({ name }) => name === container)?.state?.waiting?.reason ?? 'ContainerCreating';
+  return `container "${container}" in pod "${metadata.name}" is waiting to start: ${reason}`;
+}
+
 export async function podLog(context: WriteContext, logs: PodLogs | undefined): Promise<ApiResponse> {
   const { registry, resource, path, request } = context;
   const pod = objectOf(registry.get(resource, path.namespace, path.name!)) as Pod;
@@ -103,7 +112,10 @@ export async function podLog(context: WriteContext, logs: PodLogs | undefined): 
       `a container name must be specified for pod ${path.name}, choose one of: [${names.join(' ')}]`,
     );
   if (!logs) throw apiError('API_NOT_IMPLEMENTED', { what: 'logs: no way to the nodes is set up' });
-  const chunks = await logs(pod, request.query, request.signal);
+  const chunks = await logs(pod, request.query, request.signal).catch((error: unknown) => {
+    if (!isNetError(error, 'PODS_NO_LOG')) throw error;
+    throw badRequest(withoutLog(pod, container ?? names[0] ?? '', error.context['previous'] === true));
+  });
   return {
     status: 200,
     headers: { 'content-type': 'text/plain' },

@@ -1,7 +1,10 @@
 /** Traffic that goes on inside a lab while something is broken, and counts what was lost. */
 import type { ChildProcess } from 'node:child_process';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Lab } from './lab.ts';
+
+const PINGER = join(import.meta.dirname, 'pinger.py');
 
 export interface Losses {
   name: string;
@@ -23,7 +26,7 @@ function output(child: ChildProcess): { text: () => string; ended: Promise<void>
   return { text: () => text, ended };
 }
 
-/** Pings every few milliseconds. What is on its way when it stops may count as lost: one packet at most. */
+/** Pings every few milliseconds. */
 export function pinging(
   lab: Lab,
   name: string,
@@ -32,17 +35,17 @@ export function pinging(
   everyMs = 5,
 ): Stream {
   const child = lab.start(where.netns, where.cgroup, [
-    ...['ping', '-n', '-q', '-i', String(everyMs / 1000), address],
+    ...['python3', PINGER, address, String(everyMs / 1000)],
   ]);
   const { text, ended } = output(child);
   return {
     async stop() {
       child.kill('SIGINT');
       await ended;
-      const [, sent, received] = /(\d+) packets transmitted, (\d+) received/.exec(text()) ?? [];
-      if (sent === undefined) return { name, tried: 0, failed: { [text().trim()]: 1 } };
-      const lost = Number(sent) - Number(received);
-      return { name, tried: Number(sent), failed: lost > 1 ? { lost } : {} };
+      const told = /\{.*\}/.exec(text())?.[0];
+      if (told === undefined) return { name, tried: 0, failed: { [text().trim()]: 1 } };
+      const { sent, lost } = JSON.parse(told) as { sent: number; lost: number };
+      return { name, tried: sent, failed: lost > 0 ? { lost } : {} };
     },
   };
 }

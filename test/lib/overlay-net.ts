@@ -1,5 +1,6 @@
 /** Nodes and pods as network namespaces on one underlay, made with ip(8): the oracle's own hands. */
 import { execFileSync, spawn } from 'node:child_process';
+import { join } from 'node:path';
 import { type Netns, openNetns } from '../../src/kernel/netns/index.ts';
 
 export interface TestPod {
@@ -27,6 +28,8 @@ export interface TestNet {
   json(netns: string, command: string): Record<string, unknown>[];
   close(): void;
 }
+
+const PINGER = join(import.meta.dirname, 'pinger.py');
 
 const run = (command: string, args: readonly string[]) =>
   execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
@@ -173,7 +176,7 @@ export function steadyPing(
   to: string,
   intervalS = 0.01,
 ): { stop(): Promise<{ sent: number; lost: number }> } {
-  const child = spawn('ip', ['netns', 'exec', netns, 'ping', '-i', String(intervalS), '-q', to], {
+  const child = spawn('ip', ['netns', 'exec', netns, 'python3', PINGER, to, String(intervalS)], {
     stdio: ['ignore', 'pipe', 'ignore'],
   });
   let text = '';
@@ -184,10 +187,9 @@ export function steadyPing(
     stop: () =>
       new Promise((resolve, reject) => {
         child.on('close', () => {
-          const match = /(\d+) packets transmitted, (\d+) received/.exec(text);
-          if (!match) reject(new Error(`ping said: ${text}`));
-          // The last one may still be under way when ping is told to stop.
-          else resolve({ sent: Number(match[1]), lost: Math.max(0, Number(match[1]) - Number(match[2])) });
+          const told = /\{.*\}/.exec(text)?.[0];
+          if (told === undefined) reject(new Error(`the pinger said: ${text}`));
+          else resolve(JSON.parse(told) as { sent: number; lost: number });
         });
         child.kill('SIGINT');
       }),

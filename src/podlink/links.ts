@@ -167,6 +167,8 @@ export class PodLinks {
   /** All links with names of ours, each with its routes and permanent neighbours. */
   observe(): HostEnds {
     const links = this.#host.links().filter((link) => isHostLinkName(link.name) && link.kind === 'veth');
+    // Of a node with many peers these are long lists.
+    if (links.length === 0) return new Map();
     const routes = Map.groupBy(this.#host.routes({ protocol: RTPROT_PORTOLAN }), (route) => route.oif);
     const neighs = Map.groupBy(this.#host.neighs(), (neigh) => neigh.ifindex);
     const hasPorts = links.some((link) => link.master);

@@ -26,7 +26,7 @@ import { type AreaOptions, atMost, type Figure, median, quantile } from './figur
 const PEERS = 1000;
 /** By then the agent has given back what the start took (src/kernel/process/heap.ts). */
 const SETTLED_MS = 35_000;
-const IDLE_MS = 30_000;
+const IDLE_MS = 60_000;
 const namespace = '/api/v1/namespaces/bench';
 const here = [{ addresses: [NODE_IP], conditions: { ready: true } }];
 

@@ -30,6 +30,8 @@ export function selfCommand(): string[] {
 }
 
 const START_SECONDS = 30;
+/** Each agent takes a second of one CPU to start, or two where others start too. */
+const NODE_SECONDS = 2;
 
 /**
  * The steps that bring a lab up, in order. Throws LAB_RUNNING, LAB_BAD_OPTION, LAB_PORT_IN_USE at once; the steps
@@ -137,7 +139,7 @@ export async function labSteps(
           };
           await waitFor(agents, ready, {
             what: 'the nodes',
-            seconds: START_SECONDS,
+            seconds: START_SECONDS + NODE_SECONDS * plan.nodes.length,
             state: () => state,
             signal,
           });

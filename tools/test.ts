@@ -96,10 +96,12 @@ if (!flags.unit) {
   if (!hadBpffs && hasBpffs() && pins().length === 0)
     spawnSync('umount', ['/sys/fs/bpf'], { stdio: 'inherit' });
   const leftBehind = () => [...inventory(root)].filter((entry) => !before.has(entry));
+  let left = leftBehind();
   // What was killed may be about to end.
-  for (let tries = 0; tries < 10 && leftBehind().length > 0; tries++)
+  for (let tries = 0; tries < 10 && left.length > 0; tries++) {
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500);
-  const left = leftBehind();
+    left = leftBehind();
+  }
   if (left.length > 0) console.error(`\nleft behind:\n  ${left.join('\n  ')}`);
   results.push({ name: 'nothing left behind', ok: left.length === 0, seconds: 0 });
 }

@@ -5,7 +5,7 @@
  */
 import { FAMILIES, type Family } from '../addr/index.ts';
 import { ChainMaker, type Structure } from './chain-maker.ts';
-import { type Dirt, KnownWorld, type LocalPod, sameUid } from './known-world.ts';
+import { KnownWorld, type LocalPod, sameUid } from './known-world.ts';
 import type { Logging } from './logging.ts';
 import { MembershipTable } from './membership-table.ts';
 import { comment, groupChainName, HOST_PODS, ISOLATED, SELVES, VERDICTS } from './names.ts';
@@ -72,21 +72,11 @@ export class PolicyCompiler extends KnownWorld {
 
   /**
    * Brings the tables up to date with all that was set. Returns whether anything may have changed. After an error the
-   * tables are to be programmed by nobody: the next call begins anew with what this one had taken.
+   * tables are to be programmed by nobody: the next call begins anew with what this one had before it.
    */
   compile(): boolean {
-    const dirt = this.takeDirt();
+    const { dirt } = this;
     if (!dirt) return false;
-    try {
-      this.#workOff(dirt);
-    } catch (error) {
-      this.giveBack(dirt);
-      throw error;
-    }
-    return true;
-  }
-
-  #workOff(dirt: Dirt): void {
     for (const local of dirt.gone) if (!this.locals.has(local.id)) this.#forget(local);
     for (const key of dirt.pods) {
       const pod = this.pods.get(key);
@@ -99,6 +89,8 @@ export class PolicyCompiler extends KnownWorld {
     // A policy of the node may be new, and with it the set of pods that were there before it.
     if (dirt.policies) for (const local of this.locals.values()) this.#knowToHost(local);
     this.#updateVerdicts(locals);
+    this.clean();
+    return true;
   }
 
   #updateLocal(local: LocalPod): void {

@@ -220,32 +220,25 @@ export class KnownWorld implements PolicyWorld {
     this.#dirtyPolicies = true;
   }
 
-  /** What has changed since the last call; undefined for nothing. */
-  protected takeDirt(): Dirt | undefined {
+  /** What has changed since the last `clean()`; undefined for nothing. */
+  protected get dirt(): Dirt | undefined {
     if (!this.#dirtyPolicies && this.#dirtyPods.size === 0 && this.#dirtyNodes.size === 0) return undefined;
-    const dirt: Dirt = {
+    return {
       policies: this.#dirtyPolicies,
       pods: [...this.#dirtyPods],
       nodes: [...this.#dirtyNodes],
       namespaces: this.#dirtyNamespaces,
       gone: this.#gone,
     };
+  }
+
+  /** All of it was worked off. */
+  protected clean(): void {
     this.#dirtyPolicies = false;
     this.#dirtyPods.clear();
     this.#dirtyNodes.clear();
     this.#dirtyNamespaces = new Set();
     this.#gone = [];
-    return dirt;
-  }
-
-  /** What was taken but could not be worked off is there for the next call. */
-  protected giveBack(dirt: Dirt): void {
-    this.#dirtyPolicies ||= dirt.policies;
-    for (const pod of dirt.pods) this.#dirtyPods.add(pod);
-    for (const node of dirt.nodes) this.#dirtyNodes.add(node);
-    const [now, taken] = [this.#dirtyNamespaces, dirt.namespaces];
-    this.#dirtyNamespaces = now === 'all' || taken === 'all' ? 'all' : new Set([...now, ...taken]);
-    this.#gone.unshift(...dirt.gone);
   }
 }
 

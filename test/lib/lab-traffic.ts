@@ -1,10 +1,8 @@
 /** Traffic that goes on inside a lab while something is broken, and counts what was lost. */
 import type { ChildProcess } from 'node:child_process';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Lab } from './lab.ts';
-
-const PINGER = join(import.meta.dirname, 'pinger.py');
+import { pinged, pingerCommand } from './pinger.ts';
 
 export interface Losses {
   name: string;
@@ -34,18 +32,15 @@ export function pinging(
   address: string,
   everyMs = 5,
 ): Stream {
-  const child = lab.start(where.netns, where.cgroup, [
-    ...['python3', PINGER, address, String(everyMs / 1000)],
-  ]);
+  const child = lab.start(where.netns, where.cgroup, pingerCommand(address, everyMs));
   const { text, ended } = output(child);
   return {
     async stop() {
       child.kill('SIGINT');
       await ended;
-      const told = /\{.*\}/.exec(text())?.[0];
-      if (told === undefined) return { name, tried: 0, failed: { [text().trim()]: 1 } };
-      const { sent, lost } = JSON.parse(told) as { sent: number; lost: number };
-      return { name, tried: sent, failed: lost > 0 ? { lost } : {} };
+      const told = pinged(text());
+      if (!told) return { name, tried: 0, failed: { [text().trim()]: 1 } };
+      return { name, tried: told.sent, failed: told.lost > 0 ? { lost: told.lost } : {} };
     },
   };
 }

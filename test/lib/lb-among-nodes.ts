@@ -6,19 +6,11 @@ import assert from 'node:assert/strict';
 import { viewOf } from '../../src/codec/index.ts';
 import { mapById } from '../../src/kernel/bpf/index.ts';
 import type { EbpfEngine } from '../../src/service/engines/ebpf/index.ts';
-import {
-  CHUNK,
-  countStruct,
-  encodeEndpoint,
-  frontendStruct,
-  natFlowStruct,
-  PROTOCOL_NUMBER,
-  writeAddress,
-} from '../../src/service/engines/ebpf/layout.ts';
+import { CHUNK, countStruct, natFlowStruct, writeAddress } from '../../src/service/engines/ebpf/layout.ts';
 import { encodeInterface, INTERFACE } from '../../src/service/engines/ebpf/nat.ts';
 import { AROUND, makeSurroundings, PEER_ADDRESSES } from './lb-fuzz-node.ts';
 import { WorldMaps } from './lb-fuzz-world.ts';
-import { MapContents, u32 } from './lb-map-contents.ts';
+import { MapContents, type Protocol, u32 } from './lb-map-contents.ts';
 import { VERDICT } from './lb-reference.ts';
 import { World } from './lb-reference-world.ts';
 import { checksum, frame, type Read, readFrame, type Segment, TCP } from './packet.ts';
@@ -234,15 +226,25 @@ export class AmongNodes {
     this.contents.fillFlows();
   }
 
-  frontendOf(address: string, targetPort: number, protocol: 'TCP' | 'UDP' = 'TCP') {
-    using map = this.contents.frontends();
-    return frontendStruct.decode(map.get(encodeEndpoint(address, targetPort, PROTOCOL_NUMBER[protocol]!))!);
+  frontendOf(address: string, targetPort: number, protocol: Protocol = 'TCP') {
+    return this.contents.frontendOf(address, targetPort, protocol);
   }
   /** The only backend of a frontend. */
-  idOf(address: string, targetPort: number, protocol: 'TCP' | 'UDP' = 'TCP'): number {
-    const line = this.frontendOf(address, targetPort, protocol).outside_line;
-    using lines = mapById(viewOf(this.engine.maps.lb_tables.get(u32(0))!).getUint32(0, true), 'lb_tables');
-    return viewOf(lines.get(u32(line))!).getUint32(0, true);
+  idOf(address: string, targetPort: number, protocol: Protocol = 'TCP'): number {
+    return this.contents.firstBackend(this.frontendOf(address, targetPort, protocol).outside_line);
+  }
+
+  /** Runs something that has to happen within one stamp of lb_hot.h: again where the second was over meanwhile. */
+  withinOneStamp(work: () => void, tries: number): void {
+    for (let left = tries; ; left--) {
+      this.forget();
+      try {
+        work();
+        return;
+      } catch (error) {
+        if (left === 1) throw error;
+      }
+    }
   }
 
   /** Packets that were counted for a backend, on all CPUs. */
@@ -260,6 +262,11 @@ export class AmongNodes {
       ...{ from: f.client, to, protocol: 'tcp', sourcePort: this.nextPort(), targetPort, ...more },
     });
     const ack = (s: Segment, more: Partial<Segment> = {}): Segment => ({ ...s, flags: TCP.ACK, ...more });
+    /** What the backend behind the link between nodes sends to a port of this node. */
+    const fromBackend = (port: number, more: Partial<Segment> = {}): Segment => ({
+      ...{ from: f.side, to: f.own, protocol: 'tcp', sourcePort: 8080, targetPort: port },
+      ...{ flags: TCP.ACK, ...more },
+    });
     /** With a payload that makes the packet this long. */
     const sized = (s: Segment, length: number): Segment => ({
       ...s,
@@ -291,7 +298,7 @@ export class AmongNodes {
         },
         udp: s.protocol === 'udp',
       })!;
-    return { syn, ack, sized, mayFragment, fits, natted, flow };
+    return { syn, ack, fromBackend, sized, mayFragment, fits, natted, flow };
   }
 }
 

@@ -68,6 +68,18 @@ export class MapContents {
     return mapById(viewOf(this.#engine.maps.lb_frontends.get(u32(0))!).getUint32(0, true), 'lb_frontends');
   }
 
+  /** What a frontend says. */
+  frontendOf(address: string, port: number, protocol: Protocol): FrontendValue {
+    using map = this.frontends();
+    return frontendStruct.decode(map.get(encodeEndpoint(address, port, PROTOCOL_NUMBER[protocol]!))!);
+  }
+
+  /** The first backend in the table of a line, the only one of a frontend that has one. */
+  firstBackend(line: number): number {
+    using map = this.#chunk('lb_tables', Math.floor(line / CHUNK));
+    return viewOf(map.get(u32(line % CHUNK))!).getUint32(0, true);
+  }
+
   /** While `work` runs, the first entry of a table names this backend. */
   firstOfTable<T>(line: number, backend: number, work: () => T): T {
     using map = this.#chunk('lb_tables', Math.floor(line / CHUNK));

@@ -1,7 +1,7 @@
 /** Nodes and pods as network namespaces on one underlay, made with ip(8): the oracle's own hands. */
 import { execFileSync, spawn } from 'node:child_process';
-import { join } from 'node:path';
 import { type Netns, openNetns } from '../../src/kernel/netns/index.ts';
+import { type Pinged, pinged, pingerCommand } from './pinger.ts';
 
 export interface TestPod {
   readonly netns: string;
@@ -28,8 +28,6 @@ export interface TestNet {
   json(netns: string, command: string): Record<string, unknown>[];
   close(): void;
 }
-
-const PINGER = join(import.meta.dirname, 'pinger.py');
 
 const run = (command: string, args: readonly string[]) =>
   execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
@@ -171,12 +169,8 @@ export function pings(netns: string, to: string, { tries = 3 } = {}): boolean {
 }
 
 /** Pings without pause; `stop` answers how many were sent and lost. */
-export function steadyPing(
-  netns: string,
-  to: string,
-  intervalS = 0.01,
-): { stop(): Promise<{ sent: number; lost: number }> } {
-  const child = spawn('ip', ['netns', 'exec', netns, 'python3', PINGER, to, String(intervalS)], {
+export function steadyPing(netns: string, to: string, everyMs = 10): { stop(): Promise<Pinged> } {
+  const child = spawn('ip', ['netns', 'exec', netns, ...pingerCommand(to, everyMs)], {
     stdio: ['ignore', 'pipe', 'ignore'],
   });
   let text = '';
@@ -187,9 +181,9 @@ export function steadyPing(
     stop: () =>
       new Promise((resolve, reject) => {
         child.on('close', () => {
-          const told = /\{.*\}/.exec(text)?.[0];
-          if (told === undefined) reject(new Error(`the pinger said: ${text}`));
-          else resolve(JSON.parse(told) as { sent: number; lost: number });
+          const told = pinged(text);
+          if (told) resolve(told);
+          else reject(new Error(`the pinger said: ${text}`));
         });
         child.kill('SIGINT');
       }),

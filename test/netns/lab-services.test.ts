@@ -13,23 +13,9 @@ before(async () => {
 after(() => lab?.down());
 
 test('a hostPort leads to its pod from outside, and a second pod that wants it is told who has it', async () => {
+  const statusOf = (url: string) => ['curl', '-s', '-m', '3', '-o', '/dev/null', '-w', '%{http_code}', url];
   const underlay = (url: string) =>
-    run(
-      'sh',
-      lab
-        .inside(lab.netns('underlay'), lab.outside, [
-          'curl',
-          '-s',
-          '-m',
-          '3',
-          '-o',
-          '/dev/null',
-          '-w',
-          '%{http_code}',
-          url,
-        ])
-        .slice(1),
-    );
+    run('sh', lab.inside(lab.netns('underlay'), lab.outside, statusOf(url)).slice(1));
   const [node] = await lab
     .get<{ items: { status: { addresses: { type: string; address: string }[] } }[] }>('nodes')
     .then(({ items }) => items);
@@ -43,17 +29,7 @@ test('a hostPort leads to its pod from outside, and a second pod that wants it i
     const url = `http://${address.includes(':') ? `[${address}]` : address}:8765/`;
     await until(async () => /^[234]\d\d$/.test((await underlay(url)).stdout), { what: `${url} answers` });
     // By the node itself, at loopback as well.
-    const { stdout } = await lab.exec('node1', [
-      'curl',
-      '-s',
-      '-m',
-      '3',
-      '-o',
-      '/dev/null',
-      '-w',
-      '%{http_code}',
-      'http://127.0.0.1:8765/',
-    ]);
+    const { stdout } = await lab.exec('node1', statusOf('http://127.0.0.1:8765/'));
     assert.match(stdout, /^[234]\d\d$/);
   }
   // Bound past the scheduler, which would not have done so.

@@ -5,10 +5,10 @@
  */
 import assert from 'node:assert/strict';
 import test, { after, before, describe } from 'node:test';
-import { viewOf } from '../../src/codec/index.ts';
 import { BACKEND } from '../../src/service/engines/ebpf/layout.ts';
 import { AmongNodes, addressOf, ends, MTU, NODE_FAMILIES, shown } from '../lib/lb-among-nodes.ts';
 import { frame, type Segment, TCP } from '../lib/packet.ts';
+import { Random } from '../lib/packet-generator.ts';
 
 /** So many packets that differ in one thing: the half of them has the line of the one they are beside. */
 const MANY = 64;
@@ -17,7 +17,7 @@ const LINES = 2;
 describe('what a CPU keeps of flows, apart', () => {
   const nodes = new AmongNodes();
   const [f] = NODE_FAMILIES;
-  const { syn, ack, sized } = nodes.of(f);
+  const { syn, ack, fromBackend, sized } = nodes.of(f);
 
   before(() => {
     nodes.open('pa');
@@ -31,10 +31,6 @@ describe('what a CPU keeps of flows, apart', () => {
     const now = seen && shown(seen.data);
     return now === ends({ ...s, sourcePort: s.sourcePort!, targetPort: s.targetPort! }) ? undefined : now;
   };
-  const fromBackend = (port: number, more: Partial<Segment> = {}): Segment => ({
-    ...{ from: f.side, to: f.own, protocol: 'tcp', sourcePort: 8080, targetPort: port },
-    ...{ flags: TCP.ACK, ...more },
-  });
   const flowOf = (s: Segment) =>
     [...nodes.natFlows()].find(
       ({ flow }) => flow.client_port === s.sourcePort && flow.protocol === (s.protocol === 'tcp' ? 6 : 17),
@@ -46,18 +42,8 @@ describe('what a CPU keeps of flows, apart', () => {
     assert.ok(byXdp(fromBackend(port, { protocol, flags: TCP.SYN | TCP.ACK })));
     return { s, port };
   }
-  /** Runs something that has to happen within one stamp: again where the second was over meanwhile. */
-  function withinOne(work: () => void): void {
-    for (let tries = 0; ; tries++) {
-      nodes.forget();
-      try {
-        work();
-        return;
-      } catch (error) {
-        if (tries === 9) throw error;
-      }
-    }
-  }
+  /** More often than a second ends: the table finds no port for some clients, by its own hash. */
+  const withinOne = (work: () => void) => nodes.withinOneStamp(work, 10);
   /** The table no longer knows it: who still does is the CPU. */
   const onlyHot = (s: Segment) => nodes.changeNat(s, { client_port: 9, nat_port: 9 });
   /** Others, one after the other, beside a packet that the table is not asked about. */
@@ -265,16 +251,15 @@ describe('what a CPU keeps of flows, apart', () => {
   });
 
   test('of flows that share lines each goes where it should, whatever is kept of the others', () => {
-    const seen = viewOf(new Uint8Array(4));
+    const random = new Random(1);
     for (let round = 0; round < 20; round++)
       withinOne(() => {
         // The table has four ports for a backend and protocol, and by its own hash some client finds none free.
         const flows = Array.from({ length: 5 }, (_, at) => open(at % 2 === 0 ? 'udp' : 'tcp'));
         for (let packet = 0; packet < 200; packet++) {
-          seen.setUint32(0, (seen.getUint32(0) * 1_664_525 + 1_013_904_223) >>> 0);
-          const { s, port } = flows[seen.getUint8(0) % flows.length]!;
+          const { s, port } = random.pick(flows);
           const { protocol } = s;
-          if (seen.getUint8(1) % 2 === 0) assert.equal(byXdp(ack(s)), `${f.own} ${port} > ${f.side} 8080`);
+          if (random.one(2)) assert.equal(byXdp(ack(s)), `${f.own} ${port} > ${f.side} 8080`);
           else
             assert.equal(byXdp(fromBackend(port, { protocol })), `${f.nat} 80 > ${f.client} ${s.sourcePort}`);
           if (packet % 50 === 49) nodes.forgetHot();

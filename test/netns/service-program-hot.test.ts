@@ -15,7 +15,7 @@ const CONFIRMED = 1 << 1;
 describe('what a CPU keeps of flows', () => {
   const nodes = new AmongNodes();
   const [f] = NODE_FAMILIES;
-  const { syn, ack } = nodes.of(f);
+  const { syn, ack, fromBackend } = nodes.of(f);
 
   before(() => {
     nodes.open('ph');
@@ -28,10 +28,6 @@ describe('what a CPU keeps of flows', () => {
     const seen = nodes.runXdp(frame(s));
     return seen && shown(seen.data);
   };
-  const fromBackend = (port: number, more: Partial<Segment> = {}): Segment => ({
-    ...{ from: f.side, to: f.own, protocol: 'tcp', sourcePort: 8080, targetPort: port },
-    ...{ flags: TCP.ACK, ...more },
-  });
   const flowOf = (s: Segment) =>
     [...nodes.natFlows()].find(({ flow }) => flow.client_port === s.sourcePort)!.flow;
   /** Opens a connection in XDP, up to the client's first packet after the answer. */
@@ -47,18 +43,7 @@ describe('what a CPU keeps of flows', () => {
     const value = viewOf(nodes.engine.maps.lb_nat_epoch.get(u32(0))!);
     return { freed: value.getUint32(0, true), kept: value.getUint32(4, true) };
   };
-  /** Runs something that has to happen within one stamp: again where the second was over meanwhile. */
-  function withinOne(work: () => void): void {
-    for (let tries = 0; ; tries++) {
-      nodes.forget();
-      try {
-        work();
-        return;
-      } catch (error) {
-        if (tries === 4) throw error;
-      }
-    }
-  }
+  const withinOne = (work: () => void) => nodes.withinOneStamp(work, 5);
   /** While `work` runs, new connections go to the same backend at port 8081. */
   function elsewhere(work: () => void): void {
     const id = nodes.idOf(f.ipip, 80);

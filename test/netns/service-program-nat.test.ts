@@ -6,11 +6,11 @@
 import assert from 'node:assert/strict';
 import test, { after, before, describe } from 'node:test';
 import { viewOf } from '../../src/codec/index.ts';
-import { BACKEND, natFlowStruct } from '../../src/service/engines/ebpf/layout.ts';
+import { BACKEND, NAT_SLOTS, natFlowStruct } from '../../src/service/engines/ebpf/layout.ts';
 import { numberOf } from '../lib/bpf.ts';
 import { AmongNodes, addressOf, NAT_PORTS, NODE_FAMILIES } from '../lib/lb-among-nodes.ts';
 import { u32 } from '../lib/lb-map-contents.ts';
-import { frame, readFrame, TCP } from '../lib/packet.ts';
+import { readFrame, TCP } from '../lib/packet.ts';
 
 describe('the table of flows to backends elsewhere', () => {
   const nodes = new AmongNodes();
@@ -20,7 +20,7 @@ describe('the table of flows to backends elsewhere', () => {
 
   for (const f of NODE_FAMILIES) {
     const four = f.family === 'IPv4';
-    const { syn, ack, natted } = nodes.of(f);
+    const { syn, ack, fromBackend, natted } = nodes.of(f);
 
     test(`${f.family}: places that are being filled are nobody's to take, and ids that mean nobody end a flow of datagrams`, () => {
       const PENDING = 1 << 30;
@@ -75,8 +75,8 @@ describe('the table of flows to backends elsewhere', () => {
       natted(syn(f.nat, 80));
       const [one] = nodes.natFlows();
       const { lb_nat_heads, lb_nat_flows } = nodes.engine.maps;
-      const words = viewOf(lb_nat_heads.get(u32(Math.floor(numberOf(one!.number) / 8)))!);
-      const word = words.getUint32((numberOf(one!.number) % 8) * 4, true);
+      const words = viewOf(lb_nat_heads.get(u32(Math.floor(numberOf(one!.number) / NAT_SLOTS)))!);
+      const word = words.getUint32((numberOf(one!.number) % NAT_SLOTS) * 4, true);
       nodes.forget();
       // At each port somebody else has the second place, with the word of this backend, and the first one is free.
       for (let at = 0; at < NAT_PORTS; at++) {
@@ -84,12 +84,12 @@ describe('the table of flows to backends elsewhere', () => {
         viewOf(head).setUint32(4, word, true);
         lb_nat_heads.set(u32(at), head);
         const flow = { ...one!.flow, backend: addressOf(f.tun), client_port: 9 };
-        lb_nat_flows.set(u32(at * 8 + 1), natFlowStruct.encode(flow));
+        lb_nat_flows.set(u32(at * NAT_SLOTS + 1), natFlowStruct.encode(flow));
       }
       const s = syn(f.nat, 80);
       assert.equal(natted(s), natted(ack(s)));
       const [mine] = [...nodes.natFlows()].filter(({ flow }) => flow.client_port === s.sourcePort);
-      assert.equal(numberOf(mine!.number) % 8, 0);
+      assert.equal(numberOf(mine!.number) % NAT_SLOTS, 0);
       nodes.forget();
     });
 
@@ -101,14 +101,7 @@ describe('the table of flows to backends elsewhere', () => {
       const over = syn(f.nat, 80);
       for (const s of [whole, over]) {
         const targetPort = natted(s);
-        nodes.run(
-          'lb_from_outside',
-          frame({
-            ...{ from: f.side, to: f.own, protocol: 'tcp', sourcePort: 8080, targetPort },
-            flags: TCP.SYN | TCP.ACK,
-          }),
-          'side',
-        );
+        nodes.outside(fromBackend(targetPort, { flags: TCP.SYN | TCP.ACK }), 'side');
         natted(ack(s));
       }
       natted(ack(over, { flags: TCP.RST | TCP.ACK }));

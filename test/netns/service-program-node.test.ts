@@ -20,7 +20,7 @@ describe('programs of a node among others', () => {
 
   for (const f of NODE_FAMILIES) {
     const four = f.family === 'IPv4';
-    const { syn, ack, sized, mayFragment, fits, natted } = nodes.of(f);
+    const { syn, ack, fromBackend, sized, mayFragment, fits, natted } = nodes.of(f);
     const addressText = (text: string) => Buffer.from(addressOf(text)).toString('hex');
     const outside2 = (bytes: Uint8Array) => {
       const { verdict, data } = nodes.run('lb_from_outside', bytes, 'side');
@@ -131,10 +131,7 @@ describe('programs of a node among others', () => {
         nodes.forget();
         const s = syn(f.nat, 80);
         const seenPort = natted(s);
-        const answer = frame({
-          ...{ from: f.side, to: f.own, protocol: 'tcp', sourcePort: 8080, targetPort: seenPort },
-          flags: TCP.SYN | TCP.ACK,
-        });
+        const answer = frame(fromBackend(seenPort, { flags: TCP.SYN | TCP.ACK }));
         assert.equal(shown(outside2(answer)), `${f.nat} 80 > ${f.client} ${s.sourcePort}`);
         nodes.changeNat(s, change);
         const { verdict, data } = nodes.run('lb_from_outside', answer, 'side');
@@ -148,10 +145,7 @@ describe('programs of a node among others', () => {
       nodes.forget();
       const s = syn(f.nat, 80);
       const seenPort = natted(s);
-      const answer: Segment = {
-        ...{ from: f.side, to: f.own, protocol: 'tcp', sourcePort: 8080, targetPort: seenPort },
-        flags: TCP.SYN | TCP.ACK,
-      };
+      const answer = fromBackend(seenPort, { flags: TCP.SYN | TCP.ACK });
       const about: Segment = {
         ...{ from: f.peer, to: f.own, protocol: 'icmp', type: f.error[0], code: f.error[1] },
         payload: ipPacket({ ...answer, from: f.own, to: f.side, sourcePort: seenPort, targetPort: 8080 }),

@@ -19,7 +19,7 @@ import {
   writeAddress,
 } from '../../src/service/engines/ebpf/layout.ts';
 import type { EngineSizes } from '../../src/service/engines/ebpf/objects.ts';
-import { MapContents, u32 } from '../lib/lb-map-contents.ts';
+import { MapContents, type Protocol, u32 } from '../lib/lb-map-contents.ts';
 import { FRONTENDS, openWithFrontends } from '../lib/lb-programs.ts';
 import { ServiceNode } from '../lib/services.ts';
 
@@ -185,12 +185,8 @@ describe('programs at sockets', () => {
       await by.do('close', name);
       return peer ?? result;
     }
-    const idOfBackend = (port = 80, protocol = 6): number => {
-      using frontends = contents.frontends();
-      const { inside_line } = frontendStruct.decode(frontends.get(encodeEndpoint(f.vip, port, protocol))!);
-      using lines = mapById(viewOf(engine.maps.lb_tables.get(u32(0))!).getUint32(0, true), 'lb_tables');
-      return viewOf(lines.get(u32(inside_line))!).getUint32(0, true);
-    };
+    const idOfBackend = (port = 80, protocol: Protocol = 'TCP') =>
+      contents.firstBackend(contents.frontendOf(f.vip, port, protocol).inside_line);
 
     test(`${f.family}: TCP, with several paths too, and UDP go to a backend, and no other protocol does`, async () => {
       assert.deepEqual(await connected('tcp', f.vip, 80), [f.vip, 80]);
@@ -298,14 +294,11 @@ describe('programs at sockets', () => {
       assert.equal(await caller.do('send', stranger, f.backend, own), 'ok');
       assert.deepEqual(await caller.do('from', name), [f.other, 8080]);
       // Its backend's id means another one: chosen anew, which is that one.
-      using frontends = contents.frontends();
-      const { inside_line } = frontendStruct.decode(frontends.get(encodeEndpoint(f.vip, 53, 17))!);
-      using lines = mapById(viewOf(engine.maps.lb_tables.get(u32(0))!).getUint32(0, true), 'lb_tables');
       using backends = mapById(
         viewOf(engine.maps.lb_backends.get(u32(0))!).getUint32(0, true),
         'lb_backends',
       );
-      const id = u32(viewOf(lines.get(u32(inside_line))!).getUint32(0, true));
+      const id = u32(idOfBackend(53, 'UDP'));
       const before = backends.get(id)!.slice();
       const elsewhere = before.slice();
       writeAddress(elsewhere, 0, f.other);
@@ -332,7 +325,7 @@ describe('programs at sockets', () => {
       const name = await caller.socket('udp', six);
       const other = await caller.socket('udp', six);
       await caller.do('bind', other, f.other, 8080);
-      const id = u32(idOfBackend(53, 17));
+      const id = u32(idOfBackend(53, 'UDP'));
       using backends = mapById(
         viewOf(engine.maps.lb_backends.get(u32(0))!).getUint32(0, true),
         'lb_backends',

@@ -1,5 +1,5 @@
 /** Entries, limits and bytes of the engine's maps. */
-import { type BpfMap, mapMemoryBytes } from '../../../kernel/bpf/index.ts';
+import { type BpfMap, mapMemoryBytes, possibleCpus } from '../../../kernel/bpf/index.ts';
 import type { CacheStatus, StoreStatus } from '../../engine.ts';
 import type { FlowTable } from './flow-table.ts';
 import type { NatTable } from './nat-table.ts';
@@ -79,7 +79,7 @@ const HOT_WAYS = 4;
 export function cachesOf({ hot }: EngineObjects): CacheStatus[] {
   if (!hot) return [];
   const { lines, kinds } = hot;
-  const cpus = lines.valueBytes / lines.valueSize;
+  const cpus = possibleCpus();
   return [
     { name: 'lb_hot_lines', limit: lines.maxEntries * HOT_WAYS * cpus, bytes: mapMemoryBytes(lines) },
     { name: 'lb_hot_kinds', limit: kinds.maxEntries * cpus, bytes: mapMemoryBytes(kinds) },
